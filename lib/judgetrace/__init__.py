@@ -1,0 +1,1 @@
+"""Infer thinking traces from human labels, and use them to make LLM raters reliable."""

@@ -1,0 +1,105 @@
+"""Read a job's config: a TOML file, overridden by `--section.key=value` on the command line.
+
+A config is one pydantic model per job; this module knows none of them.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+Config = TypeVar("Config", bound=BaseModel)
+
+STRICT = ConfigDict(extra="forbid")
+"""Every config model uses this: an unknown key is an error."""
+
+
+class UserError(ValueError):
+    """The user's input can't be used; the message says where, what was found, what was expected, what to do."""
+
+
+def load_config(config_type: type[Config], job: str, arguments: list[str]) -> Config:
+    """Read the config of `python -m jobs.JOB CONFIG.toml [--section.key=value ...]`; the command line wins.
+
+    Prints help and leaves with status 0 for --help. Raises UserError for a file or value that can't be used.
+    """
+    file = None if not arguments or arguments[0].startswith("-") else Path(arguments[0])
+    settings_type = _make_settings_type(config_type, job, file)
+    wants_help = {"--help", "-h"} & set(arguments)
+    if file is None and not wants_help:
+        raise UserError(f"no config file\nexpected: python -m jobs.{job} CONFIG.toml [--section.key=value ...]")
+    if file is not None and not file.is_file() and not wants_help:
+        raise UserError(f"{file}: no such config file (looked in {Path.cwd()})")
+    try:
+        settings = settings_type(_cli_parse_args=arguments[0 if file is None else 1 :])
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{file}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise UserError(describe_validation_error(error, config_type, f"{file} and the command line")) from error
+    return config_type.model_validate({name: getattr(settings, name) for name in config_type.model_fields})
+
+
+def _make_settings_type(config_type: type[BaseModel], job: str, file: Path | None) -> Any:
+    class Settings(BaseSettings, config_type):  # type: ignore[misc, valid-type]
+        model_config = SettingsConfigDict(
+            extra="forbid",
+            cli_implicit_flags=True,
+            cli_hide_none_type=True,
+            cli_avoid_json=True,
+            cli_prog_name=f"python -m jobs.{job} CONFIG.toml",
+        )
+
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return () if file is None else (TomlConfigSettingsSource(settings_cls, toml_file=file),)
+
+    Settings.__doc__ = config_type.__doc__
+    return Settings
+
+
+def describe_validation_error(error: ValidationError, config_type: type[BaseModel], where: str) -> str:
+    """Write every fault of a config as a line: the key, what was found, what was expected."""
+    lines = [f"{where}: {error.error_count()} fault(s) in the config"]
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"]) or "(whole config)"
+        if fault["type"] == "extra_forbidden":
+            known = ", ".join(_known_keys(config_type, fault["loc"][:-1]))
+            lines.append(f"  {key}: unknown key; known here: {known}")
+        elif fault["type"] == "missing":
+            lines.append(f"  {key}: missing; add it to the file or give --{key}=VALUE")
+        else:
+            lines.append(f"  {key}: {fault['msg'].removeprefix('Value error, ')} (found {_shorten(fault['input'])})")
+    return "\n".join(lines)
+
+
+def _known_keys(config_type: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    model: Any = config_type
+    for part in location:
+        model_field = getattr(model, "model_fields", {}).get(part)
+        if model_field is None:
+            continue
+        candidates = [model_field.annotation, *get_args(model_field.annotation)]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def _shorten(value: object, limit: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def run_job(main: Any, arguments: list[str] | None = None) -> None:
+    """Run a job's main as a program: its return value is the exit status, a UserError prints and exits with 2."""
+    try:
+        status = main(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)

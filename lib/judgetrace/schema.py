@@ -1,0 +1,103 @@
+"""The tables of judgetrace: every column, what it holds, and what null means.
+
+An empty table has the same columns as a full one. Knows no I/O.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+UNIT_KEY = ("item_id", "dimension", "target_source")
+"""What names a unit: the smallest thing that has one target label and ends in one terminal row."""
+
+TARGET_AGGREGATE = "aggregate"
+"""The `target_source` of a unit whose label was aggregated over annotators."""
+
+ANNOTATIONS = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("dimension", pa.string()),  # "" where the corpus has one dimension without a name
+        ("annotator_id", pa.string()),  # "" where the corpus names no annotators
+        ("label", pa.string()),  # a level of the dimension's scale, as the scale writes it
+    ]
+)
+"""One row a human label."""
+
+ITEMS = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("dimension", pa.string()),
+        ("target_source", pa.string()),  # "aggregate" or an annotator's id
+        ("target_label", pa.string()),
+        ("accepted_labels", pa.list_(pa.string())),  # target_label first; two where a half point counts as either
+        ("annotator_labels", pa.list_(pa.string())),  # every annotator's label, in the order of annotator ids
+        ("label_sd", pa.float64()),  # sample SD (ddof=1); null for a single label or a nominal scale
+        ("group", pa.string()),  # what splits must not divide; the item id where the corpus has no groups
+        ("split", pa.string()),  # train, validation or test
+        ("fields", pa.string()),  # JSON object: field name -> text that the rater sees
+        ("extra", pa.string()),  # JSON object: the source's other columns, carried along
+    ]
+)
+"""One row a unit."""
+
+QUARANTINE = pa.schema(
+    [
+        ("file", pa.string()),
+        ("row", pa.int64()),  # counted from 0 in the file; null where a whole file or row group can't be read
+        ("num_rows", pa.int64()),  # rows this entry stands for; 1 but for unreadable row groups
+        ("reason", pa.string()),
+        ("detail", pa.string()),  # what was found, shortened
+    ]
+)
+"""One row an input row that can't be used."""
+
+DROPPED = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("dimension", pa.string()),
+        ("reason", pa.string()),  # sd_above_limit, tied, several_annotators
+        ("annotator_labels", pa.list_(pa.string())),
+        ("label_sd", pa.float64()),
+    ]
+)
+"""One row an (item, dimension) that the aggregation rule leaves without a target label."""
+
+DRAW = pa.struct(
+    [
+        ("index", pa.int32()),  # 0-based
+        ("seed", pa.int64()),
+        ("reason", pa.string()),  # accepted, disagrees, unparsed, truncated, failed, cancelled
+        ("rating", pa.string()),  # null where none was parsed
+        ("constrained", pa.bool_()),  # the rating was sampled under a constraint to the scale
+        ("prompt_tokens", pa.int32()),
+        ("output_tokens", pa.int32()),
+        ("text", pa.string()),  # the whole output; null where the config does not keep it
+        ("trace", pa.string()),  # the thinking; null as for text
+        ("error", pa.string()),  # null unless failed
+    ]
+)
+
+DECISIONS = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("dimension", pa.string()),
+        ("target_source", pa.string()),
+        ("outcome", pa.string()),  # accepted, exhausted, quarantined, failed; undecided only inside a ledger
+        ("trace", pa.string()),  # the thinking of the first accepted draw
+        ("rating", pa.string()),  # its rating
+        ("draw_index", pa.int32()),  # its index
+        ("accepted_by", pa.string()),  # exact, half_point, tolerance, any_annotator; null unless accepted
+        ("error", pa.string()),  # why quarantined or failed
+        ("shortened", pa.bool_()),  # the item was shortened to fit the model
+        ("draws", pa.list_(DRAW)),  # all draws, by index
+    ]
+)
+"""One row a decision of `infer_traces` about a unit; what ledger parts hold."""
+
+TRACES = pa.schema([*ITEMS, *(field for field in DECISIONS if field.name not in UNIT_KEY)])
+"""One row a unit: the item, its target label and the decision."""
+
+
+def empty_table(schema: pa.Schema) -> pa.Table:
+    """Make a table of no rows with all columns."""
+    return schema.empty_table()
