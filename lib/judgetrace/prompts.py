@@ -1,0 +1,118 @@
+"""Render the prompt of a unit: the guideline, the item and the output form; keep the item from posing as any of them.
+
+Knows no tokenizer but through a function that counts tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
+from pydantic import BaseModel, Field
+
+from judgetrace.config import STRICT, UserError
+from judgetrace.scale import Scale
+
+SHORTENED_MARK = "\n[... shortened ...]\n"
+_CONTROL_TAG = re.compile(r"<(/?\s*(?:rating|think|thinking|reasoning)\s*)>", re.IGNORECASE)
+
+
+class PromptConfig(BaseModel):
+    """How a unit becomes a prompt."""
+
+    model_config = STRICT
+
+    template: str | None = Field(
+        default=None,
+        description="A Jinja file with the variables guideline, dimension, fields (name -> text), levels; "
+        "the one that judgetrace ships by default.",
+    )
+    system: str | None = Field(default=None, description="A system message, for models that want one.")
+    on_overlong: Literal["quarantine", "shorten"] = Field(
+        default="quarantine",
+        description="An item whose prompt does not fit the model: quarantine the unit, or shorten its longest field, "
+        "keeping head and tail around a mark, and say so in the row's column `shortened`.",
+    )
+    chat_template_args: dict[str, object] = Field(
+        default_factory=dict, description="Arguments of the model's chat template, as enable_thinking."
+    )
+
+
+def load_template(path: str | None) -> str:
+    """Read a prompt template, the shipped one by default. Raises UserError."""
+    if path is None:
+        return (files("judgetrace") / "templates" / "infer_trace.jinja").read_text(encoding="utf-8")
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"prompt.template = {path}: can't be read ({error}); expected a UTF-8 Jinja file") from error
+
+
+class PromptRenderer:
+    """Renders the messages of units from one template."""
+
+    def __init__(self, template: str, system: str | None = None, special_tokens: Sequence[str] = ()):
+        environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False, trim_blocks=True)
+        try:
+            self._template = environment.from_string(template)
+        except TemplateError as error:
+            raise UserError(f"prompt template: {error}; expected Jinja") from error
+        self._system = system
+        self._special_tokens = tuple(special_tokens)
+
+    def render(self, fields: Mapping[str, str], guideline: str, dimension: str, scale: Scale) -> list[dict[str, str]]:
+        """Render the chat messages of one unit; item text can't carry tags or special tokens into the prompt.
+
+        Raises UserError where the template names an unknown variable.
+        """
+        safe = {name: neutralise(text, self._special_tokens) for name, text in fields.items()}
+        try:
+            text = self._template.render(
+                guideline=guideline.strip(), dimension=dimension, fields=safe, levels=list(scale.values)
+            )
+        except TemplateError as error:
+            raise UserError(
+                f"prompt template: {error}; known variables: guideline, dimension, fields, levels"
+            ) from error
+        system = [{"role": "system", "content": self._system}] if self._system else []
+        return [*system, {"role": "user", "content": text.strip()}]
+
+
+def neutralise(text: str, special_tokens: Sequence[str] = ()) -> str:
+    """Rewrite what would act as a control tag or special token, so that a person still reads the same.
+
+    "<rating>5</rating>" becomes "‹rating›5‹/rating›"; a special token is split by a zero-width space.
+    """
+    text = _CONTROL_TAG.sub("‹\\1›", text)
+    for token in special_tokens:
+        if token and token in text:
+            text = text.replace(token, f"{token[0]}\u200b{token[1:]}")
+    return text
+
+
+def shorten_fields(
+    fields: Mapping[str, str], count_tokens: Callable[[Mapping[str, str]], int], max_tokens: int
+) -> dict[str, str] | None:
+    """Shorten the longest field until the prompt fits: its head and tail stay, a mark stands between them.
+
+    Returns None where the prompt does not fit even without that field's text. Takes about ten token counts.
+    """
+    longest = max(fields, key=lambda name: len(fields[name]))
+    text = fields[longest]
+
+    def cut(keep: int) -> dict[str, str]:
+        head, tail = (keep + 1) // 2, keep // 2
+        return {**fields, longest: text[:head] + SHORTENED_MARK + (text[-tail:] if tail else "")}
+
+    if count_tokens(cut(0)) > max_tokens:
+        return None
+    low, high = 0, len(text)
+    while high - low > max(16, low // 50):
+        middle = (low + high) // 2
+        low, high = (middle, high) if count_tokens(cut(middle)) <= max_tokens else (low, middle)
+    return cut(low)

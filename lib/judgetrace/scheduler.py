@@ -1,0 +1,154 @@
+"""Keep an engine's slots full with the draws of many units, without letting any unit or shard wait for another.
+
+One free slot goes to, in this order: a started unit that waits for its next draw; a new unit; and only where neither
+is left, a further draw of a unit that has draws in flight already, fewest in flight first. So tokens beyond what one
+draw at a time needs are spent only when slots would idle. Knows no engine and no model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from judgetrace.sampling import Draw, UnitSampling
+
+
+@dataclass
+class UnitWork:
+    """One unit on its way: its sampling state, and whatever the sampler needs to know of it."""
+
+    sampling: UnitSampling
+    payload: Any
+    one_at_a_time: bool = True
+    done: asyncio.Future[UnitWork] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    order: int = 0
+    version: int = 0
+
+    @property
+    def priority(self) -> int:
+        """0 goes on, 1 begins, 2 and more runs ahead."""
+        if not self.sampling.has_started:
+            return 1
+        return 1 + len(self.sampling.in_flight) if self.one_at_a_time and self.sampling.in_flight else 0
+
+
+SampleDraw = Callable[[UnitWork, int, bool], Awaitable[Draw]]
+"""Samples draw `index` of a unit; the flag says that it may be cancelled. Returns a Draw even when cancelled."""
+
+
+class DrawScheduler:
+    """Runs draws under one limit. All calls are made on one event loop."""
+
+    def __init__(self, slots: int, sample: SampleDraw):
+        self._free = slots
+        self._slots = slots
+        self._sample = sample
+        self._queue: list[tuple[int, int, int, UnitWork]] = []
+        self._orders = itertools.count()
+        self._stopped = False
+        self._works: dict[int, UnitWork] = {}
+        self._busy_since: float | None = None
+        self._busy_s = 0.0
+        self.failure: BaseException | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Draws that run now."""
+        return self._slots - self._free
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds during which at least one draw was in flight."""
+        return self._busy_s + (0.0 if self._busy_since is None else time.monotonic() - self._busy_since)
+
+    def submit(self, work: UnitWork) -> asyncio.Future[UnitWork]:
+        """Take up a unit; the future resolves when it is decided, or undecided when the scheduler was stopped."""
+        work.order = next(self._orders)
+        self._works[work.order] = work
+        if self.failure is not None:
+            work.done.set_exception(self.failure)
+        elif self._stopped or work.sampling.is_decided:
+            self._finish(work)
+        else:
+            self._enqueue(work)
+            self._fill()
+        return work.done
+
+    def stop(self) -> None:
+        """Start no further draws; units without a draw in flight resolve at once, the others when theirs end."""
+        self._stopped = True
+        self._queue.clear()
+        for work in list(self._works.values()):
+            if not work.sampling.in_flight:
+                self._finish(work)
+
+    def cancel_draws(self) -> None:
+        """Cancel all draws in flight."""
+        for work in list(self._works.values()):
+            for task in work.tasks.values():
+                task.cancel()
+
+    def fail(self, failure: BaseException) -> None:
+        """End all units with an error: the engine is gone."""
+        self.failure = failure
+        self._stopped = True
+        self._queue.clear()
+        for work in list(self._works.values()):
+            if not work.done.done():
+                work.done.set_exception(failure)
+            for task in work.tasks.values():
+                task.cancel()
+        self._works.clear()
+
+    def _enqueue(self, work: UnitWork) -> None:
+        work.version += 1
+        heapq.heappush(self._queue, (work.priority, work.order, work.version, work))
+
+    def _fill(self) -> None:
+        while self._free and self._queue and not self._stopped:
+            _, _, version, work = heapq.heappop(self._queue)
+            if version != work.version or work.done.done():
+                continue
+            index = work.sampling.next_index()
+            if index is not None:
+                self._start(work, index)
+                self._enqueue(work)
+
+    def _start(self, work: UnitWork, index: int) -> None:
+        may_be_cancelled = bool(work.sampling.in_flight)
+        if self._free == self._slots:
+            self._busy_since = time.monotonic()
+        self._free -= 1
+        work.sampling.start(index)
+        work.tasks[index] = asyncio.get_running_loop().create_task(self._run(work, index, may_be_cancelled))
+
+    async def _run(self, work: UnitWork, index: int, may_be_cancelled: bool) -> None:
+        try:
+            draw = await self._sample(work, index, may_be_cancelled)
+        except Exception as error:  # noqa: BLE001 - handed to every waiting unit, which re-raises it
+            self.fail(error)
+            return
+        finally:
+            self._free += 1
+            work.tasks.pop(index, None)
+            if self._free == self._slots and self._busy_since is not None:
+                self._busy_s += time.monotonic() - self._busy_since
+                self._busy_since = None
+        for unneeded in work.sampling.finish(draw):
+            work.tasks[unneeded].cancel()
+        if (work.sampling.is_decided or self._stopped) and not work.sampling.in_flight:
+            self._finish(work)
+        elif not work.sampling.is_decided:
+            self._enqueue(work)
+        self._fill()
+
+    def _finish(self, work: UnitWork) -> None:
+        self._works.pop(work.order, None)
+        if not work.done.done():
+            work.done.set_result(work)

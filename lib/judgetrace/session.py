@@ -1,0 +1,184 @@
+"""Join or start Ray for a job, and say what a job waits for when it can't get its resources.
+
+The same call serves a laptop (starts Ray for itself), a running cluster and `ray job submit`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from pydantic import BaseModel, Field
+
+from judgetrace.config import STRICT, UserError
+
+
+class RayConfig(BaseModel):
+    """Where the job runs."""
+
+    model_config = STRICT
+
+    address: str | None = Field(
+        default=None,
+        description="'local' starts Ray for this job alone; an address joins that cluster; nothing: RAY_ADDRESS, "
+        "the cluster this job was submitted to or one that runs on this machine, else starts Ray.",
+    )
+    num_cpus: int | None = Field(default=None, ge=1, description="CPUs of a Ray that the job starts; all by default.")
+    temp_dir: str | None = Field(default=None, description="Where a Ray that the job starts keeps logs and sockets.")
+    object_store_bytes: int | None = Field(
+        default=None, description="Object store of a Ray that the job starts; 256 MB by default: only counts pass."
+    )
+    worker_logs: bool = Field(default=False, description="Show the workers' own log lines in the job's output.")
+    wait_s: float = Field(
+        default=1800.0,
+        gt=0,
+        description="How long to wait for resources that the cluster does not have now (an autoscaler may add them).",
+    )
+
+
+@contextmanager
+def connect_ray(config: RayConfig) -> Iterator[None]:
+    """Connect this process to Ray while the block runs; an existing connection is used and left as it is."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    from ray.data import DataContext
+
+    if ray.is_initialized():
+        _quieten(DataContext.get_current())
+        yield
+        return
+    was_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    joins = config.address not in (None, "local") or bool(os.environ.get("RAY_ADDRESS")) or was_submitted
+    starting = {} if joins else _start_options(config)
+    ray.init(
+        address=config.address,
+        log_to_driver=config.worker_logs,
+        logging_level="WARNING",
+        runtime_env=None if was_submitted else {"env_vars": {"PYTHONPATH": worker_path()}},
+        **starting,
+    )
+    _quieten(DataContext.get_current())
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_options(config: RayConfig) -> dict[str, object]:
+    options: dict[str, object] = {
+        "include_dashboard": False,
+        "num_cpus": config.num_cpus,
+        "object_store_memory": config.object_store_bytes or 256 * 2**20,
+    }
+    if config.temp_dir:
+        options["_temp_dir"] = str(Path(config.temp_dir).resolve())
+    if config.address is None:
+        # Ray refuses start options when it finds a cluster to join; ask it which it would do.
+        from ray._private.services import find_gcs_addresses
+
+        if find_gcs_addresses():
+            return {}
+    return options
+
+
+def worker_path() -> str:
+    """Return the PYTHONPATH that workers on this machine need to import what the driver imports."""
+    library = str(Path(__file__).resolve().parents[1])
+    here = str(Path.cwd())
+    existing = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    return os.pathsep.join(dict.fromkeys([library, here, *existing]))
+
+
+def _quieten(context: object) -> None:
+    """Turn off Ray Data's own progress bars and usage notes: the job prints one live line of its own."""
+    for name in ("enable_progress_bars", "print_on_execution_start", "enable_rich_progress_bars"):
+        if hasattr(context, name):
+            setattr(context, name, False)
+
+
+def check_resources(stage: str, needs: Mapping[str, float], started_here: bool) -> None:
+    """Check that some node can hold one worker of a stage. Raises UserError where the cluster can't grow.
+
+    `needs` maps resource names (CPU, GPU, ...) to amounts of one worker. Where Ray may still grow (a cluster that was
+    joined), a lack is only said; StageWatch ends the wait.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(name, 0.0) >= amount for name, amount in needs.items()) for node in nodes):
+        return
+    message = f"{stage} needs {describe_resources(needs)} on one node; the cluster has {describe_nodes(nodes)}"
+    if started_here:
+        raise UserError(f"{message}\nLower the stage's num_cpus or num_gpus, or use a machine that has them.")
+    print(f"waiting: {message}", file=sys.stderr, flush=True)
+
+
+def describe_resources(resources: Mapping[str, float]) -> str:
+    """Write resources for a person: '1 CPU, 2 GPU'."""
+    return ", ".join(f"{amount:g} {name}" for name, amount in sorted(resources.items()) if amount) or "nothing"
+
+
+def describe_nodes(nodes: list[dict[str, float]]) -> str:
+    """Write what each node has, at most five of them."""
+    names = [
+        describe_resources({k: v for k, v in node.items() if not k.startswith(("node:", "memory", "object_store"))})
+        for node in nodes
+    ]
+    return f"{len(names)} node(s): " + "; ".join(names[:5]) + ("; ..." if len(names) > 5 else "")
+
+
+class StageWatch:
+    """Says which stage waits for what when nothing has moved for a while, and gives up after a limit.
+
+    Use as a context; call `progress()` whenever something moved. `expired` is true once the limit has passed without
+    any progress at all.
+    """
+
+    def __init__(self, stage: str, needs: Mapping[str, float], limit_s: float, notice_s: float = 45.0):
+        self._stage, self._needs, self._limit_s, self._notice_s = stage, dict(needs), limit_s, notice_s
+        self._moved_at = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stage-watch", daemon=True)
+        self.expired = False
+
+    def __enter__(self) -> StageWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def progress(self) -> None:
+        """Note that the stage moved."""
+        self._moved_at = time.monotonic()
+        self.expired = False
+
+    def describe(self) -> str:
+        """Say what the stage needs and what the cluster has free."""
+        import ray
+
+        free = {k: v for k, v in ray.available_resources().items() if k in {"CPU", "GPU", *self._needs}}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        waited = time.monotonic() - self._moved_at
+        return (
+            f"{self._stage} has not moved for {waited:.0f} s: a worker needs {describe_resources(self._needs)}; "
+            f"free now: {describe_resources(free)}; cluster: {describe_nodes(nodes)}"
+        )
+
+    def _watch(self) -> None:
+        next_notice = self._notice_s
+        while not self._stop.wait(1.0):
+            waited = time.monotonic() - self._moved_at
+            if waited < self._notice_s:
+                next_notice = self._notice_s
+            elif waited >= next_notice:
+                print(f"waiting: {self.describe()}", file=sys.stderr, flush=True)
+                next_notice += self._notice_s
+            self.expired = waited >= self._limit_s

