@@ -1,0 +1,193 @@
+"""The source files of a corpus: which there are, their fingerprints, and the parts that tasks read.
+
+Knows names, sizes and footers; what rows mean is the intake's matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from judgetrace.config import UserError
+from judgetrace.storage import open_filesystem
+
+Format = Literal["parquet", "csv", "jsonl"]
+SUFFIXES: dict[str, Format] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+MAX_PART_ROWS = 1_000_000
+MAX_PART_BYTES = 256 << 20
+GUESSED_ROW_BYTES = 100
+"""A row of a text file is taken to be this long where the number of rows only has to be guessed."""
+
+
+class SourceConfig(BaseModel):
+    """Where the labelled corpus lies."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    paths: list[str] = Field(min_length=1, description="Files, folders or globs; local paths, s3:// or other URLs.")
+    format: Literal["auto", "parquet", "csv", "jsonl"] = Field(
+        default="auto", description="auto goes by the file name (.parquet, .csv, .tsv, .jsonl, .ndjson; also .gz etc.)."
+    )
+    layout: Literal["long", "wide"] = Field(
+        default="long",
+        description="long: a row is one annotation. wide: a row is one item with several labels (columns.labels).",
+    )
+    delimiter: str | None = Field(
+        default=None, min_length=1, max_length=1, description="Of CSV; null: a tab in .tsv files, else a comma."
+    )
+    on_corrupt_file: Literal["stop", "quarantine"] = Field(
+        default="stop",
+        description="stop: name files that can't be read, and end. quarantine: use what can be read of them.",
+    )
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A source file; `fingerprint` changes when the file does."""
+
+    url: str
+    format: Format
+    size_bytes: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class SourcePart:
+    """What one task reads: a whole text file, or row groups [first_group, last_group) of a Parquet file."""
+
+    file: SourceFile
+    file_index: int
+    delimiter: str = ","
+    first_group: int = 0
+    last_group: int = 0
+    first_row: int = 0
+    num_rows: int | None = None  # null where only reading tells
+    size_bytes: int = 0  # uncompressed where known
+    fault: str | None = None  # why the file can't be opened
+
+
+def list_source_files(config: SourceConfig) -> list[SourceFile]:
+    """List the source files, sorted by URL. Raises UserError for a path that matches nothing."""
+    found: dict[str, SourceFile] = {}
+    for path in config.paths:
+        for file in _expand_path(path, config.format):
+            found[file.url] = file
+    return [found[url] for url in sorted(found)]
+
+
+def _expand_path(path: str, wanted: str) -> list[SourceFile]:
+    filesystem, root = open_filesystem(path)
+    if any(mark in root for mark in "*?["):
+        infos = {name: info for name, info in filesystem.glob(root, detail=True).items() if info["type"] == "file"}
+    elif filesystem.isdir(root):
+        infos = {
+            name: info
+            for name, info in filesystem.find(root, detail=True).items()
+            if _guess_format(name) and not _is_hidden(name.removeprefix(root))
+        }
+    elif filesystem.exists(root):
+        infos = {root: filesystem.info(root)}
+    else:
+        infos = {}
+    if not infos:
+        raise UserError(
+            f"source.paths: {path}: no such file, or no data file in it\n"
+            f"expected: files that end in {', '.join(SUFFIXES)} (or these with {', '.join(COMPRESSIONS)})"
+        )
+    return [_describe_file(filesystem.unstrip_protocol(name), name, info, wanted) for name, info in infos.items()]
+
+
+def _is_hidden(relative: str) -> bool:
+    return any(part.startswith((".", "_")) for part in relative.split("/") if part)
+
+
+def _guess_format(name: str) -> Format | None:
+    stem = name.lower()
+    for suffix in COMPRESSIONS:
+        stem = stem.removesuffix(suffix)
+    return next((kind for suffix, kind in SUFFIXES.items() if stem.endswith(suffix)), None)
+
+
+def _describe_file(url: str, name: str, info: dict[str, Any], wanted: str) -> SourceFile:
+    kind: Any = _guess_format(name) if wanted == "auto" else wanted
+    if kind is None:
+        raise UserError(f"{url}: can't tell the format from the name; give --source.format=parquet, csv or jsonl")
+    version = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+    return SourceFile(url, kind, int(info.get("size") or 0), f"{info.get('size')}-{str(version).strip(chr(34))}")
+
+
+def plan_parts(files: Sequence[SourceFile], delimiter: str | None = None) -> list[SourcePart]:
+    """Cut source files into parts, in order of files and rows; reads the footers of Parquet files."""
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        planned = pool.map(lambda pair: _plan_file(pair[1], pair[0], delimiter), enumerate(files))
+        return [part for parts in planned for part in parts]
+
+
+def _plan_file(file: SourceFile, index: int, delimiter: str | None) -> list[SourcePart]:
+    if file.format != "parquet":
+        mark = delimiter or ("\t" if ".tsv" in file.url.lower() else ",")
+        return [SourcePart(file, index, mark, size_bytes=file.size_bytes)]
+    try:
+        with open_parquet_file(file.url) as parquet:
+            metadata = parquet.metadata
+            groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+            sizes = [(group.num_rows, group.total_byte_size) for group in groups]
+    except Exception as error:
+        if not is_corruption(error):
+            raise
+        return [SourcePart(file, index, size_bytes=file.size_bytes, fault=str(error))]
+    return list(_join_groups(file, index, sizes))
+
+
+def _join_groups(file: SourceFile, index: int, sizes: list[tuple[int, int]]) -> Iterable[SourcePart]:
+    first = first_row = 0
+    while first < len(sizes):
+        last, rows, size = first + 1, *sizes[first]
+        while last < len(sizes):
+            more_rows, more_bytes = sizes[last]
+            if rows + more_rows > MAX_PART_ROWS or size + more_bytes > MAX_PART_BYTES:
+                break
+            last, rows, size = last + 1, rows + more_rows, size + more_bytes
+        yield SourcePart(
+            file, index, first_group=first, last_group=last, first_row=first_row, num_rows=rows, size_bytes=size
+        )
+        first, first_row = last, first_row + rows
+
+
+def open_parquet_file(url: str) -> pq.ParquetFile:
+    """Open a Parquet file by URL."""
+    filesystem, path = open_filesystem(url)
+    return pq.ParquetFile(filesystem.open(path, "rb"))
+
+
+def is_corruption(error: BaseException) -> bool:
+    """Tell whether an error means that a file's content is broken, not that it could not be reached."""
+    if isinstance(error, OSError):
+        return error.errno is None and not isinstance(error, ConnectionError | TimeoutError)
+    names = ("zlib.error", "_lzma.LZMAError", "lzma.LZMAError", "ZstdError")
+    return (
+        isinstance(error, pa.ArrowException | EOFError) or f"{type(error).__module__}.{type(error).__name__}" in names
+    )
+
+
+def estimate_rows(parts: Sequence[SourcePart]) -> int:
+    """Estimate the number of rows: exact for Parquet, from sizes for text files (five-fold where compressed)."""
+    total = 0
+    for part in parts:
+        factor = 5 if part.file.url.endswith(COMPRESSIONS) else 1
+        total += part.num_rows if part.num_rows is not None else part.size_bytes * factor // GUESSED_ROW_BYTES
+    return total

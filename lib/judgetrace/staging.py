@@ -1,0 +1,220 @@
+"""Stage admitted annotations by bucket, so that one task can later gather all of an item's labels.
+
+A map task writes one staging file whose row groups each hold one bucket, and the rows it quarantined. A bucket is a
+hash of the item id; the caller keeps the list of row groups a bucket has, a few numbers a task.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from judgetrace.intake import ADMITTED, IntakeRules, admit_batch
+from judgetrace.readers import Fault, RawBatch, read_part
+from judgetrace.schema import QUARANTINE
+from judgetrace.sources import SourcePart
+from judgetrace.splits import assign_buckets
+from judgetrace.storage import PARQUET_COMPRESSION, Folder, encode_parquet
+
+STAGED = pa.schema([*ADMITTED, ("file_index", pa.int32())])
+"""One row an admitted annotation; `file_index` counts the generation's source files from 0."""
+
+FLUSH_BYTES = 64 << 20
+MAX_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Row groups of a staging file that hold one bucket."""
+
+    name: str
+    row_groups: list[int]
+
+
+@dataclass
+class Tally:
+    """Counts that add over tasks."""
+
+    rows_in: int = 0
+    annotations: int = 0
+    empty_cells: int = 0
+    quarantined: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+    def add_fault(self, url: str, fault: Fault) -> None:
+        """Count a fault, and keep it as an example while there are few."""
+        self.quarantined[fault.reason] += fault.num_rows
+        where = url if fault.row is None else f"{url} row {fault.row}"
+        if fault.reason == "unreadable":
+            self.unreadable.append(f"{url}: {fault.detail}")
+        if len(self.examples) < MAX_EXAMPLES:
+            self.examples.append(f"{where}: {fault.reason} {fault.detail}".rstrip())
+
+    def add(self, other: Tally) -> None:
+        """Add the counts of another task."""
+        self.rows_in += other.rows_in
+        self.annotations += other.annotations
+        self.empty_cells += other.empty_cells
+        self.quarantined.update(other.quarantined)
+        self.examples = [*self.examples, *other.examples][:MAX_EXAMPLES]
+        self.unreadable += other.unreadable
+
+    @property
+    def num_quarantined(self) -> int:
+        """Rows that were quarantined, for any reason."""
+        return sum(self.quarantined.values())
+
+
+class QuarantineLog:
+    """Collects faults and writes them as one file; no fault, no file."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[str, int | None, int, str, str]] = []
+
+    def add(self, url: str, fault: Fault) -> None:
+        """Add one entry."""
+        self._rows.append((url, fault.row, fault.num_rows, fault.reason, fault.detail))
+
+    def write(self, folder: Folder, name: str) -> str | None:
+        """Write the entries; returns the name of the file, or None where there are none."""
+        if not self._rows:
+            return None
+        columns = [pa.array(list(c), t) for c, t in zip(zip(*self._rows, strict=True), QUARANTINE.types, strict=True)]
+        folder.write_atomic(name, encode_parquet(pa.table(columns, schema=QUARANTINE)))
+        return name
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a map task hands back: counts, and where each bucket's rows lie."""
+
+    tally: Tally
+    pieces: dict[int, Piece]
+    quarantine: str | None
+
+
+class StagingWriter:
+    """Writes admitted rows to one file, in row groups of one bucket each; a context."""
+
+    def __init__(self, folder: Folder, name: str, num_buckets: int) -> None:
+        self._num_buckets, self._name = num_buckets, name
+        self._file: IO[bytes] = folder.open_for_write(name)
+        self._writer = pq.ParquetWriter(self._file, STAGED, compression=PARQUET_COMPRESSION)
+        self._pending: list[pa.Table] = []
+        self._pending_bytes = 0
+        self._groups: dict[int, list[int]] = {}
+        self._num_groups = 0
+
+    def __enter__(self) -> StagingWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+        self._file.close()
+
+    def add(self, annotations: pa.Table, file_index: int) -> None:
+        """Add rows (schema ADMITTED)."""
+        index = pa.array(np.full(len(annotations), file_index), pa.int32())
+        self._pending.append(annotations.append_column(STAGED.field("file_index"), index))
+        self._pending_bytes += annotations.nbytes
+        if self._pending_bytes >= FLUSH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending."""
+        if not self._pending:
+            return
+        table = pa.concat_tables(self._pending).combine_chunks()
+        self._pending, self._pending_bytes = [], 0
+        items = table["item_id"].combine_chunks().dictionary_encode()
+        buckets = np.array(assign_buckets(items.dictionary.to_pylist(), self._num_buckets), dtype=np.int64)
+        bucket_of = buckets[items.indices.to_numpy()] if len(table) else np.empty(0, dtype=np.int64)
+        order = np.argsort(bucket_of, kind="stable")
+        ordered, table = bucket_of[order], table.take(pa.array(order))
+        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+        for start, end in zip(starts, np.append(starts[1:], len(ordered)), strict=True):
+            self._writer.write_table(table.slice(start, end - start), row_group_size=max(int(end - start), 1))
+            self._groups.setdefault(int(ordered[start]), []).append(self._num_groups)
+            self._num_groups += 1
+
+    def list_pieces(self) -> dict[int, Piece]:
+        """List the row groups of each bucket."""
+        return {bucket: Piece(self._name, groups) for bucket, groups in self._groups.items()}
+
+
+def limit_batches(batches: Iterable[RawBatch], limit: int | None) -> Iterator[RawBatch]:
+    """Stop after `limit` rows; faults of the last batch that lie behind the last row are left out."""
+    left = limit
+    for batch in batches:
+        if left is None:
+            yield batch
+            continue
+        numbered = sorted([*batch.rows.tolist(), *(fault.row for fault in batch.faults if fault.row is not None)])
+        if len(numbered) > left:
+            last = numbered[left - 1]
+            faults = [fault for fault in batch.faults if fault.row is not None and fault.row <= last]
+            kept = int(np.searchsorted(batch.rows, last, side="right"))
+            objects = None if batch.objects is None else batch.objects[:kept]
+            yield RawBatch(batch.rows[:kept], batch.table.slice(0, kept), faults, objects)
+            return
+        left -= len(numbered)
+        yield batch
+        if left == 0:
+            return
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What all map tasks of a generation share; `limit` is for a run of one task only."""
+
+    rules: IntakeRules
+    num_buckets: int
+    generation: int
+    limit: int | None = None
+
+
+def stage_parts(folder: Folder, parts: Sequence[SourcePart], plan: StagePlan, task: int) -> StageResult:
+    """Read source parts, admit their rows and stage them; the rest goes to the task's quarantine file.
+
+    A replay writes a staging file under another name: a late twin of a task can't spoil what was handed back.
+    """
+    tally, log = Tally(), QuarantineLog()
+    columns = list(plan.rules.columns.name_columns())
+    name = f"_staging/{plan.generation:05d}/map-{task:05d}-{uuid.uuid4().hex[:8]}.parquet"
+    with StagingWriter(folder, name, plan.num_buckets) as writer:
+        for part in parts:
+            left = None if plan.limit is None else plan.limit - tally.rows_in
+            if left is not None and left <= 0:
+                break
+            for batch in limit_batches(read_part(part, columns), left):
+                admitted = admit_batch(batch, plan.rules)
+                writer.add(admitted.annotations, part.file_index)
+                tally.annotations += len(admitted.annotations)
+                tally.empty_cells += admitted.num_empty_cells
+                tally.rows_in += len(admitted.annotations) + sum(fault.num_rows for fault in admitted.faults)
+                for fault in admitted.faults:
+                    tally.add_fault(part.file.url, fault)
+                    log.add(part.file.url, fault)
+        writer.flush()
+    quarantine = log.write(folder, f"quarantine/part-{plan.generation:05d}-map-{task:05d}.parquet")
+    return StageResult(tally, writer.list_pieces(), quarantine)
+
+
+def read_pieces(folder: Folder, pieces: Sequence[Piece]) -> pa.Table:
+    """Read a bucket (schema STAGED), in the order of source files, rows and cells."""
+    tables = [STAGED.empty_table()]
+    for piece in pieces:
+        with folder.open_parquet(piece.name) as file:
+            tables.append(file.read_row_groups(piece.row_groups))
+    table = pa.concat_tables(tables)
+    order = pc.sort_indices(table, [("file_index", "ascending"), ("row", "ascending"), ("cell", "ascending")])
+    return table.take(order).combine_chunks()
