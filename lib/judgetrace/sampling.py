@@ -91,14 +91,14 @@ class UnitSampling:
     @property
     def is_decided(self) -> bool:
         """Whether no further draw can change the outcome."""
-        return self._gave_up or all(index in self._known for index in range(self._num_needed))
+        return self._gave_up or all(index in self._known for index in range(self.num_needed))
 
     @property
     def _gave_up(self) -> bool:
         return self._num_failed >= min(MAX_FAILED_DRAWS, self._config.max_draws)
 
     @property
-    def _num_needed(self) -> int:
+    def num_needed(self) -> int:
         """How many draws, from index 0 on, the outcome depends on."""
         hits = self.accepted
         if self._config.mode == "sequential" and len(hits) >= self._config.keep:
@@ -109,7 +109,7 @@ class UnitSampling:
         """Find the lowest index that is needed and neither known nor in flight."""
         if self._gave_up:
             return None
-        needed = range(self._num_needed)
+        needed = range(self.num_needed)
         return next((i for i in needed if i not in self._known and i not in self.in_flight), None)
 
     def start(self, index: int) -> None:
@@ -124,4 +124,4 @@ class UnitSampling:
         else:
             self._known[draw.index] = draw
             self._num_failed += draw.reason == "failed"
-        return set(self.in_flight) if self._gave_up else {i for i in self.in_flight if i >= self._num_needed}
+        return set(self.in_flight) if self._gave_up else {i for i in self.in_flight if i >= self.num_needed}

@@ -68,6 +68,7 @@ DRAW = pa.struct(
         ("seed", pa.int64()),
         ("reason", pa.string()),  # accepted, disagrees, unparsed, truncated, failed, cancelled
         ("rating", pa.string()),  # null where none was parsed
+        ("accepted_by", pa.string()),  # by which rule it was accepted; null otherwise
         ("constrained", pa.bool_()),  # the rating was sampled under a constraint to the scale
         ("prompt_tokens", pa.int32()),
         ("output_tokens", pa.int32()),
@@ -87,6 +88,7 @@ DECISIONS = pa.schema(
         ("rating", pa.string()),  # its rating
         ("draw_index", pa.int32()),  # its index
         ("accepted_by", pa.string()),  # exact, half_point, tolerance, any_annotator; null unless accepted
+        ("num_needed", pa.int32()),  # draws that the outcome depends on; those with a higher index were sampled in vain
         ("error", pa.string()),  # why quarantined or failed
         ("shortened", pa.bool_()),  # the item was shortened to fit the model
         ("draws", pa.list_(DRAW)),  # all draws, by index

@@ -43,15 +43,18 @@ class RayConfig(BaseModel):
 
 
 @contextmanager
-def connect_ray(config: RayConfig) -> Iterator[None]:
-    """Connect this process to Ray while the block runs; an existing connection is used and left as it is."""
+def connect_ray(config: RayConfig) -> Iterator[bool]:
+    """Connect this process to Ray while the block runs; yields whether it started Ray (which then can't grow).
+
+    An existing connection is used and left as it is.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
     from ray.data import DataContext
 
     if ray.is_initialized():
         _quieten(DataContext.get_current())
-        yield
+        yield False
         return
     was_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     joins = config.address not in (None, "local") or bool(os.environ.get("RAY_ADDRESS")) or was_submitted
@@ -65,7 +68,7 @@ def connect_ray(config: RayConfig) -> Iterator[None]:
     )
     _quieten(DataContext.get_current())
     try:
-        yield
+        yield bool(starting)
     finally:
         ray.shutdown()
 

@@ -1,0 +1,165 @@
+"""Count what a run decided and spent: sums that add over shards, and the figures computed from them. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+UTILISATION_AT = (1, 2, 4, 8, 16, 32, 64)
+_SEPARATOR = "\x1f"  # in no label or dimension that a person types
+
+
+@dataclass
+class Tally:
+    """Counts of decided units and their draws. Every field is a sum, so tallies add. Keys are joined by _SEPARATOR."""
+
+    units: Counter[str] = field(default_factory=Counter)
+    """By dimension, target label and outcome."""
+    accepted_at: Counter[str] = field(default_factory=Counter)
+    """Accepted units by the index of their first accepted draw."""
+    accepted_by: Counter[str] = field(default_factory=Counter)
+    """Accepted units by the rule that accepted them."""
+    draws: Counter[str] = field(default_factory=Counter)
+    """Draws by reason."""
+    first_draws: Counter[str] = field(default_factory=Counter)
+    """Units by dimension, target label and the rating of draw 0 ("" where it gave none)."""
+    errors: Counter[str] = field(default_factory=Counter)
+    """Quarantined and failed units by outcome and error."""
+    tokens: Counter[str] = field(default_factory=Counter)
+    """prompt, output, overshoot (output of draws that no outcome depends on), accepted (output of accepted draws)."""
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def to_json(self) -> str:
+        """Write the tally as JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Tally:
+        """Read what `to_json` wrote."""
+        return cls(**{name: Counter(counts) for name, counts in json.loads(text).items()})
+
+    def outcomes(self) -> Counter[str]:
+        """Units by outcome."""
+        return _sum_by(self.units, 2)
+
+    @property
+    def num_units(self) -> int:
+        """All units counted."""
+        return sum(self.units.values())
+
+    @property
+    def num_accepted(self) -> int:
+        """Units with an accepted draw."""
+        return self.outcomes()["accepted"]
+
+
+def add_tallies(tallies: Iterable[Tally]) -> Tally:
+    """Add any number of tallies."""
+    total = Tally()
+    for tally in tallies:
+        total = total + tally
+    return total
+
+
+def tally_traces(table: pa.Table) -> Tally:
+    """Count a table of schema.TRACES."""
+    if not table.num_rows:
+        return Tally()
+    draws = table.column("draws").combine_chunks()
+    unit = pc.list_parent_indices(draws)
+    flat = pc.list_flatten(draws)
+    reason, index, output = (flat.field(name) for name in ("reason", "index", "output_tokens"))
+    in_vain = pc.greater_equal(index, table.column("num_needed").take(unit).combine_chunks())
+    first = pc.equal(index, 0)
+    first_units = table.take(unit.filter(first))
+    accepted = table.filter(pc.equal(table.column("outcome"), "accepted"))
+    faulty = table.filter(pc.is_in(table.column("outcome"), pa.array(["quarantined", "failed"])))
+    accepted_draw = pc.equal(index, table.column("draw_index").take(unit).combine_chunks())
+    return Tally(
+        units=_count(table.column("dimension"), table.column("target_label"), table.column("outcome")),
+        accepted_at=_count(accepted.column("draw_index")),
+        accepted_by=_count(accepted.column("accepted_by")),
+        draws=_count(reason),
+        first_draws=_count(
+            first_units.column("dimension"), first_units.column("target_label"), flat.field("rating").filter(first)
+        ),
+        errors=_count(faulty.column("outcome"), faulty.column("error")),
+        tokens=Counter(
+            prompt=_total(flat.field("prompt_tokens")),
+            output=_total(output),
+            overshoot=_total(output.filter(in_vain)),
+            accepted=_total(output.filter(pc.fill_null(accepted_draw, False))),
+        ),
+    )
+
+
+def _count(*columns: Any) -> Counter[str]:
+    texts = [pc.fill_null(pc.cast(column, pa.string()), "") for column in columns]
+    joined = texts[0] if len(texts) == 1 else pc.binary_join_element_wise(*texts, _SEPARATOR)
+    return Counter({entry["values"]: entry["counts"] for entry in pc.value_counts(joined).to_pylist()})
+
+
+def _total(column: Any) -> int:
+    return int(pc.sum(column).as_py() or 0)
+
+
+def _sum_by(counts: Counter[str], *parts: int) -> Counter[str]:
+    totals: Counter[str] = Counter()
+    for key, count in counts.items():
+        pieces = key.split(_SEPARATOR)
+        totals[_SEPARATOR.join(pieces[part] for part in parts)] += count
+    return totals
+
+
+def utilisation_by_draws(tally: Tally, max_draws: int) -> dict[int, float]:
+    """Compute the share of units with an accepted draw among their first n, for n = 1, 2, 4, ... and `max_draws`."""
+    points = sorted({n for n in UTILISATION_AT if n < max_draws} | {max_draws})
+    counts = {n: sum(c for index, c in tally.accepted_at.items() if int(index) < n) for n in points}
+    return {n: count / tally.num_units if tally.num_units else 0.0 for n, count in counts.items()}
+
+
+def utilisation_by_label(tally: Tally) -> list[tuple[str, str, int, int]]:
+    """List (dimension, target label, accepted units, all units)."""
+    totals = _sum_by(tally.units, 0, 1)
+    hits = _sum_by(Counter({k: c for k, c in tally.units.items() if k.endswith(f"{_SEPARATOR}accepted")}), 0, 1)
+    rows = []
+    for key, total in totals.items():
+        dimension, label = key.split(_SEPARATOR)
+        rows.append((dimension, label, hits[key], total))
+    return rows
+
+
+def acceptance_beyond_chance(tally: Tally, dimension: str, num_levels: int) -> dict[str, float] | None:
+    """Compare how often draw 0 gives the target label with chance; None where no unit of the dimension was drawn.
+
+    Returns `observed`; `corrected` = (observed - 1/V) / (1 - 1/V), chance being a uniform guess among the V levels;
+    `kappa`, chance being the product of both marginals (Cohen 1960). A draw without a rating is a miss.
+    """
+    pairs: list[tuple[str, str, int]] = []
+    for key, n in tally.first_draws.items():
+        own_dimension, label, rating = key.split(_SEPARATOR)
+        if own_dimension == dimension:
+            pairs.append((label, rating, n))
+    total = sum(n for _, _, n in pairs)
+    if not total:
+        return None
+    observed = sum(n for label, rating, n in pairs if label == rating) / total
+    labels: Counter[str] = Counter()
+    ratings: Counter[str] = Counter()
+    for label, rating, n in pairs:
+        labels[label] += n
+        ratings[rating] += n
+    expected = sum(labels[level] * ratings[level] for level in labels) / total**2
+    return {
+        "observed": observed,
+        "corrected": (observed - 1 / num_levels) / (1 - 1 / num_levels),
+        "kappa": 0.0 if expected == 1 else (observed - expected) / (1 - expected),
+    }

@@ -1,0 +1,88 @@
+"""What the driver and its workers tell each other while a run goes on: counts upward, the wish to stop downward.
+
+Plain classes; the job makes `RunControl` a Ray actor that needs no CPU. Nothing that must last is kept here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+ALIVE_S = 15.0
+"""A worker that has said nothing for so long is not counted as running; what it did counts on."""
+
+
+@dataclass
+class WorkerReport:
+    """What one worker has done since it started."""
+
+    worker: str
+    state: str
+    """starting, running, draining."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    num_draws: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    engine_s: float = 0.0
+    draws_in_flight: int = 0
+
+
+@dataclass
+class RunSnapshot:
+    """The sum of all workers' reports."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    num_draws: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    engine_s: float = 0.0
+    draws_in_flight: int = 0
+    fenced: str | None = None
+
+    @property
+    def num_units(self) -> int:
+        """Units with a terminal outcome."""
+        return sum(self.outcomes.values())
+
+
+class RunControl:
+    """Adds up the workers' reports, and tells them when to drain."""
+
+    def __init__(self) -> None:
+        self._reports: dict[str, WorkerReport] = {}
+        self._heard_at: dict[str, float] = {}
+        self._drain = False
+        self._fenced: str | None = None
+
+    def report(self, report: WorkerReport) -> bool:
+        """Take a worker's latest report; returns whether it should drain."""
+        self._reports[report.worker] = report
+        self._heard_at[report.worker] = time.monotonic()
+        return self._drain
+
+    def report_fenced(self, message: str) -> None:
+        """Note that a newer driver has taken the run over: everyone drains."""
+        self._fenced, self._drain = message, True
+
+    def drain(self) -> None:
+        """Ask all workers to drain."""
+        self._drain = True
+
+    def snapshot(self) -> RunSnapshot:
+        """Add up the latest report of every worker, those of workers that died included."""
+        total = RunSnapshot(fenced=self._fenced)
+        for worker, report in self._reports.items():
+            if time.monotonic() - self._heard_at[worker] < ALIVE_S:
+                total.states[report.state] += 1
+                total.draws_in_flight += report.draws_in_flight
+            total.outcomes += report.outcomes
+            total.errors += report.errors
+            total.num_draws += report.num_draws
+            total.prompt_tokens += report.prompt_tokens
+            total.output_tokens += report.output_tokens
+            total.engine_s += report.engine_s
+        return total

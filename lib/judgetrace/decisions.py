@@ -1,0 +1,104 @@
+"""Turn a unit's draws into its row: outcome, trace, rating, draws. Pure.
+
+The same function serves a run and a later decision from recorded draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import pyarrow as pa
+
+from judgetrace.acceptance import AcceptanceConfig, accept_rating
+from judgetrace.sampling import Draw, SamplingConfig, UnitSampling
+from judgetrace.scale import Scale
+from judgetrace.schema import DECISIONS, UNIT_KEY
+
+FINAL_OUTCOMES = frozenset({"accepted", "exhausted", "quarantined"})
+"""Outcomes that no later run changes."""
+
+UnitKey = tuple[str, str, str]
+
+
+def unit_key(row: Mapping[str, Any]) -> UnitKey:
+    """Return what names the unit of a row."""
+    return (row["item_id"], row["dimension"], row["target_source"])
+
+
+def decide_unit(
+    key: UnitKey,
+    sampling: UnitSampling,
+    keep_rejected_text: bool,
+    refused: str | None = None,
+    shortened: bool = False,
+) -> dict[str, Any]:
+    """Decide a unit by its draws so far; returns a row of schema.DECISIONS.
+
+    `refused` is why the unit can't be asked at all. A unit that is not decided yet is `undecided`.
+    """
+    draws = sampling.draws
+    accepted = sampling.accepted
+    failures = [draw for draw in draws if draw.reason == "failed"]
+    if refused is not None:
+        outcome = "quarantined"
+    elif not sampling.is_decided:
+        outcome = "undecided"
+    elif accepted:
+        outcome = "accepted"
+    else:
+        outcome = "failed" if failures else "exhausted"
+    first = accepted[0] if outcome == "accepted" else None
+    return {
+        **dict(zip(UNIT_KEY, key, strict=True)),
+        "outcome": outcome,
+        "trace": first.trace if first else None,
+        "rating": first.rating if first else None,
+        "draw_index": first.index if first else None,
+        "accepted_by": first.accepted_by if first else None,
+        "num_needed": sampling.num_needed,
+        "error": refused or (failures[-1].error if outcome == "failed" else None),
+        "shortened": shortened,
+        "draws": [encode_draw(draw, keep_rejected_text or draw in accepted) for draw in draws],
+    }
+
+
+def encode_draw(draw: Draw, keep_text: bool) -> dict[str, Any]:
+    """Write a draw as schema.DRAW holds it."""
+    return asdict(draw if keep_text else replace(draw, text=None, trace=None))
+
+
+def decode_draw(row: Mapping[str, Any]) -> Draw:
+    """Read a draw back."""
+    return Draw(**row)
+
+
+def tabulate_decisions(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Make a table of schema.DECISIONS."""
+    return pa.Table.from_pylist(list(rows), schema=DECISIONS)
+
+
+def decide_again(
+    row: Mapping[str, Any], scale: Scale, acceptance: AcceptanceConfig, sampling: SamplingConfig
+) -> dict[str, Any]:
+    """Decide a unit anew from its recorded draws, by its row's labels and another acceptance rule.
+
+    `row` has the columns of schema.TRACES. A unit that needs draws which nobody sampled becomes `undecided`; a newly
+    accepted draw whose text was not kept has no trace, and the row's error says so.
+    """
+    if row["outcome"] in ("quarantined", "failed"):
+        return {name: row[name] for name in DECISIONS.names}
+    draws = [_judge_again(decode_draw(draw), row, scale, acceptance) for draw in row["draws"]]
+    again = decide_unit(unit_key(row), UnitSampling(sampling, draws), keep_rejected_text=True)
+    again["shortened"] = row["shortened"]
+    if again["outcome"] == "accepted" and again["trace"] is None:
+        again["error"] = "the accepted draw's text was not kept; sample again with ledger.keep_rejected_text"
+    return again
+
+
+def _judge_again(draw: Draw, row: Mapping[str, Any], scale: Scale, acceptance: AcceptanceConfig) -> Draw:
+    if draw.rating is None:
+        return draw
+    accepted_by = accept_rating(draw.rating, row["accepted_labels"], row["annotator_labels"], scale, acceptance)
+    return replace(draw, reason="accepted" if accepted_by else "disagrees", accepted_by=accepted_by)

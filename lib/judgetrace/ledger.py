@@ -1,0 +1,154 @@
+"""The committed decisions of a run, shard by shard, and the traces published from them.
+
+    ledger/shard-00012/part-00007.parquet       decisions, in the order of commits (schema.DECISIONS)
+    traces/shard-00012.parquet                  the finished shard, a row a unit (schema.TRACES); never changes
+    traces/shard-00012.partial-00008.parquet    what 8 parts say of an unfinished shard
+
+A shard's parts are numbered without gaps, and each is written only if its number is free. Who loses the race reads
+what the other wrote and drops the units that are decided there. So every writer has seen all parts before its own,
+whoever else writes: a second driver, a replayed call, an engine that outlived its driver. No unit is decided twice.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from judgetrace.accounting import Tally, tally_traces
+from judgetrace.decisions import FINAL_OUTCOMES, UnitKey
+from judgetrace.schema import DECISIONS, TRACES, UNIT_KEY
+from judgetrace.storage import Folder, encode_parquet
+
+TALLY_KEY = "judgetrace.tally"
+_TRACE_FILE = re.compile(r"^shard-(\d+)(?:\.partial-(\d+))?\.parquet$")
+
+
+def table_keys(table: pa.Table) -> list[UnitKey]:
+    """Return the unit keys of a table, in its order."""
+    return list(zip(*(table.column(name).to_pylist() for name in UNIT_KEY), strict=True))
+
+
+class ShardLedger:
+    """The parts of one shard. Not for use by two threads at once."""
+
+    def __init__(self, run: Folder, shard: int):
+        self._run = run
+        self._shard = shard
+        self._folder = run / f"ledger/shard-{shard:05d}"
+        self.tables: list[pa.Table] = []
+        self.outcomes: dict[UnitKey, str] = {}
+
+    def refresh(self) -> None:
+        """Read the parts that were committed since the last look."""
+        for name in self._folder.list_files(".parquet")[len(self.tables) :]:
+            self._append(self._folder.read_table(name).cast(DECISIONS))
+
+    def _append(self, table: pa.Table) -> None:
+        self.tables.append(table)
+        self.outcomes.update(zip(table_keys(table), table.column("outcome").to_pylist(), strict=True))
+
+    def commit(self, table: pa.Table) -> int:
+        """Commit decisions (schema.DECISIONS), dropping units that are decided already; returns how many were new."""
+        while True:
+            table = self.drop_decided(table)
+            if not table.num_rows:
+                return 0
+            name = f"part-{len(self.tables):05d}.parquet"
+            if self._folder.put_if_absent(name, encode_parquet(table)):
+                self._append(table)
+                return int(table.num_rows)
+            self.refresh()
+
+    def drop_decided(self, table: pa.Table) -> pa.Table:
+        """Drop the rows of units that the ledger holds a final outcome of."""
+        new = [self.outcomes.get(key) not in FINAL_OUTCOMES for key in table_keys(table)]
+        return table if all(new) else table.filter(pa.array(new, pa.bool_()))
+
+    def latest(self, *more: pa.Table) -> pa.Table:
+        """Merge all parts, and `more` after them, into one row a unit: the last one committed."""
+        table = pa.concat_tables([DECISIONS.empty_table(), *self.tables, *more])
+        last = {key: position for position, key in enumerate(table_keys(table))}
+        return table if len(last) == table.num_rows else table.take(pa.array(sorted(last.values()), pa.int64()))
+
+    def publish(self, items: pa.Table, *more: pa.Table) -> Tally:
+        """Publish the shard's traces from the ledger and `more`, and return their tally.
+
+        `items` is the whole shard (schema.ITEMS). If every unit has a final outcome, the shard is finished: its parts
+        are deleted. Otherwise what is decided is published as partial, and replaces an older partial file.
+        """
+        self.refresh()
+        new = [self.drop_decided(table) for table in more]
+        traces = join_decisions(items, self.latest(*new))
+        is_final = traces.num_rows == items.num_rows and set(traces.column("outcome").to_pylist()) <= FINAL_OUTCOMES
+        folder = self._run / "traces"
+        if is_final:
+            name = f"shard-{self._shard:05d}.parquet"
+            if not folder.put_if_absent(name, encode_traces(traces)):
+                traces = folder.read_table(name)
+            self._folder.delete(f"part-{number:05d}.parquet" for number in range(len(self.tables)))
+        else:
+            for table in new:
+                self.commit(table)
+            name = f"shard-{self._shard:05d}.partial-{len(self.tables):05d}.parquet"
+            folder.put_if_absent(name, encode_traces(traces))
+        older = [file for file in list_trace_files(self._run, self._shard) if file != name]
+        folder.delete(older)
+        return tally_traces(traces)
+
+
+def encode_traces(traces: pa.Table) -> bytes:
+    """Encode a shard of traces, its tally in the footer."""
+    return encode_parquet(traces, {TALLY_KEY: tally_traces(traces).to_json()})
+
+
+def join_decisions(items: pa.Table, decisions: pa.Table) -> pa.Table:
+    """Join units (schema.ITEMS) with their terminal decisions, in the order of `items`; returns schema.TRACES.
+
+    Units without a terminal decision are left out.
+    """
+    position = {key: i for i, key in enumerate(table_keys(decisions))}
+    outcomes = decisions.column("outcome").to_pylist()
+    pairs = [
+        (row, position[key])
+        for row, key in enumerate(table_keys(items))
+        if key in position and outcomes[position[key]] != "undecided"
+    ]
+    rows = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    left, right = items.take(pa.array(rows[:, 0])), decisions.take(pa.array(rows[:, 1]))
+    columns = [left.column(n) if n in items.column_names else right.column(n) for n in TRACES.names]
+    return pa.table(columns, schema=TRACES)
+
+
+def list_trace_files(run: Folder, shard: int | None = None) -> list[str]:
+    """List the trace files of a run, or of one shard of it."""
+    names = [name for name in (run / "traces").list_files(".parquet") if _TRACE_FILE.match(name)]
+    return names if shard is None else [name for name in names if _shard_of(name)[0] == shard]
+
+
+def current_trace_files(run: Folder) -> dict[int, str]:
+    """Find the file that counts for each shard: the finished one, else the partial one of most parts."""
+    current: dict[int, str] = {}
+    for name in sorted(list_trace_files(run), key=_shard_of):
+        current[_shard_of(name)[0]] = name
+    return current
+
+
+def is_finished(name: str) -> bool:
+    """Whether a trace file holds a finished shard."""
+    return ".partial-" not in name
+
+
+def _shard_of(name: str) -> tuple[int, float]:
+    match = _TRACE_FILE.match(name)
+    assert match is not None, name
+    return int(match.group(1)), float("inf") if match.group(2) is None else int(match.group(2))
+
+
+def read_tally(run: Folder, name: str) -> Tally:
+    """Read the tally of a trace file from its footer."""
+    with run.filesystem.open(run.path(f"traces/{name}"), "rb") as file:
+        metadata: dict[bytes, Any] = pa.parquet.read_schema(file).metadata or {}
+    return Tally.from_json(metadata[TALLY_KEY.encode()].decode())

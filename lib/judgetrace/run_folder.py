@@ -1,0 +1,95 @@
+"""The files of a run besides its rows: who drives it, what it was started with, how far it is, that it is complete.
+
+contract.json               what all rows of the run were sampled with; written once
+drivers/driver-00003.json   the third driver took over; who comes later outranks who came before
+drivers/state-00003.json    its latest word: running, stopped (why), complete
+manifest.json               written last: the run is complete
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from judgetrace.config import UserError
+from judgetrace.storage import Folder, encode_json
+
+SILENT_AFTER_S = 60.0
+"""A running driver that has said nothing for so long is taken for dead."""
+
+
+class FencedError(RuntimeError):
+    """A newer driver has taken the run over; this process must not write any more."""
+
+
+class RunFolder:
+    """The control files of one run."""
+
+    def __init__(self, folder: Folder):
+        self.folder = folder
+
+    def claim(self, now: float) -> int:
+        """Take the run over as its newest driver; returns the driver's number. Older drivers are fenced by it."""
+        while True:
+            number = self.newest_driver() + 1
+            who = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": now}
+            if self.folder.put_if_absent(f"drivers/driver-{number:05d}.json", encode_json(who)):
+                return number
+
+    def newest_driver(self) -> int:
+        """Return the number of the newest driver, -1 where there is none."""
+        names = [n for n in (self.folder / "drivers").list_files(".json") if n.startswith("driver-")]
+        return int(names[-1].removeprefix("driver-").removesuffix(".json")) if names else -1
+
+    def check_contract(self, contract: Mapping[str, Any]) -> None:
+        """Write what the run's rows are sampled with, or hold it against what was written.
+
+        Raises UserError naming every field that changed.
+        """
+        if self.folder.put_if_absent("contract.json", encode_json(contract)):
+            return
+        earlier = self.folder.read_json("contract.json")
+        changed = sorted(key for key in {*earlier, *contract} if earlier.get(key) != contract.get(key))
+        if changed:
+            lines = [f"  {key}: was {earlier.get(key)!r}, is now {contract.get(key)!r}" for key in changed]
+            raise UserError(
+                f"{self.folder.url} holds rows that were sampled otherwise; they must not mix:\n"
+                + "\n".join(lines)
+                + "\nRestore what changed, or give another `run` folder."
+            )
+
+    def write_state(self, driver: int, state: Mapping[str, Any]) -> None:
+        """Write a driver's latest word."""
+        self.folder.write_json(f"drivers/state-{driver:05d}.json", state)
+
+    def read_states(self) -> dict[int, dict[str, Any]]:
+        """Read the latest word of every driver."""
+        names = [n for n in (self.folder / "drivers").list_files(".json") if n.startswith("state-")]
+        return {int(name[6:11]): self.folder.read_json(f"drivers/{name}") for name in names}
+
+    def has_manifest(self) -> bool:
+        """Whether the run is complete."""
+        return self.folder.exists("manifest.json")
+
+
+class Fence:
+    """Lets a worker write only while its own driver is the newest. Looks at most every `every_s` seconds."""
+
+    def __init__(self, run: RunFolder, driver: int, every_s: float = 5.0):
+        self._run, self._driver, self._every_s = run, driver, every_s
+        self._looked_at = float("-inf")
+        self._fenced = False
+
+    def check(self) -> None:
+        """Raise FencedError once a newer driver has taken over."""
+        if not self._fenced and time.monotonic() - self._looked_at >= self._every_s:
+            self._fenced = self._run.newest_driver() > self._driver
+            self._looked_at = time.monotonic()
+        if self._fenced:
+            raise FencedError(
+                f"{self._run.folder.url}: driver {self._driver} was replaced by a newer one, which goes on with the "
+                "run; this one stops without writing. Nothing is lost: decided units are in the ledger."
+            )

@@ -1,0 +1,181 @@
+"""What a run has come to, read from its files alone: a summary for people and the same as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from judgetrace.accounting import (
+    Tally,
+    acceptance_beyond_chance,
+    add_tallies,
+    tally_traces,
+    utilisation_by_draws,
+    utilisation_by_label,
+)
+from judgetrace.ledger import ShardLedger, current_trace_files, is_finished, join_decisions, read_tally
+from judgetrace.live import format_seconds
+from judgetrace.run_folder import SILENT_AFTER_S, RunFolder
+from judgetrace.scale import ScaleConfig
+from judgetrace.storage import Folder
+
+MAX_LABEL_ROWS = 40
+
+
+def tally_run(run: Folder, corpus: Folder) -> Tally:
+    """Count all decided units of a run: finished shards by their footers, the others by their ledger parts."""
+    names = current_trace_files(run)
+    finished = [name for name in names.values() if is_finished(name)]
+    open_shards = sorted({int(n.split("/")[0][6:]) for n in (run / "ledger").list_files(".parquet", recursive=True)})
+    open_shards = [shard for shard in open_shards if not is_finished(names.get(shard, ".partial-"))]
+    with ThreadPoolExecutor(16) as pool:
+        return add_tallies(
+            [
+                *pool.map(lambda name: read_tally(run, name), finished),
+                *pool.map(lambda shard: _tally_open_shard(run, corpus, shard), open_shards),
+            ]
+        )
+
+
+def _tally_open_shard(run: Folder, corpus: Folder, shard: int) -> Tally:
+    ledger = ShardLedger(run, shard)
+    ledger.refresh()
+    items = corpus.read_table(f"items/shard-{shard:05d}.parquet")
+    return tally_traces(join_decisions(items, ledger.latest()))
+
+
+def accepted_traces(run: Folder, limit: int) -> Iterator[dict[str, Any]]:
+    """Read some accepted traces, as many as `limit`, from different labels as far as the first files allow."""
+    seen: set[str] = set()
+    spare: list[dict[str, Any]] = []
+    given = 0
+    for name in list(current_trace_files(run).values())[:5]:
+        columns = ["item_id", "dimension", "target_label", "outcome", "trace", "rating", "draw_index", "fields"]
+        for row in (run / "traces").read_table(name, columns).to_pylist():
+            if row["outcome"] != "accepted":
+                continue
+            if row["target_label"] in seen:
+                spare.append(row)
+                continue
+            seen.add(row["target_label"])
+            yield row
+            given += 1
+            if given == limit:
+                return
+    yield from spare[: limit - given]
+
+
+def describe_state(run: RunFolder, now: float) -> tuple[str, dict[str, Any]]:
+    """Tell whether a run is complete, running, stopped or dead; returns it with the newest driver's latest word."""
+    states = run.read_states()
+    newest = run.newest_driver()
+    last = states.get(newest, {})
+    if run.has_manifest():
+        return "complete", last
+    if newest < 0:
+        return "not started", last
+    if not last:
+        return "starting, or dead before its first word", last
+    if last["state"] not in ("running", "stopping"):
+        return f"stopped: {last['state']}", last
+    silent = now - last["at"]
+    if silent > SILENT_AFTER_S:
+        return f"dead: its driver said nothing for {format_seconds(silent)}; run the same command to go on", last
+    return last["state"], last
+
+
+def summarise_run(run: RunFolder, corpus: Folder, total_units: int) -> dict[str, Any]:
+    """Collect the figures of a run for a manifest or a program."""
+    tally = tally_run(run.folder, corpus)
+    states = run.read_states()
+    return {
+        "units": total_units,
+        "decided": tally.num_units,
+        "outcomes": dict(tally.outcomes()),
+        "data_utilisation": tally.num_accepted / tally.num_units if tally.num_units else 0.0,
+        "draws": dict(tally.draws),
+        "tokens": dict(tally.tokens),
+        "accepted_by": dict(tally.accepted_by),
+        "errors": dict(tally.errors.most_common(20)),
+        "engine_seconds": sum(state.get("engine_s", 0.0) for state in states.values()),
+        "seconds": sum(state.get("seconds", 0.0) for state in states.values()),
+        "tally": tally.to_json(),
+    }
+
+
+def print_summary(console: Console, run: RunFolder, summary: dict[str, Any], scale: ScaleConfig, draws: int) -> None:
+    """Print a run's figures: outcomes, data utilisation by draws and by label, acceptance beyond chance, tokens."""
+    tally = Tally.from_json(summary["tally"])
+    outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(tally.outcomes().items())) or "none yet"
+    console.print(f"\n[bold]Units[/]: {summary['decided']:,} of {summary['units']:,} decided: {outcomes}")
+    if not tally.num_units:
+        return
+    _print_utilisation_by_draws(console, tally, draws)
+    _print_utilisation_by_label(console, tally, scale)
+    for dimension in sorted({row[0] for row in utilisation_by_label(tally)}):
+        own = scale.of(dimension)
+        beyond = None if own is None else acceptance_beyond_chance(tally, dimension, len(own.values))
+        if beyond is not None:
+            console.print(
+                f"First draw{f' ({dimension})' if dimension else ''}: matches {beyond['observed']:.1%}; "
+                f"{beyond['corrected']:+.1%} beyond a uniform guess, kappa {beyond['kappa']:+.3f}"
+            )
+    tokens, accepted = tally.tokens, tally.num_accepted
+    rate = tokens["output"] / summary["engine_seconds"] if summary["engine_seconds"] else 0.0
+    console.print(
+        f"Tokens: {tokens['output']:,} sampled ({tokens['output'] / accepted if accepted else 0:,.0f} per accepted "
+        f"trace, {tokens['overshoot'] / max(1, tokens['output']):.1%} on draws that nothing depended on), "
+        f"{rate:,.0f} a second of engine time"
+    )
+    console.print(f"Draws: {', '.join(f'{n:,} {reason}' for reason, n in tally.draws.most_common())}")
+    for error, count in tally.errors.most_common(5):
+        console.print(f"  {count:,} x {error.replace(chr(31), ': ')}", markup=False)
+
+
+def _print_utilisation_by_draws(console: Console, tally: Tally, max_draws: int) -> None:
+    table = Table(title="Data utilisation by number of draws", title_justify="left", show_header=True)
+    points = utilisation_by_draws(tally, max_draws)
+    for n in points:
+        table.add_column(f"{n}", justify="right")
+    table.add_row(*(f"{share:.1%}" for share in points.values()))
+    console.print(table)
+
+
+def _print_utilisation_by_label(console: Console, tally: Tally, scale: ScaleConfig) -> None:
+    table = Table(title="Data utilisation by target label", title_justify="left")
+    rows = utilisation_by_label(tally)
+    named = any(row[0] for row in rows)
+    for name in (["dimension"] if named else []) + ["label"]:
+        table.add_column(name)
+    for name in ("accepted", "units", "utilisation"):
+        table.add_column(name, justify="right")
+
+    def order(row: tuple[str, str, int, int]) -> tuple[str, int]:
+        own = scale.of(row[0])
+        return row[0], (own.find_level(row[1]) or 0) if own else 0
+
+    for dimension, label, hits, units in sorted(rows, key=order)[:MAX_LABEL_ROWS]:
+        table.add_row(*([dimension] if named else []), label, f"{hits:,}", f"{units:,}", f"{hits / units:.1%}")
+    console.print(table)
+    if len(rows) > MAX_LABEL_ROWS:
+        console.print(f"  ... and {len(rows) - MAX_LABEL_ROWS} more, in the manifest")
+
+
+def print_traces(console: Console, run: RunFolder, limit: int = 3) -> None:
+    """Print some accepted traces."""
+    rows = list(accepted_traces(run.folder, limit))
+    console.print(f"\n[bold]{len(rows)} accepted traces[/]" if rows else "\nNo trace was accepted.")
+    for row in rows:
+        what = f"{row['item_id']} {row['dimension']}".strip()
+        console.print(f"  {what}: label {row['target_label']}, draw {row['draw_index']}", markup=False)
+        console.print(f"    item:  {_shorten(row['fields'])}", markup=False)
+        console.print(f"    trace: {_shorten(row['trace'] or '')}", markup=False)
+
+
+def _shorten(text: str, limit: int = 300) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[:limit] + " ..."

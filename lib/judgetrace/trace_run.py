@@ -1,0 +1,233 @@
+"""The driver of `infer_traces`: which shards are left, the pool of workers, and when to stop.
+
+Rows never pass through here: the workers write them. The driver sees shard numbers and counts.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from judgetrace.config import UserError
+from judgetrace.control import RunControl, RunSnapshot, WorkerReport
+from judgetrace.engine import EngineConfig
+from judgetrace.ledger import current_trace_files, is_finished
+from judgetrace.live import LiveLine
+from judgetrace.run_folder import RunFolder
+from judgetrace.session import StageWatch
+from judgetrace.storage import Folder
+from judgetrace.trace_config import LimitsConfig
+from judgetrace.trace_worker import TraceWorker, WorkerSpec
+
+STATE_EVERY_S = 10.0
+MIN_UNITS_FOR_FAILED_RATE = 50
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard to work on: its number, how many of its first units."""
+
+    number: int
+    num_units: int
+
+
+def plan_shards(shards: list[tuple[int, int]], limit: int | None) -> list[ShardTask]:
+    """List the shards, and how many units of each, that a run covers; `shards` are (number, units) in order."""
+    tasks, left = [], float("inf") if limit is None else limit
+    for number, num_units in shards:
+        if left <= 0:
+            break
+        tasks.append(ShardTask(number, int(min(num_units, left))))
+        left -= num_units
+    return tasks
+
+
+def drop_finished(run: Folder, tasks: list[ShardTask]) -> list[ShardTask]:
+    """Drop the shards that are finished, and clear away what an interrupted publication left of them."""
+    finished = {shard for shard, name in current_trace_files(run).items() if is_finished(name)}
+    for name in (run / "ledger").list_files(".parquet", recursive=True):
+        if int(name.split("/")[0].removeprefix("shard-")) in finished:
+            (run / "ledger").delete([name])
+    return [task for task in tasks if task.number not in finished]
+
+
+class ActorLink:
+    """How a worker reaches the RunControl actor."""
+
+    def __init__(self, control: Any):
+        self._control = control
+
+    async def report(self, report: WorkerReport) -> bool:
+        """Send the latest report; returns whether to drain."""
+        return bool(await self._control.report.remote(report))
+
+    async def report_fenced(self, message: str) -> None:
+        """Say that a newer driver has taken over."""
+        await self._control.report_fenced.remote(message)
+
+
+class TraceActor(TraceWorker):
+    """A TraceWorker as Ray Data makes it."""
+
+    def __init__(self, spec: WorkerSpec, control: Any):
+        super().__init__(spec, ActorLink(control))
+
+
+def needs_of(engine: EngineConfig) -> dict[str, float]:
+    """Return the Ray resources of one engine."""
+    return {"CPU": engine.num_cpus, "GPU": engine.num_gpus, **engine.resources}
+
+
+def shards_at_once(engine: EngineConfig, tasks: list[ShardTask]) -> int:
+    """Choose how many shards feed one engine at once: enough that a new one fills slots before an old one empties."""
+    if engine.shards_at_once is not None:
+        return engine.shards_at_once
+    usual = max(1, sum(task.num_units for task in tasks) // max(1, len(tasks)))
+    return min(64, 2 + 2 * engine.slots // usual)
+
+
+def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterator[dict[str, Any]]:
+    """Run the shards on the pool of workers; yields (shard, num_decided) as each ends."""
+    import ray
+
+    engine = spec.engine
+    calls = shards_at_once(engine, tasks)
+    shards = ray.data.from_items(
+        [{"shard": task.number, "num_units": task.num_units} for task in tasks], override_num_blocks=len(tasks)
+    )
+    results = shards.map_batches(
+        TraceActor,
+        fn_constructor_args=(spec, control),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=engine.min_replicas,
+            max_size=engine.max_replicas,
+            max_concurrent_calls_per_actor=calls,
+            max_tasks_in_flight_per_actor=2 * calls,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=engine.num_cpus,
+        num_gpus=engine.num_gpus or None,
+        resources=engine.resources or None,
+        # Ray's default would replay a shard that kills its engine for ever.
+        max_restarts=-1,
+        max_task_retries=engine.max_deaths,
+    )
+    yield from results.iter_rows(prefetch_batches=0)
+
+
+@dataclass
+class RunEnd:
+    """How a call of the job ended."""
+
+    reason: str
+    """complete, or why it stopped early."""
+    is_complete: bool
+    snapshot: RunSnapshot
+    seconds: float
+
+
+class TraceRun:
+    """Drives one call of the job to its end."""
+
+    def __init__(self, run: RunFolder, driver: int, limits: LimitsConfig, live: LiveLine):
+        self._run, self._driver, self._limits, self._live = run, driver, limits, live
+        self._stop_reason: str | None = None
+        self._failure: BaseException | None = None
+        self._began = time.monotonic()
+
+    def work(self, spec: WorkerSpec, tasks: list[ShardTask], wait_s: float) -> RunEnd:
+        """Run the shards; returns how it ended. Raises UserError where the resources never came."""
+        import ray
+
+        control = ray.remote(num_cpus=0, max_restarts=0)(RunControl).remote()
+        thread = threading.Thread(target=self._consume, args=(spec, tasks, control), name="ray-data", daemon=True)
+        with StageWatch("infer_traces", needs_of(spec.engine), wait_s) as watch, self._signals():
+            thread.start()
+            snapshot = self._watch(thread, control, watch)
+        self._live.end()
+        if self._failure is not None:
+            raise self._failure
+        reason = self._stop_reason or "complete"
+        return RunEnd(reason, self._stop_reason is None, snapshot, time.monotonic() - self._began)
+
+    def _consume(self, spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> None:
+        try:
+            for _ in start_pool(spec, tasks, control):
+                pass
+        except BaseException as error:  # noqa: BLE001 - re-raised by work() in the main thread
+            self._failure = error
+
+    def _watch(self, thread: threading.Thread, control: Any, watch: StageWatch) -> RunSnapshot:
+        import ray
+
+        seen, said_at, told = RunSnapshot(), float("-inf"), False
+        while thread.is_alive():
+            thread.join(timeout=1.0)
+            seen = ray.get(control.snapshot.remote(), timeout=60)
+            if seen.states or seen.num_draws:
+                watch.progress()
+            self._live.show(seen)
+            self._note_reasons_to_stop(seen)
+            if watch.expired:
+                raise UserError(f"gave up: {watch.describe()}\nGive it resources, or raise cluster.wait_s.")
+            if self._stop_reason and not told:
+                print(f"\nstopping: {self._stop_reason}; draws in flight may end", file=sys.stderr, flush=True)
+                ray.get(control.drain.remote())
+                told = True
+            if time.monotonic() - said_at > STATE_EVERY_S:
+                self.write_state("stopping" if told else "running", seen)
+                said_at = time.monotonic()
+        last: RunSnapshot = ray.get(control.snapshot.remote(), timeout=60)
+        return last
+
+    def _note_reasons_to_stop(self, seen: RunSnapshot) -> None:
+        if self._stop_reason is not None:
+            return
+        limits = self._limits
+        failed = seen.outcomes["failed"]
+        if seen.fenced:
+            self._stop_reason = seen.fenced
+        elif seen.num_units >= MIN_UNITS_FOR_FAILED_RATE and failed > limits.max_failed_rate * seen.num_units:
+            commonest = "; ".join(f"{error} ({count}x)" for error, count in seen.errors.most_common(5))
+            self._stop_reason = (
+                f"{failed} of {seen.num_units} units failed, more than limits.max_failed_rate; commonest: {commonest}"
+            )
+        elif limits.max_output_tokens is not None and seen.output_tokens >= limits.max_output_tokens:
+            self._stop_reason = f"limits.max_output_tokens reached ({seen.output_tokens} output tokens)"
+        elif limits.max_seconds is not None and time.monotonic() - self._began >= limits.max_seconds:
+            self._stop_reason = f"limits.max_seconds reached ({limits.max_seconds:g} s)"
+
+    def write_state(self, state: str, seen: RunSnapshot) -> None:
+        """Write the driver's latest word for `jobs.status`."""
+        self._run.write_state(
+            self._driver,
+            {"state": state, "at": time.time(), "seconds": time.monotonic() - self._began, **asdict(seen)},
+        )
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let SIGTERM and Ctrl-C end the run as a budget does; a second Ctrl-C ends it at once."""
+
+        def note(number: int, _: Any) -> None:
+            if self._stop_reason is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._stop_reason = self._stop_reason or f"{signal.Signals(number).name} received"
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        earlier: dict[int, Callable[..., Any] | int | None] = {
+            number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)

@@ -1,0 +1,312 @@
+"""One worker of `infer_traces`: an engine, the units of several shards in flight, and the ledger's commits.
+
+Ray Data calls the worker with shard descriptors from several threads; all work happens on the worker's own event loop,
+where the engine lives, so that the units of all shards share one limit of draws in flight. What a call returns is
+counts; the rows are in the ledger. A call that is replayed after a death reads the ledger first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from judgetrace.acceptance import AcceptanceConfig
+from judgetrace.control import WorkerReport
+from judgetrace.decisions import FINAL_OUTCOMES, decide_unit, decode_draw, tabulate_decisions, unit_key
+from judgetrace.draws import AskedUnit, DrawSampler
+from judgetrace.engine import Engine, EngineConfig, EngineDeadError, ModelConfig, PromptRefusedError, load_engine
+from judgetrace.guideline import Guideline, parse_guideline
+from judgetrace.ledger import ShardLedger
+from judgetrace.parsing import ThinkingConfig
+from judgetrace.prompts import PromptConfig, PromptRenderer, shorten_fields
+from judgetrace.run_folder import Fence, FencedError, RunFolder
+from judgetrace.sampling import Draw, SamplingConfig, UnitSampling
+from judgetrace.scale import ScaleConfig
+from judgetrace.scheduler import DrawScheduler, UnitWork
+from judgetrace.storage import Folder
+
+ENGINE_DIED_STATUS = 70
+REPORT_EVERY_S = 1.0
+DRIVER_SILENT_S = 60.0
+MAX_PENDING_ROWS = 5000
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """All that a worker needs to know; can be pickled."""
+
+    run: str
+    corpus: str
+    driver: int
+    model: ModelConfig
+    engine: EngineConfig
+    prompt: PromptConfig
+    template: str
+    guideline: str
+    by_section: bool
+    scale: ScaleConfig
+    thinking: ThinkingConfig
+    sampling: SamplingConfig
+    acceptance: AcceptanceConfig
+    commit_every_s: float
+    keep_rejected_text: bool
+    drain_s: float
+
+
+class ControlLink(Protocol):
+    """How a worker reaches the driver's RunControl."""
+
+    async def report(self, report: WorkerReport) -> bool:
+        """Send the latest report; returns whether to drain. Raises any error where the driver is gone."""
+
+    async def report_fenced(self, message: str) -> None:
+        """Say that a newer driver has taken over."""
+
+
+@dataclass
+class OpenShard:
+    """A shard being worked on."""
+
+    number: int
+    items: pa.Table
+    ledger: ShardLedger
+    pending: list[dict[str, Any]] = field(default_factory=list)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass
+class _Asked:
+    """What a UnitWork carries."""
+
+    unit: AskedUnit
+    refused: str | None = None
+
+
+class TraceWorker:
+    """Takes shard descriptors, returns counts. One instance is one engine."""
+
+    def __init__(self, spec: WorkerSpec, link: ControlLink):
+        self._spec, self._link = spec, link
+        self._corpus, self._run = Folder(spec.corpus), Folder(spec.run)
+        self._fence = Fence(RunFolder(self._run), spec.driver)
+        self._guideline: Guideline = parse_guideline(spec.guideline, spec.by_section)
+        self._shards: dict[int, OpenShard] = {}
+        self._draining = False
+        self._report = WorkerReport(worker=f"{os.getpid()}-{uuid.uuid4().hex[:8]}", state="starting")
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
+        self._call(self._start())
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Work on shards to their end. `batch` has the columns shard and num_units (how many of its first units)."""
+        numbers = [int(number) for number in batch["shard"]]
+        limits = [int(limit) for limit in batch["num_units"]]
+        decided = [self._call(self._run_shard(n, limit)) for n, limit in zip(numbers, limits, strict=True)]
+        return {"shard": np.array(numbers), "num_decided": np.array(decided)}
+
+    def close(self) -> None:
+        """End the engine."""
+        self._engine.close()
+
+    def _call(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def _start(self) -> None:
+        spec = self._spec
+        reporting = asyncio.create_task(self._report_forever())
+        await self._link.report(self._report)
+        self._engine: Engine = load_engine(
+            spec.engine.kind,
+            model=spec.model,
+            engine=spec.engine,
+            reasoning_parser=spec.thinking.parser,
+            chat_template_args=spec.prompt.chat_template_args,
+        )
+        self._renderer = PromptRenderer(spec.template, spec.prompt.system, self._engine.special_tokens)
+        self._sampler = DrawSampler(self._engine, spec.sampling, spec.thinking, spec.acceptance)
+        self._scheduler = DrawScheduler(spec.engine.slots, self._sample)
+        self._report.state = "running"
+        self._tasks = [reporting, asyncio.create_task(self._commit_forever())]
+
+    async def _run_shard(self, number: int, num_units: int) -> int:
+        """Decide the first `num_units` units of a shard; returns how many have a final outcome now."""
+        if self._draining:
+            return 0
+        try:
+            shard = await asyncio.to_thread(self._open_shard, number)
+            self._shards[number] = shard
+            done = [self._begin(shard, row) async for row in self._undecided(shard, num_units)]
+            await asyncio.gather(*(future for future in done if future is not None))
+            return await self._close_shard(shard)
+        except EngineDeadError:
+            await self._die()
+            raise
+        except FencedError as error:
+            await self._link.report_fenced(str(error))
+            self._begin_drain()
+            return 0
+        finally:
+            left = self._shards.pop(number, None)
+            if left is not None and left.pending:
+                await self._commit(left)
+
+    def _open_shard(self, number: int) -> OpenShard:
+        ledger = ShardLedger(self._run, number)
+        ledger.refresh()
+        return OpenShard(number, self._corpus.read_table(f"items/shard-{number:05d}.parquet"), ledger)
+
+    async def _undecided(self, shard: OpenShard, num_units: int) -> Any:
+        recorded = {unit_key(row): row for row in shard.ledger.latest().to_pylist()} if shard.ledger.tables else {}
+        for row in shard.items.slice(0, num_units).to_pylist():
+            if self._draining:
+                return
+            earlier = recorded.get(unit_key(row))
+            if earlier is None or earlier["outcome"] not in FINAL_OUTCOMES:
+                yield {**row, "_draws": [decode_draw(draw) for draw in earlier["draws"]] if earlier else []}
+                await asyncio.sleep(0)
+
+    def _begin(self, shard: OpenShard, row: dict[str, Any]) -> asyncio.Future[None] | None:
+        """Send a unit to the scheduler; a unit that can't be asked is decided at once."""
+        sampling = UnitSampling(self._spec.sampling, row["_draws"])
+        unit, refused = self._ask(row)
+        if refused is not None:
+            self._decided(shard, decide_unit(unit_key(row), sampling, False, refused))
+            return None
+        work = UnitWork(sampling, _Asked(unit), one_at_a_time=self._spec.sampling.mode == "sequential")
+        finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def note(future: asyncio.Future[UnitWork]) -> None:
+            failure = future.exception()
+            if failure is not None:
+                finished.set_exception(failure)
+                return
+            keep = self._spec.keep_rejected_text
+            row = decide_unit(unit.key, sampling, keep, work.payload.refused, unit.shortened)
+            if row["outcome"] != "undecided" or row["draws"]:
+                self._decided(shard, row)
+            finished.set_result(None)
+
+        self._scheduler.submit(work).add_done_callback(note)
+        return finished
+
+    def _decided(self, shard: OpenShard, row: dict[str, Any]) -> None:
+        shard.pending.append(row)
+        if row["outcome"] != "undecided":
+            self._report.outcomes[row["outcome"]] += 1
+        if row["error"]:
+            self._report.errors[f"{row['outcome']}: {row['error']}"[:200]] += 1
+
+    def _ask(self, row: Mapping[str, Any]) -> tuple[AskedUnit, str | None]:
+        """Make a unit's prompt; returns why it can't be asked, if so."""
+        labels = tuple(row["accepted_labels"]), tuple(row["annotator_labels"])
+        scale = self._spec.scale.of(row["dimension"])
+        assert scale is not None, f"prepare_corpus lets no unit of dimension {row['dimension']!r} through"
+        guideline = self._guideline.guideline_for(row["dimension"])
+        if guideline is None:
+            return AskedUnit(unit_key(row), *labels, scale, []), "the guideline has no section for the dimension"
+        room = self._engine.max_model_tokens - self._spec.sampling.max_tokens
+
+        def encode(fields: Mapping[str, str]) -> list[int]:
+            return self._engine.encode_chat(self._renderer.render(fields, guideline, row["dimension"], scale))
+
+        refused, shortened = None, False
+        fields = json.loads(row["fields"])
+        prompt_ids = encode(fields)
+        if len(prompt_ids) > room:
+            found = f"the prompt has {len(prompt_ids)} tokens, the model takes {room} besides its output"
+            shorter = None
+            if self._spec.prompt.on_overlong == "shorten":
+                shorter = shorten_fields(fields, lambda some: len(encode(some)), room)
+            refused, shortened = (found, False) if shorter is None else (None, True)
+            prompt_ids = [] if shorter is None else encode(shorter)
+        return AskedUnit(unit_key(row), *labels, scale, prompt_ids, shortened), refused
+
+    async def _sample(self, work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
+        asked: _Asked = work.payload
+        try:
+            draw = await self._sampler.sample(asked.unit, index, may_be_cancelled)
+        except PromptRefusedError as error:
+            asked.refused = str(error)
+            draw = Draw(index, 0, "failed", error=asked.refused)
+        self._report.num_draws += 1
+        self._report.prompt_tokens += draw.prompt_tokens
+        self._report.output_tokens += draw.output_tokens
+        return draw
+
+    async def _commit(self, shard: OpenShard) -> None:
+        """Commit a shard's pending rows as a ledger part."""
+        async with shard.lock:
+            rows, shard.pending = shard.pending, []
+            if rows:
+                await asyncio.to_thread(self._write, shard, rows)
+
+    def _write(self, shard: OpenShard, rows: list[dict[str, Any]]) -> None:
+        self._fence.check()
+        shard.ledger.commit(tabulate_decisions(rows))
+
+    async def _close_shard(self, shard: OpenShard) -> int:
+        """Publish a shard's traces; returns how many of its units have a final outcome."""
+        async with shard.lock:
+            rows, shard.pending = shard.pending, []
+            return await asyncio.to_thread(self._publish, shard, rows)
+
+    def _publish(self, shard: OpenShard, rows: Iterable[dict[str, Any]]) -> int:
+        self._fence.check()
+        tally = shard.ledger.publish(shard.items, tabulate_decisions(list(rows)))
+        return sum(count for outcome, count in tally.outcomes().items() if outcome in FINAL_OUTCOMES)
+
+    async def _commit_forever(self) -> None:
+        while True:
+            waited = 0.0
+            while waited < self._spec.commit_every_s and self._num_pending() < MAX_PENDING_ROWS:
+                await asyncio.sleep(min(0.5, self._spec.commit_every_s))
+                waited += 0.5
+            for shard in list(self._shards.values()):
+                try:
+                    await self._commit(shard)
+                except FencedError as error:
+                    await self._link.report_fenced(str(error))
+                    self._begin_drain()
+
+    def _num_pending(self) -> int:
+        return sum(len(shard.pending) for shard in self._shards.values())
+
+    async def _report_forever(self) -> None:
+        """Tell the driver the counts; drain when it asks, or when it has been out of reach for a minute."""
+        heard_at = self._loop.time()
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            if self._report.state != "starting":
+                self._report.engine_s = self._scheduler.busy_s
+                self._report.draws_in_flight = self._scheduler.in_flight
+            try:
+                drain = await self._link.report(self._report)
+                heard_at = self._loop.time()
+            except Exception:  # noqa: BLE001 - any error means: not reached; a minute of it means: gone
+                drain = self._loop.time() - heard_at > DRIVER_SILENT_S
+            if drain and not self._draining and self._report.state == "running":
+                self._begin_drain()
+
+    def _begin_drain(self) -> None:
+        """Start no further draws, give those in flight a while, then cancel them."""
+        if self._draining:
+            return
+        self._draining = True
+        self._report.state = "draining"
+        self._scheduler.stop()
+        self._loop.call_later(self._spec.drain_s, self._scheduler.cancel_draws)
+
+    async def _die(self) -> None:
+        """Commit what is decided and end the process: Ray starts a new one and replays the shards."""
+        for shard in list(self._shards.values()):
+            await self._commit(shard)
+        os._exit(ENGINE_DIED_STATUS)

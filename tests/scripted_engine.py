@@ -1,0 +1,94 @@
+"""An engine without a model, for tests and for scale: it replaces tokenizing and generating, nothing else.
+
+What it answers is a function of unit and draw index alone. All figures made with it are simulated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from judgetrace.engine import Completion, EngineConfig, EngineDeadError, ModelConfig, PromptRefusedError, Request
+
+
+class ScriptedEngine:
+    """Rates each unit around a favourite level of its own. Script, in `engine.args`:
+
+    levels            the ratings to choose from
+    favour            probability of the unit's favourite level (else uniform)
+    latency_s         mean time of a draw, exponential; 0 answers at once
+    output_tokens     tokens that a draw counts
+    unparsed_rate     share of draws without a rating
+    fail_rate         share of draws that raise, again at every try
+    max_model_len     longest prompt and output, in words
+    poison            item ids that the engine refuses
+    dies_after        the engine dies for good after so many draws (a file `dies_once` makes that happen once)
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        engine: EngineConfig,
+        reasoning_parser: str | None = None,
+        chat_template_args: Mapping[str, object] | None = None,
+    ):
+        script: dict[str, Any] = engine.args
+        self._levels = [str(level) for level in script.get("levels", range(1, 6))]
+        self._script = script
+        self._slots = asyncio.Semaphore(engine.slots)
+        self._num_draws = 0
+        self.max_model_tokens = int(script.get("max_model_len", 4096))
+        self.special_tokens = ("<|im_start|>", "<|im_end|>")
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        return [0] * sum(len(message["content"].split()) for message in messages)
+
+    def encode_text(self, text: str) -> list[int]:
+        return [0] * len(text.split())
+
+    async def generate(self, request: Request) -> Completion:
+        item_id, dimension, target_source, index = request.request_id.split("\x1f")[:4]
+        if item_id in self._script.get("poison", ()):
+            raise PromptRefusedError(f"scripted refusal of {item_id}")
+        self._die_when_due()
+        choice = _hash_random("draw", item_id, dimension, target_source, index)
+        tokens = int(self._script.get("output_tokens", 20))
+        await self._wait(choice, tokens, request)
+        if choice.random() < self._script.get("fail_rate", 0.0):
+            raise RuntimeError("scripted failure")
+        if choice.random() < self._script.get("unparsed_rate", 0.0):
+            return Completion("I can't say.", "stop", tokens)
+        favourite = _hash_random("unit", item_id, dimension, target_source).choice(self._levels)
+        rating = favourite if choice.random() < self._script.get("favour", 0.3) else choice.choice(self._levels)
+        if request.choices is not None:
+            return Completion(rating, "stop", 1)
+        return Completion(f"Draw {index} of {item_id} thinks. <rating>{rating}</rating>", "stop", tokens)
+
+    async def _wait(self, choice: random.Random, tokens: int, request: Request) -> None:
+        latency = float(self._script.get("latency_s", 0.0))
+        if latency:
+            seconds = choice.expovariate(1 / latency)
+            if request.on_tokens is not None:
+                request.on_tokens(tokens // 2)
+            await asyncio.sleep(seconds)
+
+    def _die_when_due(self) -> None:
+        self._num_draws += 1
+        due = self._script.get("dies_after")
+        once = self._script.get("dies_once")
+        if due is None or self._num_draws < due or (once and os.path.exists(once)):
+            return
+        if once:
+            open(once, "w").close()
+        raise EngineDeadError("scripted death")
+
+    def close(self) -> None:
+        pass
+
+
+def _hash_random(*parts: str) -> random.Random:
+    return random.Random(hashlib.blake2b("\x1f".join(parts).encode(), digest_size=8).digest())
