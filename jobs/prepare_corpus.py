@@ -11,34 +11,32 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
+from judgetrace.columns import ColumnsConfig, check_columns
 from judgetrace.config import STRICT, UserError, load_config, run_job
 from judgetrace.corpus import (
     FORMAT_VERSION,
     BucketResult,
-    CorpusRules,
     commit_manifest,
     delete_leftovers,
-    find_repeats,
-    make_units,
+    find_new_files,
     name_manifest,
+    number_next_round,
     read_manifests,
     write_bucket,
 )
 from judgetrace.guideline import Guideline, GuidelineConfig, parse_guideline
-from judgetrace.intake import ColumnsConfig, IntakeRules, admit_batch
+from judgetrace.intake import IntakeRules, admit_batch
 from judgetrace.labels import TargetConfig, check_rule
-from judgetrace.readers import read_column_names, read_part
+from judgetrace.readers import read_part
 from judgetrace.scale import ScaleConfig
 from judgetrace.session import RayConfig, connect_ray
 from judgetrace.sources import (
@@ -46,16 +44,18 @@ from judgetrace.sources import (
     SourceFile,
     SourcePart,
     estimate_rows,
+    is_corruption,
     list_source_files,
     plan_parts,
 )
 from judgetrace.splits import SplitConfig
-from judgetrace.staging import STAGED, Piece, StagePlan, StageResult, Tally, limit_batches, stage_parts
+from judgetrace.staging import STAGED, Piece, StagePlan, Tally, limit_batches, stage_parts
 from judgetrace.storage import Folder, open_filesystem
+from judgetrace.tasks import run_tasks
+from judgetrace.units import CorpusRules, find_repeats, make_units
 
 ROWS_PER_BUCKET = 200_000
 BYTES_PER_BUCKET = 256 << 20
-MAX_RETRIES = 3
 
 
 class ShardsConfig(BaseModel):
@@ -142,13 +142,11 @@ def main(arguments: list[str]) -> int:
     plan.folder.write_atomic("guideline.md", plan.guideline.text.encode())
     delete_leftovers(plan.folder)
     with connect_ray(config.cluster):
-        tally, pieces, quarantine = stage_sources(plan)
+        total, pieces = stage_sources(plan)
         staged_s = time.monotonic() - started
-        total = reduce_buckets(plan, pieces)
-    rows_in, empty_cells = tally.rows_in, tally.empty_cells
-    tally.add(total.tally)
-    check_quarantine(plan, tally, rows_in)
-    manifest = make_manifest(plan, rows_in, empty_cells, tally, total, quarantine)
+        reduce_buckets(plan, pieces, total)
+    check_quarantine(plan, total.tally)
+    manifest = make_manifest(plan, total)
     manifest["seconds"] = {"map": round(staged_s, 1), "total": round(time.monotonic() - started, 1)}
     commit_manifest(plan.folder, manifest)
     delete_leftovers(plan.folder)
@@ -164,8 +162,7 @@ def make_plan(config: PrepareCorpusConfig) -> Plan:
         check_sections(config, guideline)
     files = list_source_files(config.source)
     manifests = read_manifests(folder)
-    if manifests:
-        files = find_new_files(config, guideline, manifests, files)
+    files = find_new_files(folder, manifests, describe_run(config, guideline), files)
     parts = plan_parts(files, config.source.delimiter)
     check_sources(config, parts)
     intake = IntakeRules(
@@ -177,7 +174,6 @@ def make_plan(config: PrepareCorpusConfig) -> Plan:
         needs_annotator=config.target.rule == "per_annotator",
     )
     num_buckets = manifests[0]["buckets"] if manifests else config.shards.buckets or choose_buckets(config, parts)
-    numbers = [int(shard["name"][6:-8]) for manifest in manifests for shard in manifest["shards"]]
     rules = CorpusRules(
         target=config.target,
         scales=config.scale,
@@ -185,7 +181,7 @@ def make_plan(config: PrepareCorpusConfig) -> Plan:
         units_per_shard=config.shards.units_per_shard,
         num_buckets=num_buckets,
         generation=len(manifests),
-        first_round=max(numbers) // num_buckets + 1 if numbers else len(manifests),
+        first_round=number_next_round(manifests, num_buckets),
         file_urls=[file.url for file in files],
         names_annotators=config.source.layout == "wide" or config.columns.annotator_id is not None,
     )
@@ -215,73 +211,25 @@ def check_sections(config: PrepareCorpusConfig, guideline: Guideline) -> None:
         )
 
 
-def find_new_files(
-    config: PrepareCorpusConfig, guideline: Guideline, manifests: list[dict[str, Any]], files: list[SourceFile]
-) -> list[SourceFile]:
-    """Find the files that no earlier run took. Raises UserError where the corpus can't be appended to."""
-    if any(manifest["config"]["limit"] for manifest in manifests):
-        raise UserError(f"{config.corpus}: is a pilot (--limit) and can't be appended to; prepare into another folder")
-    earlier, now = describe_units(manifests[0]), describe_units(describe_run(config, guideline))
-    changed = [name for name in now if now[name] != earlier.get(name)] + [name for name in earlier if name not in now]
-    if changed:
-        shown = [f"  {name}: was {earlier.get(name)!r}, is {now.get(name)!r}" for name in changed[:5]]
-        raise UserError(
-            f"{config.corpus}: holds units of another config; changed: {', '.join(changed[:20])}\n"
-            + "\n".join(shown)
-            + "\nundo the change, or prepare into another folder"
-        )
-    known = {file["url"]: file["fingerprint"] for manifest in manifests for file in manifest["input"]}
-    altered = [file.url for file in files if known.get(file.url, file.fingerprint) != file.fingerprint]
-    if altered:
-        raise UserError(
-            f"{len(altered)} source file(s) changed since they were prepared: {altered[:5]}\n"
-            "give new rows in new files, or prepare everything into another folder"
-        )
-    return [file for file in files if file.url not in known]
-
-
-def describe_run(config: PrepareCorpusConfig, guideline: Guideline) -> dict[str, Any]:
-    """Describe what decides the units of a run, as a manifest does."""
-    resolved = config.model_dump(mode="json")
-    return {"config": resolved, "guideline_sha256": sha256(guideline.text.encode()).hexdigest()}
-
-
-def describe_units(run: dict[str, Any]) -> dict[str, Any]:
-    """List what must not change between the runs of a corpus: dotted key -> value."""
-    resolved = run["config"]
-    found = {"source.layout": resolved["source"]["layout"], "guideline": run["guideline_sha256"]}
-    found["guideline.by_section"] = resolved["guideline"]["by_section"]
-    for section in ("columns", "scale", "target", "split"):
-        found |= {f"{section}.{key}": value for key, value in resolved[section].items()}
-    return found
-
-
 def check_sources(config: PrepareCorpusConfig, parts: list[SourcePart]) -> None:
     """Raise UserError for files that can't be opened, and for columns that are not there."""
-    corrupt = [f"{part.file.url}: {part.fault}" for part in parts if part.fault]
-    if corrupt and config.source.on_corrupt_file == "stop":
-        raise UserError(describe_corrupt(corrupt))
-    first_parts = {part.file.url: part for part in parts if not part.fault}
+    faults = [f"{part.file.url}: {part.fault}" for part in parts if part.fault]
+    readable = {part.file.url: part for part in parts if not part.fault}
     with ThreadPoolExecutor(max_workers=16) as pool:
-        list(pool.map(lambda part: check_columns(config, part), first_parts.values()))
+        faults += filter(None, pool.map(lambda part: find_header_fault(config, part), readable.values()))
+    if faults and config.source.on_corrupt_file == "stop":
+        raise UserError(describe_corrupt(faults))
 
 
-def check_columns(config: PrepareCorpusConfig, part: SourcePart) -> None:
-    """Raise UserError where a file lacks a column of the config."""
+def find_header_fault(config: PrepareCorpusConfig, part: SourcePart) -> str | None:
+    """Check the columns of a file; returns what is broken where they can't be read."""
     try:
-        found = read_column_names(part.file, part.delimiter)
-    except (pa.ArrowInvalid, EOFError) as error:
-        if config.source.on_corrupt_file == "quarantine":
-            return
-        raise UserError(describe_corrupt([f"{part.file.url}: {error}"])) from error
-    required = config.columns.name_columns()
-    if part.file.format == "jsonl":
-        # Keys may be left out of single lines.
-        needed = {config.columns.item_id, *config.columns.label_columns}
-        required = {name: key for name, key in required.items() if name in needed}
-    for name, key in required.items():
-        if found is not None and name not in found:
-            raise UserError(f"{part.file.url}: no column {name!r}; found: {found[:40]}\nset {key} to one of them")
+        check_columns(part.file, part.delimiter, config.columns)
+    except Exception as error:
+        if not is_corruption(error):
+            raise
+        return f"{part.file.url}: {error}"
+    return None
 
 
 def describe_corrupt(corrupt: list[str]) -> str:
@@ -301,84 +249,59 @@ def choose_buckets(config: PrepareCorpusConfig, parts: list[SourcePart]) -> int:
     return int(max(by_rows, sum(part.size_bytes for part in parts) // BYTES_PER_BUCKET) + 1)
 
 
-def stage_sources(plan: Plan) -> tuple[Tally, dict[int, list[Piece]], list[str]]:
-    """Run the map stage; returns the counts, each bucket's pieces and the quarantine files."""
-    single = plan.config.limit is not None
-    tasks = [plan.parts] if single else [[part] for part in plan.parts]
+def stage_sources(plan: Plan) -> tuple[BucketResult, dict[int, list[Piece]]]:
+    """Run the map stage; returns the counts so far and the pieces of each bucket."""
     folder, stage = plan.folder, plan.stage
-    tally, pieces, quarantine = Tally(), {bucket: [] for bucket in range(stage.num_buckets)}, []  # type: ignore[var-annotated]
+    is_pilot = plan.config.limit is not None
+    tasks = [plan.parts] if is_pilot else [[part] for part in plan.parts]
+    total = BucketResult()
+    pieces: dict[int, list[Piece]] = {bucket: [] for bucket in range(stage.num_buckets)}
     for result in run_tasks("map", lambda number, parts: stage_parts(folder, parts, stage, number), tasks):
-        assert isinstance(result, StageResult)
-        tally.add(result.tally)
+        total.tally.add(result.tally)
+        total.files += [result.quarantine] if result.quarantine else []
         for bucket, piece in result.pieces.items():
             pieces[bucket].append(piece)
-        quarantine += [result.quarantine] if result.quarantine else []
-    if tally.unreadable and plan.config.source.on_corrupt_file == "stop":
-        raise UserError(describe_corrupt(tally.unreadable))
-    check_quarantine(plan, tally, tally.rows_in)
-    return tally, pieces, quarantine
+    if total.tally.unreadable and plan.config.source.on_corrupt_file == "stop":
+        raise UserError(describe_corrupt(total.tally.unreadable))
+    check_quarantine(plan, total.tally)
+    return total, pieces
 
 
-def reduce_buckets(plan: Plan, pieces: dict[int, list[Piece]]) -> BucketResult:
-    """Run the reduce stage; returns the counts and the names of what it wrote."""
+def reduce_buckets(plan: Plan, pieces: dict[int, list[Piece]], total: BucketResult) -> None:
+    """Run the reduce stage and add its counts and the names of what it wrote."""
     folder, rules = plan.folder, plan.rules
-    total = BucketResult()
-    tasks = list(pieces.items())
-    for result in run_tasks("reduce", lambda _, task: write_bucket(folder, task[0], task[1], rules), tasks):
+    for result in run_tasks("reduce", lambda _, task: write_bucket(folder, task[0], task[1], rules), [*pieces.items()]):
         total.add(result)
-    return total
 
 
-def run_tasks(stage: str, run: Callable[[int, Any], Any], tasks: list[Any]) -> Iterator[Any]:
-    """Run one task a block on Ray Data and yield results as they come; says now and then how far it is."""
-    import cloudpickle
-    import ray
-
-    def call(batch: dict[str, Any]) -> dict[str, Any]:
-        number, task = cloudpickle.loads(batch["task"][0])
-        try:
-            result = run(number, task)
-        except UserError as error:
-            result = error
-        return {"result": np.array([cloudpickle.dumps(result)], dtype=object)}
-
-    rows = [{"task": cloudpickle.dumps(pair)} for pair in enumerate(tasks)]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    results = dataset.map_batches(call, batch_size=1, num_cpus=1, max_retries=MAX_RETRIES)
-    told = started = time.monotonic()
-    for done, row in enumerate(results.iter_rows(), start=1):
-        result = cloudpickle.loads(row["result"])
-        if isinstance(result, UserError):
-            raise result
-        yield result
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
-            print(f"{stage}: {done} of {len(tasks)} tasks, {told - started:.0f} s", flush=True)
+def describe_run(config: PrepareCorpusConfig, guideline: Guideline) -> dict[str, Any]:
+    """Describe what decides the units of a run, as its manifest does."""
+    resolved = config.model_dump(mode="json")
+    return {"config": resolved, "guideline_sha256": sha256(guideline.text.encode()).hexdigest()}
 
 
-def check_quarantine(plan: Plan, tally: Tally, rows_in: int) -> None:
+def check_quarantine(plan: Plan, tally: Tally) -> None:
     """Raise UserError where more rows were quarantined than the config bears."""
     limit = plan.config.limits.max_quarantined_rate
-    if tally.num_quarantined <= limit * rows_in:
+    if tally.num_quarantined <= limit * tally.rows_in:
         return
     raise UserError(
-        f"{tally.num_quarantined} of {rows_in} rows can't be used, more than limits.max_quarantined_rate = {limit}\n"
+        f"{tally.num_quarantined} of {tally.rows_in} rows can't be used: more than limits.max_quarantined_rate, {limit}\n"
         f"reasons: {dict(tally.quarantined.most_common())}\nfor example:\n  "
         + "\n  ".join(tally.examples)
         + f"\nall of them: {plan.folder.url}/quarantine/; mend the source or the config, or raise the limit"
     )
 
 
-def make_manifest(
-    plan: Plan, rows_in: int, empty_cells: int, tally: Tally, total: BucketResult, quarantine: list[str]
-) -> dict[str, Any]:
+def make_manifest(plan: Plan, total: BucketResult) -> dict[str, Any]:
     """Make the manifest of this generation."""
+    tally = total.tally
     counts = {
-        "rows_in": rows_in,
+        "rows_in": tally.rows_in,
         "rows_quarantined": tally.num_quarantined,
-        "annotations": total.tally.annotations,
+        "annotations": total.annotations,
         "units": total.units,
-        "empty_cells": empty_cells,
+        "empty_cells": tally.empty_cells,
         "quarantined": dict(sorted(tally.quarantined.items())),
         "dropped": dict(sorted(total.dropped.items())),
         "splits": dict(sorted(total.splits.items())),
@@ -392,7 +315,7 @@ def make_manifest(
         "input": [asdict(file) for file in plan.files],
         "counts": counts,
         "shards": sorted(total.shards, key=lambda shard: str(shard["name"])),
-        "files": sorted([*total.files, *quarantine]),
+        "files": sorted(total.files),
         "versions": {"python": platform.python_version(), **{n: version(n) for n in ("pyarrow", "ray")}},
     }
 

@@ -18,36 +18,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from judgetrace.config import UserError
-from judgetrace.labels import TargetConfig, aggregate_labels
-from judgetrace.readers import Fault
-from judgetrace.scale import ScaleConfig
-from judgetrace.schema import ANNOTATIONS, DROPPED, ITEMS
-from judgetrace.splits import SplitConfig, assign_splits
+from judgetrace.schema import ANNOTATIONS
+from judgetrace.sources import SourceFile
 from judgetrace.staging import STAGED, Piece, QuarantineLog, Tally, read_pieces
 from judgetrace.storage import Folder, encode_json, encode_parquet
+from judgetrace.units import CorpusRules, find_repeats, make_units
 
 FORMAT_VERSION = 1
 _MANIFEST = re.compile(r"manifest-(\d{5})\.json")
-
-
-@dataclass(frozen=True)
-class CorpusRules:
-    """What turns a bucket's annotations into units and shards."""
-
-    target: TargetConfig
-    scales: ScaleConfig
-    split: SplitConfig
-    units_per_shard: int
-    num_buckets: int
-    generation: int
-    first_round: int  # shards are numbered round * num_buckets + bucket; earlier generations have the lower rounds
-    file_urls: list[str]  # of this generation, by file_index
-    names_annotators: bool = True
 
 
 @dataclass
@@ -55,6 +36,7 @@ class BucketResult:
     """What a reduce task hands back: counts and the names of what it wrote."""
 
     tally: Tally = field(default_factory=Tally)
+    annotations: int = 0
     units: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
@@ -65,6 +47,7 @@ class BucketResult:
     def add(self, other: BucketResult) -> None:
         """Add the counts of another bucket."""
         self.tally.add(other.tally)
+        self.annotations += other.annotations
         self.units += other.units
         self.dropped.update(other.dropped)
         self.splits.update(other.splits)
@@ -112,7 +95,7 @@ def write_bucket(folder: Folder, bucket: int, pieces: Sequence[Piece], rules: Co
     """
     staged = read_pieces(folder, pieces)
     kept, faults = find_repeats(staged, _read_known_keys(folder, bucket, rules), rules.names_annotators)
-    result = BucketResult(Tally(annotations=len(kept)))
+    result = BucketResult(annotations=len(kept))
     log = QuarantineLog()
     for file_index, fault in faults:
         log.add(rules.file_urls[file_index], fault)
@@ -157,70 +140,62 @@ def _read_known_keys(folder: Folder, bucket: int, rules: CorpusRules) -> pa.Tabl
     if rules.generation > 0:
         for manifest in read_manifests(folder)[: rules.generation]:
             for name in manifest["files"]:
-                kind, _, file = name.partition("/")
-                if kind in ("items", "dropped") and int(file[6:-8]) % rules.num_buckets == bucket:
+                if name.startswith(("items/", "dropped/")) and _read_shard_number(name) % rules.num_buckets == bucket:
                     tables.append(folder.read_table(name, ["item_id", "dimension"]))
     return pa.concat_tables(tables)
 
 
-def find_repeats(staged: pa.Table, known: pa.Table, names_annotators: bool) -> tuple[pa.Table, list[tuple[int, Fault]]]:
-    """Take out annotations of units that are known already, and all but the first of an annotator about a unit.
+def number_next_round(manifests: Sequence[dict[str, Any]], num_buckets: int) -> int:
+    """Find the first round of shards that no earlier generation uses, for no kind of file."""
+    names = [name for manifest in manifests for name in manifest["files"] if "/shard-" in name]
+    return max((_read_shard_number(name) // num_buckets + 1 for name in names), default=0)
 
-    `staged` is in order of files and rows. Returns what stays, and (file_index, fault) of the rest. Annotations
-    without an annotator id are never duplicates.
+
+def _read_shard_number(name: str) -> int:
+    return int(name.rpartition("/shard-")[2].removesuffix(".parquet"))
+
+
+def find_new_files(
+    folder: Folder, manifests: Sequence[dict[str, Any]], run: dict[str, Any], files: Sequence[SourceFile]
+) -> list[SourceFile]:
+    """Find the source files that no earlier run took.
+
+    `run` holds `config` and `guideline_sha256` as a manifest does. Raises UserError where the corpus can't be appended
+    to: a pilot, another config, a source file that changed.
     """
-    keys = pa.concat_tables([staged.select(["item_id", "dimension"]), known])
-    units = encode_rows(keys, ["item_id", "dimension"])
-    own, earlier = units[: len(staged)], units[len(staged) :]
-    reasons = np.where(np.isin(own, earlier), "already_prepared", "").astype(object)
-    if names_annotators and len(staged):
-        annotators = encode_rows(staged, ["annotator_id"])
-        pairs = own * (annotators.max() + 1) + annotators
-        repeated = np.ones(len(staged), dtype=bool)
-        repeated[np.unique(pairs, return_index=True)[1]] = False
-        named = pc.not_equal(staged["annotator_id"], "").to_numpy()
-        reasons[repeated & named & (reasons == "")] = "duplicate"
-    faulty = np.flatnonzero(reasons != "")
-    rows = (
-        staged.take(pa.array(faulty)).select(["file_index", "row", "item_id", "dimension", "annotator_id"]).to_pylist()
-    )
-    faults = [
-        (
-            row["file_index"],
-            Fault(row["row"], 1, reason, "{item_id} / {dimension} / {annotator_id}".format(**row)[:200]),
+    if any(manifest["config"]["limit"] for manifest in manifests):
+        raise UserError(f"{folder.url}: is a pilot (--limit) and can't be appended to; prepare into another folder")
+    for manifest in manifests[:1]:
+        _check_same_units(folder, _list_unit_keys(manifest), _list_unit_keys(run))
+    known = {file["url"]: file["fingerprint"] for manifest in manifests for file in manifest["input"]}
+    altered = [file.url for file in files if known.get(file.url, file.fingerprint) != file.fingerprint]
+    if altered:
+        raise UserError(
+            f"{len(altered)} source file(s) changed since they were prepared: {altered[:5]}\n"
+            "give new rows in new files, or prepare everything into another folder"
         )
-        for row, reason in zip(rows, reasons[faulty].tolist(), strict=True)
-    ]
-    return staged.filter(pa.array(reasons == "")), faults
+    return [file for file in files if file.url not in known]
 
 
-def encode_rows(table: pa.Table, names: Sequence[str]) -> np.ndarray:
-    """Give rows numbers so that rows equal in some string columns have equal numbers."""
-    codes = np.zeros(len(table), dtype=np.int64)
-    for name in names:
-        encoded = table[name].combine_chunks().dictionary_encode()
-        codes = codes * max(len(encoded.dictionary), 1) + encoded.indices.to_numpy(zero_copy_only=False)
-        codes = np.unique(codes, return_inverse=True)[1]
-    return codes
+def _check_same_units(folder: Folder, earlier: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = [key for key in sorted({*earlier, *now}) if earlier.get(key) != now.get(key)]
+    if changed:
+        shown = [f"  {key}: was {earlier.get(key)!r}, is {now.get(key)!r}" for key in changed[:5]]
+        raise UserError(
+            f"{folder.url}: holds units of another config; changed: {', '.join(changed[:20])}\n"
+            + "\n".join(shown)
+            + "\nundo the change, or prepare into another folder"
+        )
 
 
-def make_units(annotations: pa.Table, rules: CorpusRules) -> tuple[pa.Table, pa.Table]:
-    """Make the units (schema ITEMS) and dropped rows of annotations (schema STAGED, in order of files and rows).
-
-    A unit's fields, extra columns and group are those of its first row.
-    """
-    units, dropped = aggregate_labels(annotations.select(ANNOTATIONS.names), rules.target, rules.scales)
-    pairs = pa.concat_tables([annotations.select(["item_id", "dimension"]), units.select(["item_id", "dimension"])])
-    codes = encode_rows(pairs, ["item_id", "dimension"])
-    first_of = np.full(codes.max(initial=-1) + 1, -1, dtype=np.int64)
-    distinct, first = np.unique(codes[: len(annotations)], return_index=True)
-    first_of[distinct] = first
-    sources = annotations.take(pa.array(first_of[codes[len(annotations) :]]))
-    assert sources["fields"].null_count == 0, "the first row of a unit carries its fields"
-    columns = {name: units[name] for name in units.column_names}
-    columns |= {name: sources[name] for name in ("group", "fields", "extra")}
-    columns["split"] = assign_splits(sources["group"], rules.split)
-    return pa.table({name: columns[name] for name in ITEMS.names}, schema=ITEMS), dropped.cast(DROPPED)
+def _list_unit_keys(run: dict[str, Any]) -> dict[str, Any]:
+    """List what must not change between the runs of a corpus: dotted key -> value."""
+    config = run["config"]
+    found = {"guideline": run["guideline_sha256"], "guideline.by_section": config["guideline"]["by_section"]}
+    found["source.layout"] = config["source"]["layout"]
+    for section in ("columns", "scale", "target", "split"):
+        found |= {f"{section}.{key}": value for key, value in config[section].items()}
+    return found
 
 
 def commit_manifest(folder: Folder, manifest: dict[str, Any]) -> None:

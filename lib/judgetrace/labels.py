@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from judgetrace.scale import HalfPointRule, Scale, ScaleConfig
@@ -176,7 +177,7 @@ def _encode_sorted(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     encoded = column.combine_chunks().dictionary_encode()
     ranks = np.empty(len(encoded.dictionary), dtype=np.int64)
     values = encoded.dictionary
-    order = pa.compute.sort_indices(values)
+    order = pc.sort_indices(values)
     ranks[order.to_numpy()] = np.arange(len(values))
     return ranks[encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)], values.take(order)
 
@@ -194,7 +195,8 @@ def _measure_sds(groups: _Groups) -> np.ndarray:
     # n * sum(x^2) - sum(x)^2 is exact for whole numbers, so that an SD of exactly the limit is not above it.
     usable = (groups.counts > 1) & ordered
     np.divide(n * squares - totals**2, n * (n - 1), out=variance, where=usable)
-    return np.sqrt(np.maximum(variance, 0.0))
+    sds: np.ndarray = np.sqrt(np.maximum(variance, 0.0))
+    return sds
 
 
 def _decide(groups: _Groups, sds: np.ndarray, target: TargetConfig) -> tuple[list[Levels | None], list[str | None]]:
@@ -245,9 +247,17 @@ def _take_majority(groups: _Groups, tie: TieRule) -> tuple[list[Levels | None], 
         group_of[votes == most[group_of]].tolist(), level_of[votes == most[group_of]].tolist(), strict=True
     ):
         winners[group].append(level)
-    picks = {"drop": lambda w: None, "floor": lambda w: (w[0],), "ceil": lambda w: (w[-1],), "either": tuple}
-    accepted: list[Levels | None] = [(w[0],) if len(w) == 1 else picks[tie](w) for w in winners]  # type: ignore[no-untyped-call, operator]
+    accepted = [_pick(levels, tie) for levels in winners]
     return accepted, ["tied" if levels is None else None for levels in accepted]
+
+
+def _pick(winners: list[int], tie: TieRule) -> Levels | None:
+    """Pick from the most frequent levels, lowest first."""
+    if len(winners) == 1 or tie == "floor":
+        return (winners[0],)
+    if tie == "drop":
+        return None
+    return (winners[-1],) if tie == "ceil" else tuple(winners)
 
 
 def _keep_each_annotator(groups: _Groups, sds: np.ndarray) -> pa.Table:

@@ -179,9 +179,7 @@ def is_corruption(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno is None and not isinstance(error, ConnectionError | TimeoutError)
     names = ("zlib.error", "_lzma.LZMAError", "lzma.LZMAError", "ZstdError")
-    return (
-        isinstance(error, pa.ArrowException | EOFError) or f"{type(error).__module__}.{type(error).__name__}" in names
-    )
+    return isinstance(error, pa.ArrowInvalid | EOFError) or f"{type(error).__module__}.{type(error).__name__}" in names
 
 
 def estimate_rows(parts: Sequence[SourcePart]) -> int:

@@ -44,7 +44,6 @@ class Tally:
     """Counts that add over tasks."""
 
     rows_in: int = 0
-    annotations: int = 0
     empty_cells: int = 0
     quarantined: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
@@ -62,7 +61,6 @@ class Tally:
     def add(self, other: Tally) -> None:
         """Add the counts of another task."""
         self.rows_in += other.rows_in
-        self.annotations += other.annotations
         self.empty_cells += other.empty_cells
         self.quarantined.update(other.quarantined)
         self.examples = [*self.examples, *other.examples][:MAX_EXAMPLES]
@@ -198,9 +196,8 @@ def stage_parts(folder: Folder, parts: Sequence[SourcePart], plan: StagePlan, ta
             for batch in limit_batches(read_part(part, columns), left):
                 admitted = admit_batch(batch, plan.rules)
                 writer.add(admitted.annotations, part.file_index)
-                tally.annotations += len(admitted.annotations)
                 tally.empty_cells += admitted.num_empty_cells
-                tally.rows_in += len(admitted.annotations) + sum(fault.num_rows for fault in admitted.faults)
+                tally.rows_in += admitted.num_rows
                 for fault in admitted.faults:
                     tally.add_fault(part.file.url, fault)
                     log.add(part.file.url, fault)
