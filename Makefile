@@ -92,10 +92,20 @@ if command -v flock >/dev/null && ! flock -n 9; then
 fi
 endef
 
-# Turns pip's lines into one for every 40 packages.
-define pip_progress
-awk '/^Collecting /{n++; if (n % 40 == 0) {print "  " n " packages fetched"; fflush()}} \
-     /^Installing collected/{print "  unpacking and compiling them: the longest part"; fflush()}'
+# Turns pip's lines into one for every 40 packages. Not awk: some hold their input back.
+define show_progress
+show_progress() {
+    local fetched=0 line
+    while read -r line; do
+        case $$line in
+            Collecting*)
+                fetched=$$((fetched + 1))
+                if [ $$((fetched % 40)) = 0 ]; then echo "  $$fetched packages fetched"; fi ;;
+            Installing\ collected*)
+                echo "  unpacking and compiling them: the longest part" ;;
+        esac
+    done
+}
 endef
 
 # .venv/.installing exists while packages are written: an environment that has it was interrupted, may hold half a
@@ -106,6 +116,7 @@ FORCE:
 
 $(CPU_STAMP): $(shell $(sound) || echo FORCE)
 	@$(check_machine)
+	$(show_progress)
 	$(wait_for_others)
 	if ! $(sound); then rm -rf .venv; fi
 	if [ -e $@ ]; then exit 0; fi
@@ -126,17 +137,18 @@ $(CPU_STAMP): $(shell $(sound) || echo FORCE)
 	        exit 1
 	    }
 	fi
-	$(PY) -u -m pip install --no-deps --progress-bar off -r $(LOCKS)/cpu.lock | $(pip_progress)
+	$(PY) -u -m pip install --no-deps --progress-bar off -r $(LOCKS)/cpu.lock | show_progress
 	$(PY) -m pip install --no-deps --no-build-isolation --quiet --editable .
 	rm .venv/.installing
 	touch $@
 
 $(DEV_STAMP): $(CPU_STAMP)
-	@$(wait_for_others)
+	@$(show_progress)
+	$(wait_for_others)
 	if [ -e $@ ]; then exit 0; fi
 	touch .venv/.installing
 	echo "Installing $$(grep -c '^[^#]' $(LOCKS)/dev.lock) packages for tests and checks."
-	$(PY) -u -m pip install --no-deps --progress-bar off -r $(LOCKS)/dev.lock | $(pip_progress)
+	$(PY) -u -m pip install --no-deps --progress-bar off -r $(LOCKS)/dev.lock | show_progress
 	rm .venv/.installing
 	touch $@
 
