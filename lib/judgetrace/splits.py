@@ -28,8 +28,9 @@ class SplitConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_sum(self) -> SplitConfig:
-        if not math.isclose(self.train + self.validation + self.test, 1.0, abs_tol=1e-6):
-            raise ValueError(f"train + validation + test must be 1, found {self.train + self.validation + self.test}")
+        total = self.train + self.validation + self.test
+        if not math.isclose(total, 1.0, abs_tol=1e-6):
+            raise ValueError(f"train + validation + test must be 1, found {total:g}")
         return self
 
 
