@@ -128,7 +128,7 @@ $(CPU_STAMP): $(shell $(sound) || echo FORCE)
 	        exit 1
 	    }
 	fi
-	echo "Installing $$(grep -c '^[^#]' $(LOCKS)/cpu.lock) packages into .venv: once, 2 to 3 minutes on a fast line."
+	echo "Installing the $$(grep -c '^[^#]' $(LOCKS)/cpu.lock) packages of cpu.lock into .venv: 2 to 3 minutes the first time."
 	if ! $(PY) -m pip install --no-deps --quiet $(TORCH) 2>.venv/torch.log; then
 	    echo "  $(TORCH) is not on the configured index; trying $(TORCH_CPU_INDEX)"
 	    $(PY) -m pip install --no-deps --quiet --index-url $(TORCH_CPU_INDEX) $(TORCH) || {
@@ -147,7 +147,7 @@ $(DEV_STAMP): $(CPU_STAMP)
 	$(wait_for_others)
 	if [ -e $@ ]; then exit 0; fi
 	touch .venv/.installing
-	echo "Installing $$(grep -c '^[^#]' $(LOCKS)/dev.lock) packages for tests and checks."
+	echo "Installing the $$(grep -c '^[^#]' $(LOCKS)/dev.lock) packages of dev.lock for tests and checks."
 	$(PY) -u -m pip install --no-deps --progress-bar off -r $(LOCKS)/dev.lock | show_progress
 	rm .venv/.installing
 	touch $@
