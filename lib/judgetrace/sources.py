@@ -92,7 +92,10 @@ def list_source_files(config: SourceConfig) -> list[SourceFile]:
 def _expand_path(path: str, wanted: str) -> list[SourceFile]:
     filesystem, root = open_filesystem(path)
     if any(mark in root for mark in "*?["):
-        infos = {name: info for name, info in filesystem.glob(root, detail=True).items() if info["type"] == "file"}
+        found = filesystem.glob(root, detail=True).items()
+        infos = {
+            name: info for name, info in found if info["type"] == "file" and not name.rpartition("/")[2].startswith(".")
+        }
     elif filesystem.isdir(root):
         infos = {
             name: info

@@ -1,0 +1,174 @@
+import bz2
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from judgetrace import readers
+from judgetrace.readers import Fault, RawBatch, read_column_names, read_part
+from judgetrace.sources import SourceConfig, list_source_files, plan_parts
+
+
+def read_file(path: Path, columns: Sequence[str] = ("item", "label"), delimiter: str | None = None) -> list[RawBatch]:
+    parts = plan_parts(list_source_files(SourceConfig(paths=[str(path)])), delimiter)
+    return [batch for part in parts for batch in read_part(part, columns)]
+
+
+def list_rows(batches: list[RawBatch]) -> dict[int, tuple[str | None, ...]]:
+    """List rows by their number in the file."""
+    return {
+        int(row): tuple(values.values())
+        for batch in batches
+        for row, values in zip(batch.rows, batch.table.to_pylist(), strict=True)
+    }
+
+
+def list_faults(batches: list[RawBatch]) -> list[Fault]:
+    return [fault for batch in batches for fault in batch.faults]
+
+
+def test_a_csv_row_with_a_wrong_number_of_columns_is_named_and_the_others_keep_their_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(b'item,label\na,1\nb\n\n"two\nlines",2\nc,3,4\nd,\n')
+
+    batches = read_file(file)
+
+    assert list_rows(batches) == {0: ("a", "1"), 2: ("two\nlines", "2"), 4: ("d", "")}
+    assert list_faults(batches) == [
+        Fault(1, 1, "invalid_row", "expected 2 columns, found 1"),
+        Fault(3, 1, "invalid_row", "expected 2 columns, found 3"),
+    ]
+
+
+def test_csv_row_numbers_hold_over_block_borders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "CSV_BLOCK_BYTES", 64)
+    file = tmp_path / "a.csv"
+    file.write_text("item,label\n" + "".join(f"{n},x\n" if n % 7 else "bad\n" for n in range(100)))
+
+    batches = read_file(file)
+
+    assert list_rows(batches) == {n: (str(n), "x") for n in range(100) if n % 7}
+    assert [fault.row for fault in list_faults(batches)] == [n for n in range(100) if n % 7 == 0]
+
+
+def test_a_bad_byte_spoils_its_row_and_no_other_in_every_format(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"item,label\na,1\nb\xff,1\nc,nul\x00\n")
+    (tmp_path / "a.jsonl").write_bytes(
+        b'{"item":"a","label":"1"}\n{"item":"b\xff","label":"1"}\n{"item":"c","label":"2"}\n'
+    )
+    bad = pa.array([b"a", b"b\xff", b"c"]).cast(pa.large_binary()).view(pa.large_string())
+    pq.write_table(pa.table({"item": bad, "label": pa.array(["1", "1", "2"])}), tmp_path / "a.parquet")
+
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        batches = read_file(tmp_path / name)
+        assert sorted(list_rows(batches)) == [0, 2], name
+        assert [(f.row, f.reason) for f in list_faults(batches)] == [(1, "undecodable")], name
+        assert "0xff at 1" in list_faults(batches)[0].detail or name == "a.jsonl"
+
+
+def test_a_bad_byte_in_a_list_column_spoils_its_row(tmp_path: Path) -> None:
+    texts = pa.array([b"x", b"\xff"]).view(pa.string())
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), texts)
+    pq.write_table(pa.table({"item": ["a", "b"], "label": lists}), tmp_path / "a.parquet")
+
+    assert [(f.row, f.reason) for f in list_faults(read_file(tmp_path / "a.parquet"))] == [(1, "undecodable")]
+
+
+def test_jsonl_lines_that_are_no_objects_are_named_and_blank_ones_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    deep = "[" * 100_000
+    lines = ['{"item":"a","label":1.0}', "", "{", "[1]", '{"item":"\\ud800"}', deep, '{"item":"\\ud83d\\ude00"}']
+    file.write_text("\n".join(lines))
+
+    batches = read_file(file)
+
+    assert list_rows(batches) == {0: ("a", "1.0"), 6: ("\U0001f600", None)}
+    assert [(fault.row, fault.reason) for fault in list_faults(batches)] == [
+        (2, "invalid_json"),
+        (3, "invalid_json"),
+        (4, "undecodable"),
+        (5, "invalid_json"),
+    ]
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress)])
+def test_a_truncated_compressed_file_gives_what_can_be_read_and_one_fault(
+    tmp_path: Path, suffix: str, compress: object
+) -> None:
+    assert callable(compress)
+    lines = b"".join(b'{"item":"%d","label":"%d"}\n' % (n, n * 7919 % 10007) for n in range(400_000))
+    file = tmp_path / f"a.jsonl{suffix}"
+    whole = compress(lines)
+    file.write_bytes(whole[: len(whole) * 3 // 4])
+
+    batches = read_file(file)
+
+    assert 0 < len(list_rows(batches)) < 400_000
+    assert [(fault.row, fault.num_rows, fault.reason) for fault in list_faults(batches)] == [(None, 1, "unreadable")]
+
+
+def test_a_broken_row_group_is_one_fault_and_the_others_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    rng = np.random.default_rng(0)
+    table = pa.table({"item": [f"i{n}" for n in range(3000)], "label": [str(x) for x in rng.random(3000)]})
+    pq.write_table(table, file, row_group_size=1000, compression="zstd", use_dictionary=False)
+    start = pq.read_metadata(file).row_group(1).column(1).data_page_offset
+    data = bytearray(file.read_bytes())
+    data[start : start + 400] = b"\xa5" * 400
+    file.write_bytes(bytes(data))
+
+    batches = read_file(file)
+
+    assert sorted(list_rows(batches)) == [*range(1000), *range(2000, 3000)]
+    assert [(fault.row, fault.num_rows, fault.reason) for fault in list_faults(batches)] == [(None, 1000, "unreadable")]
+
+
+def test_a_parquet_file_without_its_footer_is_one_fault(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"item": ["a"] * 100, "label": ["1"] * 100}), file)
+    file.write_bytes(file.read_bytes()[:-20])
+
+    assert [(fault.row, fault.reason) for fault in list_faults(read_file(file))] == [(None, "unreadable")]
+
+
+def test_columns_are_known_from_the_head_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'\xef\xbb\xbfitem,"the, label"\r\na,1\r\n')
+    (tmp_path / "a.jsonl").write_text('{"item":1}\n{"label":2}\n')
+    pq.write_table(pa.table({"item": ["a"], "label": ["1"]}), tmp_path / "a.parquet")
+    files = {file.format: file for file in list_source_files(SourceConfig(paths=[str(tmp_path)]))}
+
+    assert read_column_names(files["csv"], ",") == ["item", "the, label"]
+    assert read_column_names(files["jsonl"], ",") == ["item", "label"]
+    assert read_column_names(files["parquet"], ",") == ["item", "label"]
+
+
+def test_a_csv_file_of_a_header_alone_has_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("item,label\n")
+
+    batches = read_file(tmp_path / "a.csv")
+
+    assert list_rows(batches) == {}
+    assert list_faults(batches) == []
+
+
+def test_tabs_separate_the_columns_of_tsv_files(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("item\tlabel\na,b\t1\n")
+
+    assert list_rows(read_file(tmp_path / "a.tsv")) == {0: ("a,b", "1")}
+
+
+def test_batch_sizes_do_not_change_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"item": f"i{n}", "label": str(n % 5)} for n in range(1000)]
+    (tmp_path / "a.csv").write_text("item,label\n" + "".join(f"{r['item']},{r['label']}\n" for r in rows))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=300)
+    expected = {n: tuple(row.values()) for n, row in enumerate(rows)}
+    for size in (65_536, 64):
+        monkeypatch.setattr(readers, "BATCH_ROWS", size)
+        for name in ("a.csv", "a.jsonl", "a.parquet"):
+            assert list_rows(read_file(tmp_path / name)) == expected
