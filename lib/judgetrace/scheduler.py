@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ class UnitWork:
     payload: Any
     one_at_a_time: bool = True
     done: asyncio.Future[UnitWork] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    tasks: dict[int, asyncio.Task[Draw]] = field(default_factory=dict)
     order: int = 0
     version: int = 0
 
@@ -38,7 +38,7 @@ class UnitWork:
         return 1 + len(self.sampling.in_flight) if self.one_at_a_time and self.sampling.in_flight else 0
 
 
-SampleDraw = Callable[[UnitWork, int, bool], Awaitable[Draw]]
+SampleDraw = Callable[[UnitWork, int, bool], Coroutine[Any, Any, Draw]]
 """Samples draw `index` of a unit; the flag says that it may be cancelled. Returns a Draw even when cancelled."""
 
 
@@ -126,21 +126,22 @@ class DrawScheduler:
             self._busy_since = time.monotonic()
         self._free -= 1
         work.sampling.start(index)
-        work.tasks[index] = asyncio.get_running_loop().create_task(self._run(work, index, may_be_cancelled))
+        task = asyncio.get_running_loop().create_task(self._sample(work, index, may_be_cancelled))
+        work.tasks[index] = task
+        # A callback, not code around the await: a task that is cancelled before its first step never runs any.
+        task.add_done_callback(lambda ended: self._on_end(work, index, ended))
 
-    async def _run(self, work: UnitWork, index: int, may_be_cancelled: bool) -> None:
-        try:
-            draw = await self._sample(work, index, may_be_cancelled)
-        except Exception as error:  # noqa: BLE001 - handed to every waiting unit, which re-raises it
-            self.fail(error)
+    def _on_end(self, work: UnitWork, index: int, task: asyncio.Task[Draw]) -> None:
+        self._free += 1
+        work.tasks.pop(index, None)
+        if self._free == self._slots and self._busy_since is not None:
+            self._busy_s += time.monotonic() - self._busy_since
+            self._busy_since = None
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None:
+            self.fail(failure)
             return
-        finally:
-            self._free += 1
-            work.tasks.pop(index, None)
-            if self._free == self._slots and self._busy_since is not None:
-                self._busy_s += time.monotonic() - self._busy_since
-                self._busy_since = None
-        for unneeded in work.sampling.finish(draw):
+        for unneeded in work.sampling.finish(Draw(index, 0, "cancelled") if task.cancelled() else task.result()):
             work.tasks[unneeded].cancel()
         if (work.sampling.is_decided or self._stopped) and not work.sampling.in_flight:
             self._finish(work)

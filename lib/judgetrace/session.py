@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,10 @@ def connect_ray(config: RayConfig) -> Iterator[bool]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
     from ray.data import DataContext
+    from ray.util.annotations import RayDeprecationWarning
 
+    # Ray Data 2.60 deprecates the arguments that bound an actor's replays, and offers no others yet.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated", category=RayDeprecationWarning)
     if ray.is_initialized():
         _quieten(DataContext.get_current())
         yield False

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from judgetrace.config import UserError
@@ -119,7 +119,7 @@ def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterat
         max_restarts=-1,
         max_task_retries=engine.max_deaths,
     )
-    yield from results.iter_rows(prefetch_batches=0)
+    yield from results.iter_rows()
 
 
 @dataclass
@@ -208,7 +208,7 @@ class TraceRun:
         """Write the driver's latest word for `jobs.status`."""
         self._run.write_state(
             self._driver,
-            {"state": state, "at": time.time(), "seconds": time.monotonic() - self._began, **asdict(seen)},
+            {"state": state, "at": time.time(), "seconds": time.monotonic() - self._began, **vars(seen)},
         )
 
     @contextmanager

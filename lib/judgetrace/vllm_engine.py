@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from judgetrace.engine import Completion, EngineConfig, EngineDeadError, ModelConfig, PromptRefusedError, Request
+from judgetrace.reaper import child_processes, reap_with_this_process
 
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -41,7 +42,9 @@ class VllmEngine:
         self._final_only, self._delta = RequestOutputKind.FINAL_ONLY, RequestOutputKind.DELTA
         self._dead_error = VllmEngineDeadError
         arguments = engine_arguments(model, engine, _runs_on_cpu(), _position_limit(model))
+        others = set(child_processes())
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self._reaper = reap_with_this_process([pid for pid in child_processes() if pid not in others])
         self.max_model_tokens = int(self._llm.model_config.max_model_len)
         self._tokenizer = self._llm.get_tokenizer()
         self._chat_template_args = dict(chat_template_args or {})
