@@ -1,0 +1,80 @@
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from judgetrace.storage import Folder, encode_parquet
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    """Return an empty folder on local disk, then one on S3."""
+    root = str(tmp_path) if request.param == "local" else request.getfixturevalue("s3")
+    return Folder(root) / f"{tmp_path.name}"
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_file_is_there_once_written(folder: Folder) -> None:
+    assert not folder.exists("a/b.json")
+    folder.write_json("a/b.json", {"é": [1]})
+
+    assert folder.exists("a/b.json")
+    assert folder.read_json("a/b.json") == {"é": [1]}
+    folder.write_atomic("a/b.json", b"{}")
+    assert folder.read_bytes("a/b.json") == b"{}"
+
+
+def test_the_first_writer_wins_and_the_second_is_told(folder: Folder) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: folder.put_if_absent("part", b"%d" % n), range(8)))
+
+    assert won.count(True) == 1
+    assert folder.read_bytes("part") == b"%d" % won.index(True)
+    assert folder.list_files() == ["part"]
+
+
+def test_listing_shows_new_files_and_no_temporary_ones(folder: Folder) -> None:
+    assert folder.list_files() == []
+    for name in ("b.json", "a.parquet", ".a.parquet.tmp", "sub/c.json"):
+        folder.write_atomic(name, b"x")
+
+    assert folder.list_files() == ["a.parquet", "b.json"]
+    assert folder.list_files(".json", recursive=True) == ["b.json", "sub/c.json"]
+    folder.delete(["b.json", "never there"])
+    assert folder.list_files() == ["a.parquet"]
+
+
+def test_a_table_is_read_back_whole_or_by_columns_and_row_groups(folder: Folder) -> None:
+    table = pa.table({"a": [1, 2, 3], "b": ["x", "y", None]})
+    folder.write_atomic("t.parquet", encode_parquet(table, {"made by": "a test"}))
+
+    assert folder.read_table("t.parquet").to_pydict() == table.to_pydict()
+    assert folder.read_table("t.parquet", ["b"]).to_pydict() == {"b": ["x", "y", None]}
+    with folder.open_parquet("t.parquet") as file:
+        assert file.read_row_group(0).num_rows == 3
+        assert file.schema_arrow.metadata[b"made by"] == b"a test"
+
+
+def test_a_stream_is_complete_when_closed(folder: Folder) -> None:
+    with folder.open_for_write("deep/er/stream") as stream:
+        for _ in range(3):
+            stream.write(b"abc")
+
+    assert folder.read_bytes("deep/er/stream") == b"abcabcabc"
+
+
+def test_a_folder_survives_pickling_and_joins_names(folder: Folder) -> None:
+    (folder / "sub").write_atomic("x", b"1")
+
+    again = pickle.loads(pickle.dumps(folder))
+    assert again == folder
+    assert (again / "sub").read_bytes("x") == b"1"
+
+
+def test_a_missing_file_is_an_error(folder: Folder) -> None:
+    with pytest.raises(FileNotFoundError):
+        folder.read_bytes("nothing")
