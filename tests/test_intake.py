@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from judgetrace.batches import Fault, RawBatch
 from judgetrace.columns import ColumnsConfig
 from judgetrace.guideline import parse_guideline
 from judgetrace.intake import ADMITTED, Admission, IntakeRules, admit_batch
-from judgetrace.readers import Fault, RawBatch
 from judgetrace.scale import ScaleConfig
 
 LONG: dict[str, Any] = {"item_id": "item", "text": "text", "annotator_id": "who", "label": "label"}

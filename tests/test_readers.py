@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from judgetrace import readers
-from judgetrace.readers import Fault, RawBatch, read_column_names, read_part
+from judgetrace import batches as batches_room
+from judgetrace import text_files
+from judgetrace.batches import Fault, RawBatch
+from judgetrace.readers import read_column_names, read_part
 from judgetrace.sources import SourceConfig, list_source_files, plan_parts
 
 
@@ -46,7 +48,7 @@ def test_a_csv_row_with_a_wrong_number_of_columns_is_named_and_the_others_keep_t
 
 
 def test_csv_row_numbers_hold_over_block_borders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "CSV_BLOCK_BYTES", 64)
+    monkeypatch.setattr(text_files, "CSV_BLOCK_BYTES", 64)
     file = tmp_path / "a.csv"
     file.write_text("item,label\n" + "".join(f"{n},x\n" if n % 7 else "bad\n" for n in range(100)))
 
@@ -69,6 +71,29 @@ def test_a_bad_byte_spoils_its_row_and_no_other_in_every_format(tmp_path: Path) 
         assert sorted(list_rows(batches)) == [0, 2], name
         assert [(f.row, f.reason) for f in list_faults(batches)] == [(1, "undecodable")], name
         assert "0xff at 1" in list_faults(batches)[0].detail or name == "a.jsonl"
+
+
+def test_a_bad_byte_in_a_csv_row_with_too_many_columns_ends_nothing(tmp_path: Path) -> None:
+    # The CSV reader hands such rows over as text, which used to fail on the byte and end the file.
+    (tmp_path / "a.csv").write_bytes(b"item,label\na,1\nb\xff,1,2\nc\xfe,1\nd,1\n")
+
+    batches = read_file(tmp_path / "a.csv")
+
+    assert sorted(list_rows(batches)) == [0, 3]
+    assert list_faults(batches) == [
+        Fault(1, 1, "invalid_row", "expected 2 columns, found 3"),
+        Fault(2, 1, "undecodable", "column item: byte 0xfe at 1"),
+    ]
+
+
+def test_a_quote_that_is_not_closed_stands_for_all_the_lines_it_swallows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('item,label\na,1\n"b,1\nc,1\nd,1\n')
+
+    batches = read_file(tmp_path / "a.csv")
+
+    assert sorted(list_rows(batches)) == [0]
+    detail = "expected 2 columns, found 1, over 3 lines: a quote that is not closed?"
+    assert list_faults(batches) == [Fault(1, 3, "invalid_row", detail)]
 
 
 def test_a_bad_byte_in_a_list_column_spoils_its_row(tmp_path: Path) -> None:
@@ -169,6 +194,6 @@ def test_batch_sizes_do_not_change_what_is_read(tmp_path: Path, monkeypatch: pyt
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=300)
     expected = {n: tuple(row.values()) for n, row in enumerate(rows)}
     for size in (65_536, 64):
-        monkeypatch.setattr(readers, "BATCH_ROWS", size)
+        monkeypatch.setattr(batches_room, "BATCH_ROWS", size)
         for name in ("a.csv", "a.jsonl", "a.parquet"):
             assert list_rows(read_file(tmp_path / name)) == expected

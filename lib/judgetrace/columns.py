@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from judgetrace.batches import RawBatch, write_text
 from judgetrace.config import UserError
-from judgetrace.readers import RawBatch, read_column_names, write_text
+from judgetrace.readers import read_column_names
 from judgetrace.sources import SourceFile
 
 

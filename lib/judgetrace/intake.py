@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from judgetrace.batches import Fault, RawBatch, write_text
 from judgetrace.columns import ColumnsConfig, ItemTexts, is_blank, text_of, write_extras
 from judgetrace.guideline import Guideline
-from judgetrace.readers import Fault, RawBatch, write_text
 from judgetrace.scale import ScaleConfig
 
 ADMITTED = pa.schema(

@@ -44,7 +44,7 @@ QUARANTINE = pa.schema(
     [
         ("file", pa.string()),
         ("row", pa.int64()),  # counted from 0 in the file; null where a whole file or row group can't be read
-        ("num_rows", pa.int64()),  # rows this entry stands for; 1 but for unreadable row groups
+        ("num_rows", pa.int64()),  # rows this entry stands for; 1 but for unreadable row groups and unclosed quotes
         ("reason", pa.string()),
         ("detail", pa.string()),  # what was found, shortened
     ]

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from judgetrace.batches import Fault, RawBatch
 from judgetrace.intake import ADMITTED, IntakeRules, admit_batch
-from judgetrace.readers import Fault, RawBatch, read_part
+from judgetrace.readers import read_part
 from judgetrace.schema import QUARANTINE
 from judgetrace.sources import SourcePart
 from judgetrace.splits import assign_buckets

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from judgetrace.batches import Fault
 from judgetrace.labels import TargetConfig, aggregate_labels
-from judgetrace.readers import Fault
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import ANNOTATIONS, DROPPED, ITEMS
 from judgetrace.splits import SplitConfig, assign_splits

@@ -1,0 +1,199 @@
+"""Read CSV and JSONL files, compressed or not, as batches. Rows are numbered from 0; a CSV header does not count.
+
+A row that can't be read becomes a fault of its own. Knows no column mapping.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pc_csv
+
+from judgetrace import batches
+from judgetrace.batches import FIRST_ESCAPE, Fault, RawBatch, decode_table, describe_error, write_text
+from judgetrace.config import UserError
+from judgetrace.sources import SourceFile, SourcePart
+
+CSV_BLOCK_BYTES = 32 << 20
+HEADER_BYTES = 256 << 10
+
+
+def open_text_file(file: SourceFile) -> IO[bytes]:
+    """Open a text file for reading bytes, decompressed by its name's suffix."""
+    opened: IO[bytes] = fsspec.open(file.url, "rb", compression="infer").open()
+    return opened
+
+
+def _escape_bytes(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "".join(chr(FIRST_ESCAPE + byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("judgetrace.escape", _escape_bytes)
+
+
+class EscapedStream(io.RawIOBase):
+    """A stream of bytes made valid UTF-8: other bytes become private characters, so that a CSV reader bears them."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("judgetrace.escape")
+        self._pending = b""
+        self.has_escapes = False
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Read at most `size` bytes."""
+        if not self._pending:
+            block = self._stream.read(size)
+            text = self._decoder.decode(block, final=not block)
+            self._pending = text.encode()
+            self.has_escapes |= b"\xf4\x8f" in self._pending
+        size = len(self._pending) if size < 0 else size
+        taken, self._pending = self._pending[:size], self._pending[size:]
+        return taken
+
+
+def read_csv_header(file: SourceFile, delimiter: str) -> list[str]:
+    """Read the column names of a CSV file."""
+    with open_text_file(file) as stream:
+        block = stream.read(HEADER_BYTES)
+    options = pc_csv.ParseOptions(delimiter=delimiter, invalid_row_handler=lambda _: "skip")
+    first_line = EscapedStream(io.BytesIO(block.split(b"\n", 1)[0])).read() + b"\n"
+    names: list[str] = pc_csv.read_csv(pa.BufferReader(first_line), parse_options=options).schema.names
+    return names
+
+
+def read_csv(part: SourcePart) -> Iterator[RawBatch]:
+    """Read a CSV file with all its columns, as text."""
+    names = read_csv_header(part.file, part.delimiter)
+    if len(set(names)) < len(names):
+        raise UserError(f"{part.file.url}: a column name occurs twice: {names}; rename one of them")
+    wrong: list[Fault] = []
+
+    def keep_invalid(row: Any) -> str:
+        wrong.append(_describe_invalid_row(row))
+        return "skip"
+
+    with open_text_file(part.file) as raw:
+        stream = EscapedStream(raw)
+        reader = pc_csv.open_csv(
+            stream,
+            read_options=pc_csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK_BYTES),
+            parse_options=pc_csv.ParseOptions(
+                delimiter=part.delimiter, newlines_in_values=True, invalid_row_handler=keep_invalid
+            ),
+            convert_options=pc_csv.ConvertOptions(column_types={name: pa.binary() for name in names}),
+        )
+        next_row, told = 0, 0
+        for block in reader:
+            invalid = {fault.row for fault in wrong}
+            for start in range(0, block.num_rows, batches.BATCH_ROWS):
+                batch = pa.table(block.slice(start, batches.BATCH_ROWS))
+                rows, next_row = _number_rows(batch.num_rows, next_row, invalid)
+                yield decode_table(batch, rows, wrong[told:], stream.has_escapes)
+                told = len(wrong)
+        if wrong[told:]:
+            yield RawBatch(np.empty(0, dtype=np.int64), pa.table({}), wrong[told:])
+
+
+def _describe_invalid_row(row: Any) -> Fault:
+    """Make the fault of a row with too few or too many columns.
+
+    One that runs over several lines stands for all of them: a quote that is never closed swallows rows.
+    """
+    num_lines = row.text.strip("\r\n").count("\n") + 1
+    detail = f"expected {row.expected_columns} columns, found {row.actual_columns}"
+    if num_lines > 1:
+        detail += f", over {num_lines} lines: a quote that is not closed?"
+    return Fault(row.number - 2, num_lines, "invalid_row", detail)  # numbers count from 1 and count the header
+
+
+def _number_rows(count: int, next_row: int, invalid: set[int | None]) -> tuple[np.ndarray, int]:
+    """Assign numbers to `count` rows from `next_row` on, leaving out invalid ones."""
+    if not invalid:
+        return np.arange(next_row, next_row + count), next_row + count
+    rows: list[int] = []
+    while len(rows) < count:
+        if next_row not in invalid:
+            rows.append(next_row)
+        next_row += 1
+    return np.array(rows, dtype=np.int64), next_row
+
+
+def read_jsonl(part: SourcePart, columns: Sequence[str]) -> Iterator[RawBatch]:
+    """Read a JSONL file: some columns as text, and the whole objects."""
+    rows: list[int] = []
+    objects: list[dict[str, Any]] = []
+    faults: list[Fault] = []
+    size = 0
+    try:
+        for row, line in _number_lines(part.file):
+            parsed = parse_line(row, line)
+            if isinstance(parsed, Fault):
+                faults.append(parsed)
+            else:
+                rows.append(row)
+                objects.append(parsed)
+            size += len(line)
+            if len(rows) + len(faults) >= batches.BATCH_ROWS or size >= batches.BATCH_BYTES:
+                yield _make_json_batch(rows, objects, faults, columns)
+                rows, objects, faults, size = [], [], [], 0
+    except Exception:
+        # What came before a broken place is used.
+        yield _make_json_batch(rows, objects, faults, columns)
+        raise
+    yield _make_json_batch(rows, objects, faults, columns)
+
+
+def _number_lines(file: SourceFile) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file with their numbers from 0; blank ones count but are left out."""
+    rest, row = b"", 0
+    with open_text_file(file) as stream:
+        while True:
+            block = stream.read(8 << 20)
+            lines = (rest + block).split(b"\n")
+            rest = lines.pop() if block else b""
+            for line in lines:
+                if line.strip():
+                    yield row, line
+                row += 1
+            if not block:
+                return
+
+
+def parse_line(row: int, line: bytes) -> dict[str, Any] | Fault:
+    """Parse a line of JSONL into its object, or say what is wrong with it."""
+    if row == 0:
+        line = line.removeprefix(b"\xef\xbb\xbf")
+    try:
+        text = line.decode()
+        value = json.loads(text)
+        if b"\\u" in line:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        return Fault(row, 1, "undecodable", f"byte 0x{line[error.start]:02x} at {error.start}")
+    except UnicodeEncodeError:
+        return Fault(row, 1, "undecodable", "a JSON escape of half a surrogate pair")
+    except (ValueError, RecursionError) as error:
+        return Fault(row, 1, "invalid_json", describe_error(error))
+    if not isinstance(value, dict):
+        return Fault(row, 1, "invalid_json", f"expected an object, found {type(value).__name__}")
+    return value
+
+
+def _make_json_batch(
+    rows: list[int], objects: list[dict[str, Any]], faults: list[Fault], columns: Sequence[str]
+) -> RawBatch:
+    table = {name: pa.array([write_text(o.get(name)) for o in objects], pa.string()) for name in columns}
+    return RawBatch(np.array(rows, dtype=np.int64), pa.table(table), faults, objects)
