@@ -11,7 +11,8 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,8 @@ class UnitWork:
         return 1 + len(self.sampling.in_flight) if self.one_at_a_time and self.sampling.in_flight else 0
 
 
+RUNS_AHEAD = 2
+"""Priorities from here on are draws beside others of their unit."""
 SampleDraw = Callable[[UnitWork, int, bool], Coroutine[Any, Any, Draw]]
 """Samples draw `index` of a unit; the flag says that it may be cancelled. Returns a Draw even when cancelled."""
 
@@ -52,6 +55,7 @@ class DrawScheduler:
         self._queue: list[tuple[int, int, int, UnitWork]] = []
         self._orders = itertools.count()
         self._stopped = False
+        self._num_feeding = 0
         self._works: dict[int, UnitWork] = {}
         self._busy_since: float | None = None
         self._busy_s = 0.0
@@ -79,6 +83,16 @@ class DrawScheduler:
             self._enqueue(work)
             self._fill()
         return work.done
+
+    @contextmanager
+    def feeding(self) -> Iterator[None]:
+        """Say that more units are on their way: no draw runs ahead of another of its unit while the block runs."""
+        self._num_feeding += 1
+        try:
+            yield
+        finally:
+            self._num_feeding -= 1
+            self._fill()
 
     def stop(self) -> None:
         """Start no further draws; units without a draw in flight resolve at once, the others when theirs end."""
@@ -112,8 +126,12 @@ class DrawScheduler:
 
     def _fill(self) -> None:
         while self._free and self._queue and not self._stopped:
-            _, _, version, work = heapq.heappop(self._queue)
-            if version != work.version or work.done.done():
+            priority, _, version, work = self._queue[0]
+            is_stale = version != work.version or work.done.done()
+            if priority >= RUNS_AHEAD and self._num_feeding and not is_stale:
+                return
+            heapq.heappop(self._queue)
+            if is_stale:
                 continue
             index = work.sampling.next_index()
             if index is not None:

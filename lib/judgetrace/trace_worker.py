@@ -142,9 +142,10 @@ class TraceWorker:
         if self._draining:
             return 0
         try:
-            shard = await asyncio.to_thread(self._open_shard, number)
-            self._shards[number] = shard
-            done = [self._begin(shard, row) async for row in self._undecided(shard, num_units)]
+            with self._scheduler.feeding():
+                shard = await asyncio.to_thread(self._open_shard, number)
+                self._shards[number] = shard
+                done = [self._begin(shard, row) async for row in self._undecided(shard, num_units)]
             await asyncio.gather(*(future for future in done if future is not None))
             return await self._close_shard(shard)
         except EngineDeadError:

@@ -1,0 +1,96 @@
+"""Counting what a run decided and spent."""
+
+import math
+import random
+from collections import Counter
+
+import pytest
+
+from judgetrace.accounting import (
+    Tally,
+    acceptance_beyond_chance,
+    add_tallies,
+    tally_traces,
+    utilisation_by_draws,
+    utilisation_by_label,
+)
+from judgetrace.ledger import join_decisions
+from judgetrace.schema import TRACES
+from tests.trace_tables import make_decision, make_draw, make_items, table_of
+
+
+def make_traces(num: int, seed: int = 0):
+    rng = random.Random(seed)
+    items = make_items(num)
+    labels = items.column("target_label").to_pylist()
+    rows = []
+    for i in range(num):
+        ratings = [rng.choice("12345") for _ in range(rng.randrange(1, 9))]
+        reasons = ["accepted" if rating == labels[i] else "disagrees" for rating in ratings]
+        draws = [
+            make_draw(k, *pair, tokens=rng.randrange(50)) for k, pair in enumerate(zip(reasons, ratings, strict=True))
+        ]
+        rows.append(make_decision(items, i, "accepted" if "accepted" in reasons else "exhausted", draws))
+    return join_decisions(items, table_of(*rows))
+
+
+def test_the_counts_are_those_of_counting_by_hand():
+    items = make_items(4, labels="1245")
+    table = join_decisions(
+        items,
+        table_of(
+            make_decision(items, 0, "accepted", [make_draw(0, "disagrees", "3"), make_draw(1, "accepted", "1", 7)]),
+            make_decision(items, 1, "accepted", [make_draw(0, "accepted", "2", 5), make_draw(1, "cancelled", None, 4)]),
+            make_decision(items, 2, "exhausted", [make_draw(0, "unparsed"), make_draw(1, "truncated", None, 20)]),
+            make_decision(items, 3, "quarantined", [], error="too long"),
+        ),
+    )
+    tally = tally_traces(table)
+    assert tally.outcomes() == {"accepted": 2, "exhausted": 1, "quarantined": 1}
+    assert tally.accepted_at == {"1": 1, "0": 1}
+    assert tally.draws == {"disagrees": 1, "accepted": 2, "cancelled": 1, "unparsed": 1, "truncated": 1}
+    assert tally.tokens == {"prompt": 600, "output": 10 + 7 + 5 + 4 + 10 + 20, "overshoot": 4, "accepted": 12}
+    assert tally.errors == {"quarantined\x1ftoo long": 1}
+    assert sorted(utilisation_by_label(tally)) == [("", "1", 1, 1), ("", "2", 1, 1), ("", "4", 0, 1), ("", "5", 0, 1)]
+    assert utilisation_by_draws(tally, 4) == {1: 0.25, 2: 0.5, 4: 0.5}
+
+
+def test_tallies_of_any_split_add_up_to_the_same():
+    table = make_traces(200)
+    whole = tally_traces(table)
+    for size in (1, 7, 64):
+        parts = [tally_traces(table.slice(start, size)) for start in range(0, 200, size)]
+        random.Random(size).shuffle(parts)
+        assert add_tallies(parts) == whole
+    assert tally_traces(TRACES.empty_table()) == Tally()
+    assert Tally.from_json(whole.to_json()) == whole
+
+
+def test_utilisation_by_draws_is_that_of_brute_force():
+    table = make_traces(300, seed=3)
+    rows = table.to_pylist()
+    for n, share in utilisation_by_draws(tally_traces(table), 8).items():
+        hits = sum(any(d["reason"] == "accepted" and d["index"] < n for d in row["draws"]) for row in rows)
+        assert share == hits / 300
+
+
+def test_acceptance_beyond_chance_is_cohens_kappa_of_the_first_draws():
+    # Cohen's textbook table: 20 yes/yes, 5 yes/no, 10 no/yes, 15 no/no; p_o = 0.7, p_e = 0.5, kappa = 0.4.
+    pairs = Counter({"\x1fyes\x1fyes": 20, "\x1fyes\x1fno": 5, "\x1fno\x1fyes": 10, "\x1fno\x1fno": 15})
+    result = acceptance_beyond_chance(Tally(first_draws=pairs), "", 2)
+    assert result["observed"] == 0.7
+    assert result["kappa"] == pytest.approx(0.4)
+    assert result["corrected"] == pytest.approx(0.4)
+
+
+def test_a_uniform_guesser_is_at_chance():
+    pairs = Counter({f"d\x1f{label}\x1f{rating}": 10 for label in "12345" for rating in "12345"})
+    result = acceptance_beyond_chance(Tally(first_draws=pairs), "d", 5)
+    assert math.isclose(result["corrected"], 0.0, abs_tol=1e-12)
+    assert math.isclose(result["kappa"], 0.0, abs_tol=1e-12)
+    assert acceptance_beyond_chance(Tally(first_draws=pairs), "another", 5) is None
+
+
+def test_one_level_only_leaves_kappa_at_zero_and_not_at_one():
+    result = acceptance_beyond_chance(Tally(first_draws=Counter({"\x1f1\x1f1": 9})), "", 5)
+    assert result["kappa"] == 0.0

@@ -1,0 +1,50 @@
+"""Reading thinking and rating out of an output."""
+
+import pytest
+
+from judgetrace.parsing import ParsedOutput, ThinkingConfig, parse_answer, parse_output
+from judgetrace.scale import Scale
+
+STARS = Scale(values=(-4, 0, 10))
+YES_NO = Scale(values=("No", "Yes"))
+PLAIN, TAGS = ThinkingConfig(), ThinkingConfig(format="tags")
+
+
+@pytest.mark.parametrize(
+    ("text", "was_cut", "expected"),
+    [
+        ("It is fine. <rating>10</rating>", False, ParsedOutput("It is fine.", "10", None)),
+        ("Bad.\n<rating> -4 </rating>", False, ParsedOutput("Bad.", "-4", None)),
+        ("<RATING>0.0</RATING>", False, ParsedOutput("", "0", None)),
+        ("A <rating>0</rating>, no: <rating>10</rating>", False, ParsedOutput("A <rating>0</rating>, no:", "10", None)),
+        ("Seven. <rating>7</rating>", False, ParsedOutput("Seven.", None, "unparsed")),
+        ("No tag at all", False, ParsedOutput("No tag at all", None, "unparsed")),
+        ("It goes on and", True, ParsedOutput("It goes on and", None, "truncated")),
+        ("Cut in the tag <rating>1", True, ParsedOutput("Cut in the tag <rating>1", None, "truncated")),
+        ("", False, ParsedOutput(None, None, "unparsed")),
+        ("<rating></rating>", False, ParsedOutput(None, None, "unparsed")),
+    ],
+)
+def test_plain_thinking_is_what_stands_before_the_last_rating(text, was_cut, expected):
+    assert parse_output(text, was_cut, PLAIN, STARS) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "was_cut", "expected"),
+    [
+        ("<think>Hm.</think>So <rating>Yes</rating>", False, ParsedOutput("Hm.", "Yes", None)),
+        # The chat template may have written the opening tag into the prompt.
+        ("Hm.</think><rating>no</rating>", False, ParsedOutput("Hm.", "No", None)),
+        ("<think>Maybe <rating>Yes</rating>", True, ParsedOutput("Maybe <rating>Yes</rating>", None, "truncated")),
+        ("<think>Maybe <rating>Yes</rating>", False, ParsedOutput("Maybe <rating>Yes</rating>", None, "unparsed")),
+        ("<think>One <rating>Yes</rating></think>", False, ParsedOutput("One <rating>Yes</rating>", None, "unparsed")),
+        ("<think>Hm.</think>I will say", True, ParsedOutput("Hm.", None, "truncated")),
+    ],
+)
+def test_a_rating_inside_the_thinking_tags_is_no_rating(text, was_cut, expected):
+    assert parse_output(text, was_cut, TAGS, YES_NO) == expected
+
+
+def test_an_answer_apart_from_its_thinking_gives_the_rating_alone():
+    assert parse_answer("Hm.", "<rating>Yes</rating>", False, YES_NO) == ParsedOutput("Hm.", "Yes", None)
+    assert parse_answer("", "<rating>Yes</rating>", False, YES_NO) == ParsedOutput("", "Yes", None)

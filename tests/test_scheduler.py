@@ -1,0 +1,168 @@
+"""Filling the slots of an engine."""
+
+import asyncio
+import random
+
+import pytest
+
+from judgetrace.sampling import Draw, SamplingConfig, UnitSampling
+from judgetrace.scheduler import DrawScheduler, UnitWork
+
+
+class Engine:
+    """Answers by a table of unit -> index of the draw that is accepted, after a delay; notes what runs."""
+
+    def __init__(self, hits: dict[str, int], delay=lambda unit, index: 0.001):
+        self.hits, self.delay = hits, delay
+        self.running: set[tuple[str, int]] = set()
+        self.started: list[tuple[str, int]] = []
+        self.most_at_once = 0
+
+    async def sample(self, work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
+        draw = (work.payload, index)
+        self.running.add(draw)
+        self.started.append(draw)
+        self.most_at_once = max(self.most_at_once, len(self.running))
+        try:
+            await asyncio.sleep(self.delay(*draw))
+        except asyncio.CancelledError:
+            assert may_be_cancelled, f"{draw} was cancelled, and nobody had said that it might be"
+            return Draw(index, 0, "cancelled", output_tokens=1)
+        finally:
+            self.running.discard(draw)
+        return Draw(index, 0, "accepted" if index == self.hits[work.payload] else "disagrees")
+
+
+async def run(engine: Engine, slots: int, config: SamplingConfig) -> dict[str, UnitWork]:
+    scheduler = DrawScheduler(slots, engine.sample)
+    with scheduler.feeding():
+        futures = [scheduler.submit(UnitWork(UnitSampling(config), name)) for name in engine.hits]
+    async with asyncio.timeout(20):
+        works = await asyncio.gather(*futures)
+    assert scheduler.in_flight == 0
+    return {work.payload: work for work in works}
+
+
+def test_units_beyond_the_slots_are_drawn_one_at_a_time():
+    engine = Engine({f"u{i}": i % 5 for i in range(40)})
+    works = asyncio.run(run(engine, 4, SamplingConfig(max_draws=8)))
+    assert engine.most_at_once == 4
+    for name, hit in engine.hits.items():
+        assert [d.index for d in works[name].sampling.accepted] == [hit]
+    in_vain = [d for w in works.values() for d in w.sampling.draws if d.index >= w.sampling.num_needed]
+    # Only the last few units, when fewer are left than slots, may run ahead.
+    assert len(in_vain) <= 4 * 3
+    early = {draw for draw in engine.started[:60] if draw[1] > engine.hits[draw[0]]}
+    assert early == set()
+
+
+def test_nothing_runs_ahead_while_more_units_are_on_their_way():
+    async def scenario() -> None:
+        engine = Engine({"a": 9, "b": 9}, delay=lambda unit, index: 0.01)
+        scheduler = DrawScheduler(8, engine.sample)
+        with scheduler.feeding():
+            for name in engine.hits:
+                scheduler.submit(UnitWork(UnitSampling(SamplingConfig(max_draws=4)), name))
+            await asyncio.sleep(0.005)
+            assert engine.running == {("a", 0), ("b", 0)}
+        await asyncio.sleep(0.001)
+        assert engine.running == {(unit, index) for unit in "ab" for index in range(4)}
+
+    asyncio.run(scenario())
+
+
+def test_a_lone_unit_uses_all_slots_and_the_lowest_accepted_index_wins():
+    engine = Engine({"u": 2}, delay=lambda unit, index: 0.05 - 0.01 * index)
+    work = asyncio.run(run(engine, 5, SamplingConfig(max_draws=8)))["u"]
+    assert engine.most_at_once == 5
+    assert [d.index for d in work.sampling.accepted] == [2]
+
+
+def test_a_draw_cancelled_before_its_first_step_still_frees_its_slot():
+    # Draw 1 is started and cancelled within one turn of the loop, when draw 0 is accepted at once.
+    async def scenario() -> None:
+        async def sample(work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
+            return Draw(index, 0, "accepted")
+
+        scheduler = DrawScheduler(2, sample)
+        work = UnitWork(UnitSampling(SamplingConfig(max_draws=4)), "u")
+        future = scheduler.submit(work)
+        work.tasks[1].cancel()
+        async with asyncio.timeout(5):
+            await future
+        assert scheduler.in_flight == 0
+        assert [d.index for d in work.sampling.accepted] == [0]
+
+    asyncio.run(scenario())
+
+
+def test_any_order_of_completion_accepts_what_one_at_a_time_accepts():
+    rng = random.Random(7)
+    hits = {f"u{i}": rng.randrange(10) for i in range(60)}
+    engine = Engine(hits, delay=lambda unit, index: rng.expovariate(1 / 0.003))
+    works = asyncio.run(run(engine, 16, SamplingConfig(max_draws=8)))
+    for name, hit in hits.items():
+        assert [d.index for d in works[name].sampling.accepted] == ([hit] if hit < 8 else [])
+
+
+def test_the_fixed_mode_makes_every_draw_once():
+    async def scenario() -> list[tuple[str, int]]:
+        engine = Engine({f"u{i}": 0 for i in range(6)})
+        scheduler = DrawScheduler(4, engine.sample)
+        config = SamplingConfig(mode="fixed", max_draws=3)
+        works = [UnitWork(UnitSampling(config), name, one_at_a_time=False) for name in engine.hits]
+        await asyncio.gather(*(scheduler.submit(work) for work in works))
+        assert all(len(work.sampling.draws) == 3 for work in works)
+        return engine.started
+
+    started = asyncio.run(scenario())
+    assert sorted(started) == sorted((f"u{i}", k) for i in range(6) for k in range(3))
+
+
+def test_stopping_lets_draws_in_flight_end_and_gives_the_other_units_back_undecided():
+    async def scenario() -> None:
+        engine = Engine({f"u{i}": 5 for i in range(10)}, delay=lambda unit, index: 0.02)
+        scheduler = DrawScheduler(3, engine.sample)
+        with scheduler.feeding():
+            futures = [scheduler.submit(UnitWork(UnitSampling(SamplingConfig()), name)) for name in engine.hits]
+        await asyncio.sleep(0.005)
+        scheduler.stop()
+        works = await asyncio.gather(*futures)
+        assert sorted(engine.started) == [("u0", 0), ("u1", 0), ("u2", 0)]
+        assert [len(work.sampling.draws) for work in works] == [1, 1, 1] + [0] * 7
+        assert not any(work.sampling.is_decided for work in works)
+        late = await scheduler.submit(UnitWork(UnitSampling(SamplingConfig()), "late"))
+        assert not late.sampling.is_decided
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_error_reaches_every_waiting_unit():
+    async def scenario() -> None:
+        async def sample(work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
+            await asyncio.sleep(0.001)
+            raise RuntimeError("the engine is gone")
+
+        scheduler = DrawScheduler(2, sample)
+        futures = [scheduler.submit(UnitWork(UnitSampling(SamplingConfig()), i)) for i in range(5)]
+        for outcome in await asyncio.gather(*futures, return_exceptions=True):
+            assert isinstance(outcome, RuntimeError)
+        with pytest.raises(RuntimeError, match="gone"):
+            await scheduler.submit(UnitWork(UnitSampling(SamplingConfig()), "late"))
+
+    asyncio.run(scenario())
+
+
+def test_engine_time_is_counted_only_while_a_draw_runs():
+    async def scenario() -> None:
+        engine = Engine({"u": 0}, delay=lambda unit, index: 0.05)
+        scheduler = DrawScheduler(1, engine.sample)
+        await asyncio.sleep(0.05)
+        assert scheduler.busy_s == 0.0
+        await scheduler.submit(UnitWork(UnitSampling(SamplingConfig()), "u"))
+        busy = scheduler.busy_s
+        assert 0.045 <= busy < 0.5
+        await asyncio.sleep(0.02)
+        assert scheduler.busy_s == busy
+
+    asyncio.run(scenario())
