@@ -1,6 +1,6 @@
 """An engine without a model, for tests and for scale: it replaces tokenizing and generating, nothing else.
 
-What it answers is a function of unit and draw index alone. All figures made with it are simulated.
+What it answers is a function of unit and draw index alone, whatever its latency. All figures made with it are simulated.
 """
 
 from __future__ import annotations
@@ -55,14 +55,15 @@ class ScriptedEngine:
         if item_id in self._script.get("poison", ()):
             raise PromptRefusedError(f"scripted refusal of {item_id}")
         self._die_when_due()
-        choice = _hash_random("draw", item_id, dimension, target_source, index)
+        unit = (item_id, dimension, target_source)
         tokens = int(self._script.get("output_tokens", 20))
-        await self._wait(choice, tokens, request)
+        await self._wait(_hash_random("latency", *unit, index), tokens, request)
+        choice = _hash_random("draw", *unit, index)
         if choice.random() < self._script.get("fail_rate", 0.0):
             raise RuntimeError("scripted failure")
         if choice.random() < self._script.get("unparsed_rate", 0.0):
             return Completion("I can't say.", "stop", tokens)
-        favourite = _hash_random("unit", item_id, dimension, target_source).choice(self._levels)
+        favourite = _hash_random("unit", *unit).choice(self._levels)
         rating = favourite if choice.random() < self._script.get("favour", 0.3) else choice.choice(self._levels)
         if request.choices is not None:
             return Completion(rating, "stop", 1)

@@ -1,0 +1,125 @@
+"""One draw: think, rate, parse, accept."""
+
+import asyncio
+
+import pytest
+
+from judgetrace.acceptance import AcceptanceConfig
+from judgetrace.draws import AskedUnit, DrawSampler
+from judgetrace.engine import Completion, EngineDeadError, PromptRefusedError
+from judgetrace.parsing import ThinkingConfig
+from judgetrace.sampling import SamplingConfig, draw_seed
+from judgetrace.scale import Scale
+
+KEY = ("item", "", "aggregate")
+UNIT = AskedUnit(KEY, ("4",), ("4", "2"), Scale(values=(1, 2, 3, 4, 5)), [0] * 30)
+
+
+class Engine:
+    """Answers with what it was given, in turn; keeps the requests."""
+
+    max_model_tokens = 1000
+    special_tokens = ()
+
+    def __init__(self, *answers):
+        self.answers, self.requests = list(answers), []
+
+    def encode_text(self, text):
+        self.appended = text
+        return [1] * len(text.split())
+
+    async def generate(self, request):
+        self.requests.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+def draw(engine, thinking=None, acceptance=None, index=0):
+    sampler = DrawSampler(
+        engine, SamplingConfig(max_tokens=100, seed=7), thinking or ThinkingConfig(), acceptance or AcceptanceConfig()
+    )
+    return asyncio.run(sampler.sample(UNIT, index, False))
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "reason", "rating"),
+    [
+        ("Good. <rating>4</rating>", "stop", "accepted", "4"),
+        ("Poor. <rating>2</rating>", "stop", "disagrees", "2"),
+        ("Well.", "stop", "unparsed", None),
+        ("Well, well,", "length", "truncated", None),
+    ],
+)
+def test_a_draw_has_the_reason_that_its_output_gives(text, finish, reason, rating):
+    result = draw(Engine(Completion(text, finish, 12)), index=3)
+    assert (result.reason, result.rating) == (reason, rating)
+    assert (result.index, result.seed) == (3, draw_seed(7, KEY, 3))
+    assert (result.prompt_tokens, result.output_tokens, result.text) == (30, 12, text)
+
+
+def test_a_rating_that_some_annotator_gave_is_tagged():
+    result = draw(
+        Engine(Completion("<rating>2</rating>", "stop", 5)), acceptance=AcceptanceConfig(rule="any_annotator")
+    )
+    assert (result.reason, result.accepted_by) == ("accepted", "any_annotator")
+
+
+def test_a_constrained_rating_follows_the_thinking_and_is_tagged():
+    engine = Engine(Completion("It is good.<rating>", "stop", 6), Completion("4", "stop", 1))
+    result = draw(engine, ThinkingConfig(constrained_rating="always"))
+    assert (result.reason, result.rating, result.constrained) == ("accepted", "4", True)
+    assert (result.trace, result.output_tokens) == ("It is good.", 7)
+    thinking, rating = engine.requests
+    assert "<rating>" in thinking.stop
+    assert rating.choices == ("1", "2", "3", "4", "5")
+    assert engine.appended == "It is good.\n<rating>"
+    assert list(rating.prompt_ids) == [0] * 30 + [1] * 4
+
+
+def test_the_fallback_rates_only_what_ended_without_a_rating():
+    given = Engine(Completion("Good. <rating>4</rating>", "stop", 9))
+    assert not draw(given, ThinkingConfig(constrained_rating="fallback")).constrained
+    forced = Engine(Completion("Good.", "stop", 3), Completion("2", "stop", 1))
+    result = draw(forced, ThinkingConfig(constrained_rating="fallback"))
+    assert (result.constrained, result.rating, result.reason) == (True, "2", "disagrees")
+
+
+def test_thinking_that_was_cut_off_is_never_given_a_rating():
+    for mode in ("fallback", "always"):
+        result = draw(Engine(Completion("On and on", "length", 84)), ThinkingConfig(constrained_rating=mode))
+        assert (result.reason, result.rating, result.constrained) == ("truncated", None, False)
+
+
+def test_thinking_tags_are_closed_before_the_constrained_rating():
+    engine = Engine(Completion("<think>Hm.", "stop", 3), Completion("4", "stop", 1))
+    result = draw(engine, ThinkingConfig(format="tags", constrained_rating="fallback"))
+    assert engine.appended == "<think>Hm.\n</think>\n<rating>"
+    assert (result.trace, result.rating) == ("Hm.", "4")
+
+
+def test_a_reasoning_parsers_split_is_used():
+    completion = Completion("raw", "stop", 9, reasoning="Hm <rating>1</rating>.", content="<rating>4</rating>")
+    result = draw(Engine(completion), ThinkingConfig(format="parser", parser="deepseek_r1"))
+    assert (result.trace, result.rating) == ("Hm <rating>1</rating>.", "4")
+    endless = Completion("raw", "length", 9, reasoning="On and on", content=None)
+    assert draw(Engine(endless), ThinkingConfig(format="parser", parser="deepseek_r1")).reason == "truncated"
+
+
+def test_a_passing_fault_is_tried_again_with_the_same_seed():
+    engine = Engine(RuntimeError("hiccup"), Completion("<rating>4</rating>", "stop", 2))
+    assert draw(engine).reason == "accepted"
+    assert engine.requests[0].seed == engine.requests[1].seed
+    assert engine.requests[0].request_id != engine.requests[1].request_id
+
+
+def test_a_lasting_fault_is_a_failed_draw_that_says_why():
+    result = draw(Engine(*[RuntimeError("no luck")] * 3))
+    assert (result.reason, result.error) == ("failed", "RuntimeError: no luck")
+
+
+@pytest.mark.parametrize("error", [EngineDeadError("dead"), PromptRefusedError("refused")])
+def test_what_is_not_the_draws_fault_is_raised(error):
+    with pytest.raises(type(error)):
+        draw(Engine(error))
