@@ -278,6 +278,7 @@ def test_a_run_after_one_killed_between_its_stages_gives_the_same_files(tmp_path
     whole, killed = Folder(str(tmp_path / "whole")), Folder(str(tmp_path / "killed"))
     names = whole.list_files(".parquet", recursive=True)
     assert killed.list_files(".parquet", recursive=True) == names
+    assert not (tmp_path / "killed" / "_staging").exists()
     assert [killed.read_bytes(name) for name in names] == [whole.read_bytes(name) for name in names]
 
 

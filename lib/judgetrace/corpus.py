@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -215,4 +216,5 @@ def delete_leftovers(folder: Folder, kinds: Sequence[str] = ("items", "annotatio
     listed = {name for manifest in read_manifests(folder) for name in manifest["files"]}
     for kind in kinds:
         folder.delete(name for name in (f"{kind}/{n}" for n in (folder / kind).list_files()) if name not in listed)
-    folder.delete(f"_staging/{name}" for name in (folder / "_staging").list_files(recursive=True))
+    with suppress(FileNotFoundError):
+        folder.filesystem.rm(folder.path("_staging"), recursive=True)

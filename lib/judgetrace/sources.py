@@ -27,7 +27,7 @@ SUFFIXES: dict[str, Format] = {
     ".ndjson": "jsonl",
 }
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-MAX_PART_ROWS = 1_000_000
+MAX_PART_ROWS = 250_000
 MAX_PART_BYTES = 256 << 20
 GUESSED_ROW_BYTES = 100
 """A row of a text file is taken to be this long where the number of rows only has to be guessed."""
