@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from importlib.metadata import version
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +23,7 @@ from judgetrace.storage import Folder, encode_json
 from judgetrace.trace_config import InferTracesConfig, fingerprint_model, make_contract
 from judgetrace.trace_report import print_summary, print_traces, summarise_run
 from judgetrace.trace_worker import WorkerSpec
+from judgetrace.versions import list_versions
 
 STOPPED_EARLY_STATUS = 3
 """Exit status of a run that ended early and can be continued."""
@@ -124,7 +124,7 @@ def infer(console: Console, inputs: Inputs, started_here: bool) -> int:
     run.check_contract(inputs.contract())
     planned = plan_shards(inputs.shards, config.limit)
     total = sum(task.num_units for task in planned)
-    driver = run.claim(time.time())
+    driver = run.claim(time.time(), config.model_dump(mode="json"))
     tasks = drop_finished(run.folder, planned)
     before = summarise_run(run, inputs.corpus, total)
     decided_before = before["decided"] - before["outcomes"].get("failed", 0)
@@ -150,12 +150,11 @@ def infer(console: Console, inputs: Inputs, started_here: bool) -> int:
 
 def write_manifest(run: RunFolder, inputs: Inputs, summary: dict[str, Any]) -> None:
     """Write the manifest, last: the run is complete."""
-    packages = ("judgetrace", "ray", "pyarrow", "transformers")
     manifest = {
         "config": inputs.config.model_dump(mode="json"),
         "contract": inputs.contract(),
         "inputs": {"shards": len(inputs.shards), "units": inputs.num_units},
-        "versions": {name: version(name) for name in packages},
+        "versions": list_versions(),
         **summary,
     }
     run.folder.write_atomic("manifest.json", encode_json(manifest))

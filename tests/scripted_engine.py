@@ -1,6 +1,7 @@
 """An engine without a model, for tests and for scale: it replaces tokenizing and generating, nothing else.
 
-What it answers is a function of unit and draw index alone, whatever its latency. All figures made with it are simulated.
+What it answers is a function of unit and draw index alone, whatever its latency.
+All figures made with it are simulated.
 """
 
 from __future__ import annotations

@@ -31,11 +31,14 @@ class RunFolder:
     def __init__(self, folder: Folder):
         self.folder = folder
 
-    def claim(self, now: float) -> int:
-        """Take the run over as its newest driver; returns the driver's number. Older drivers are fenced by it."""
+    def claim(self, now: float, config: Mapping[str, Any] | None = None) -> int:
+        """Take the run over as its newest driver; returns the driver's number. Older drivers are fenced by it.
+
+        `config` is kept beside it, for those who look at the run from outside.
+        """
         while True:
             number = self.newest_driver() + 1
-            who = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": now}
+            who = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": now, "config": config}
             if self.folder.put_if_absent(f"drivers/driver-{number:05d}.json", encode_json(who)):
                 return number
 
@@ -60,6 +63,11 @@ class RunFolder:
                 + "\n".join(lines)
                 + "\nRestore what changed, or give another `run` folder."
             )
+
+    def read_driver(self, number: int) -> dict[str, Any]:
+        """Read who a driver is and with which config it was started."""
+        driver: dict[str, Any] = self.folder.read_json(f"drivers/driver-{number:05d}.json")
+        return driver
 
     def write_state(self, driver: int, state: Mapping[str, Any]) -> None:
         """Write a driver's latest word."""

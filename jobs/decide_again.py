@@ -1,0 +1,134 @@
+"""traces/ -> traces/: decide units anew from their recorded draws, by another acceptance rule or other target labels.
+
+python -m jobs.decide_again CONFIG.toml [--section.key=value ...]
+
+Samples nothing. A unit whose new decision needs a draw that nobody sampled becomes `undecided`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+
+from judgetrace.acceptance import AcceptanceConfig
+from judgetrace.config import UserError, load_config, run_job
+from judgetrace.corpus import read_manifests
+from judgetrace.decisions import decide_again, unit_key
+from judgetrace.ledger import current_trace_files, encode_traces
+from judgetrace.run_folder import RunFolder
+from judgetrace.sampling import SamplingConfig
+from judgetrace.scale import ScaleConfig
+from judgetrace.schema import ITEMS, TRACES
+from judgetrace.session import RayConfig, connect_ray
+from judgetrace.storage import Folder, encode_json
+
+
+class DecideAgainConfig(BaseModel):
+    """Decide the units of a run again, without sampling."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run: str = Field(description="The run whose draws are used.")
+    output: str = Field(description="The folder to write traces/ and manifest.json into; not the run's own.")
+    corpus: str | None = Field(
+        default=None,
+        description="A corpus of the same items with other target labels, in as many buckets; else the run's own.",
+    )
+    acceptance: AcceptanceConfig = Field(default_factory=AcceptanceConfig, description="Which ratings match.")
+    cluster: RayConfig = Field(default_factory=RayConfig, description="Where the job runs.")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job; returns its exit status."""
+    config = load_config(DecideAgainConfig, "decide_again", arguments)
+    if config.output.rstrip("/") == config.run.rstrip("/"):
+        raise UserError("output is the run folder itself; give another one, so that the run's traces stay")
+    run = RunFolder(Folder(config.run))
+    if run.newest_driver() < 0:
+        raise UserError(f"run = {config.run}: no run of infer_traces there")
+    sampled = run.read_driver(run.newest_driver())["config"]
+    own, new = Folder(sampled["corpus"]), Folder(config.corpus or sampled["corpus"])
+    buckets = {url: _count_buckets(folder) for url, folder in (("run", own), ("corpus", new))}
+    if len(set(buckets.values())) > 1:
+        raise UserError(
+            f"corpus = {new.url}: it has {buckets['corpus']} buckets, the run's corpus {buckets['run']}\n"
+            f"prepare it with shards.buckets = {buckets['run']}, so that the same items lie together"
+        )
+    scale = ScaleConfig.model_validate(read_manifests(new)[0]["config"]["scale"])
+    task = DecideBucket(config, new, scale, SamplingConfig(**sampled["sampling"]), buckets["run"])
+    with connect_ray(config.cluster):
+        counts = _map_buckets(task, buckets["run"])
+    Folder(config.output).write_atomic(
+        "manifest.json",
+        encode_json({"config": config.model_dump(mode="json"), "sampled_with": sampled, "counts": dict(counts)}),
+    )
+    console = Console(highlight=False)
+    console.print(", ".join(f"{count:,} {what}" for what, count in sorted(counts.items())))
+    console.print(f"Traces: [bold]{config.output}/traces[/]", soft_wrap=True)
+    return 0
+
+
+def _count_buckets(corpus: Folder) -> int:
+    manifests = read_manifests(corpus)
+    if not manifests:
+        raise UserError(f"{corpus.url}: no finished corpus there")
+    return int(manifests[0]["buckets"])
+
+
+def _map_buckets(task: DecideBucket, num_buckets: int) -> Counter[str]:
+    import ray
+
+    buckets = ray.data.from_items([{"bucket": n} for n in range(num_buckets)], override_num_blocks=num_buckets)
+    total: Counter[str] = Counter()
+    for row in buckets.map_batches(task, batch_size=1, num_cpus=1).iter_rows():
+        total[row["what"]] += row["count"]
+    return total
+
+
+class DecideBucket:
+    """Decides the units of one bucket; writes a trace file for each of the run's, returns counts."""
+
+    def __init__(
+        self, config: DecideAgainConfig, corpus: Folder, scale: ScaleConfig, sampling: SamplingConfig, num_buckets: int
+    ):
+        self._config, self._corpus, self._scale, self._num_buckets = config, corpus, scale, num_buckets
+        self._sampling = sampling.model_copy(update={"mode": "sequential"})
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Decide the bucket of the batch's one row."""
+        (bucket,) = (int(number) for number in batch["bucket"])
+        labels = self._read_labels(bucket)
+        counts: Counter[str] = Counter()
+        run, output = Folder(self._config.run), Folder(self._config.output)
+        for shard, name in current_trace_files(run).items():
+            if shard % self._num_buckets == bucket:
+                rows = (run / "traces").read_table(name).to_pylist()
+                decided = [self._decide(row, labels[unit_key(row)]) for row in rows if unit_key(row) in labels]
+                counts["units that the corpus does not hold"] += len(rows) - len(decided)
+                counts.update(row["outcome"] for row in decided)
+                table = pa.Table.from_pylist(decided, schema=TRACES)
+                (output / "traces").write_atomic(f"shard-{shard:05d}.parquet", encode_traces(table))
+        return {"what": list(counts), "count": list(counts.values())}
+
+    def _read_labels(self, bucket: int) -> dict[tuple[str, str, str], dict[str, Any]]:
+        labels = {}
+        for manifest in read_manifests(self._corpus):
+            for shard in manifest["shards"]:
+                if int(shard["name"][6:-8]) % self._num_buckets == bucket:
+                    for row in self._corpus.read_table(f"items/{shard['name']}").to_pylist():
+                        labels[unit_key(row)] = row
+        return labels
+
+    def _decide(self, row: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
+        labelled = row | {name: item[name] for name in ITEMS.names}
+        scale = self._scale.of(row["dimension"])
+        assert scale is not None, f"prepare_corpus lets no unit of dimension {row['dimension']!r} through"
+        return labelled | decide_again(labelled, scale, self._config.acceptance, self._sampling)
+
+
+if __name__ == "__main__":
+    run_job(main)

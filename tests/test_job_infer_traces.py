@@ -1,0 +1,273 @@
+"""infer_traces as a whole: the real job on Ray, with a scripted engine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from jobs import decide_again, infer_traces, prepare_corpus, status
+from judgetrace.config import UserError
+from judgetrace.ledger import current_trace_files
+from judgetrace.storage import Folder
+from tests.test_trace_worker import accepted_set, check_rows
+
+pytestmark = pytest.mark.slow
+
+NUM_UNITS = 120
+
+
+def write_source(folder: Path, num: int = NUM_UNITS) -> Path:
+    labels = [str(i % 5 + 1) for i in range(num)]
+    frame = pd.DataFrame({"id": [f"item-{i:05d}" for i in range(num)], "text": "some text", "label": labels})
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(folder / "source.csv", index=False)
+    (folder / "guideline.md").write_text("Rate the text from 1 to 5.\n")
+    return folder / "source.csv"
+
+
+def prepare(folder: Path, corpus: str, *more: str, num: int = NUM_UNITS) -> str:
+    config = folder / "corpus.toml"
+    config.write_text(
+        f"""corpus = {json.dumps(corpus)}
+[source]
+paths = [{json.dumps(str(write_source(folder, num)))}]
+[columns]
+item_id = "id"
+text = "text"
+label = "label"
+[scale]
+values = [1, 2, 3, 4, 5]
+[guideline]
+path = {json.dumps(str(folder / "guideline.md"))}
+[target]
+rule = "single"
+[shards]
+units_per_shard = 25
+buckets = 2
+"""
+    )
+    assert prepare_corpus.main([str(config), *more]) == 0
+    return corpus
+
+
+def write_config(folder: Path, corpus: str, run: str, **script: object) -> str:
+    config = folder / "traces.toml"
+    arguments = ", ".join(f"{name} = {json.dumps(value)}" for name, value in script.items())
+    config.write_text(
+        f"""corpus = {json.dumps(corpus)}
+run = {json.dumps(run)}
+[model]
+path = "scripted/model"
+[engine]
+kind = "tests.scripted_engine:ScriptedEngine"
+num_cpus = 0.5
+slots = 16
+args = {{ {arguments} }}
+[sampling]
+max_draws = 8
+max_tokens = 100
+[ledger]
+commit_every_s = 1
+keep_rejected_text = true
+drain_s = 2
+"""
+    )
+    return str(config)
+
+
+def read_rows(run: str) -> list[dict]:
+    folder = Folder(run)
+    names = current_trace_files(folder).values()
+    return [row for name in names for row in (folder / "traces").read_table(name).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, ray_session) -> str:
+    folder = tmp_path_factory.mktemp("corpus")
+    return prepare(folder, str(folder / "corpus"))
+
+
+def test_every_unit_ends_in_one_row_and_a_second_run_has_nothing_to_do(tmp_path, corpus, capsys):
+    run = str(tmp_path / "run")
+    config = write_config(tmp_path, corpus, run)
+    assert infer_traces.main([config]) == 0
+    rows = read_rows(run)
+    assert len(rows) == NUM_UNITS
+    check_rows(rows)
+    manifest = Folder(run).read_json("manifest.json")
+    assert manifest["decided"] == NUM_UNITS
+    assert manifest["outcomes"] == Counter(row["outcome"] for row in rows)
+    assert manifest["tokens"]["output"] == sum(draw["output_tokens"] for row in rows for draw in row["draws"])
+    capsys.readouterr()
+    assert infer_traces.main([config]) == 0
+    assert "0 shards to go" in capsys.readouterr().out
+    assert read_rows(run) == rows
+
+
+def test_source_and_sink_may_lie_on_s3(tmp_path, ray_session, s3):
+    corpus, run = f"{s3}/{tmp_path.name}/corpus", f"{s3}/{tmp_path.name}/run"
+    prepare(tmp_path, corpus)
+    assert infer_traces.main([write_config(tmp_path, corpus, run)]) == 0
+    rows = read_rows(run)
+    assert len(rows) == NUM_UNITS
+    check_rows(rows)
+    assert status.main([run, "--json"]) == 0
+
+
+def test_a_token_budget_ends_the_run_cleanly_and_the_same_command_goes_on(tmp_path, corpus):
+    undisturbed = str(tmp_path / "undisturbed")
+    assert infer_traces.main([write_config(tmp_path, corpus, undisturbed)]) == 0
+    run = str(tmp_path / "run")
+    config = write_config(tmp_path, corpus, run, latency_s=0.2)
+    early = infer_traces.main([config, "--limits.max_output_tokens=1500"])
+    assert early == infer_traces.STOPPED_EARLY_STATUS
+    assert not Folder(run).exists("manifest.json")
+    done = {row["item_id"] for row in read_rows(run)}
+    assert 0 < len(done) < NUM_UNITS
+    assert infer_traces.main([config]) == 0
+    rows = read_rows(run)
+    check_rows(rows)
+    assert accepted_set(rows) == accepted_set(read_rows(undisturbed))
+
+
+def test_a_pilot_is_a_start_that_the_whole_run_goes_on_from(tmp_path, corpus):
+    run = str(tmp_path / "run")
+    config = write_config(tmp_path, corpus, run)
+    assert infer_traces.main([config, "--limit=30"]) == 0
+    assert len(read_rows(run)) == 30
+    assert not Folder(run).exists("manifest.json")
+    assert infer_traces.main([config]) == 0
+    assert len(read_rows(run)) == NUM_UNITS
+
+
+def test_changed_sampling_is_refused_by_name(tmp_path, corpus):
+    config = write_config(tmp_path, corpus, str(tmp_path / "run"))
+    assert infer_traces.main([config, "--limit=5"]) == 0
+    with pytest.raises(UserError, match=r"sampling\.temperature: was 1\.0, is now 0\.5"):
+        infer_traces.main([config, "--sampling.temperature=0.5"])
+    assert infer_traces.main([config, "--limit=5", "--engine.slots=4", "--sampling.mode=fixed"]) == 0
+
+
+def test_too_many_failures_stop_the_run_and_the_next_one_retries_them(tmp_path, corpus, capsys):
+    run = str(tmp_path / "run")
+    assert infer_traces.main([write_config(tmp_path, corpus, run, fail_rate=1.0, latency_s=0.05)]) == 3
+    assert "scripted failure" in capsys.readouterr().out
+    # A changed script is a changed engine; this run folder is told that it may go on.
+    (tmp_path / "run/contract.json").unlink()
+    assert infer_traces.main([write_config(tmp_path, corpus, run)]) == 0
+    rows = read_rows(run)
+    assert len(rows) == NUM_UNITS
+    check_rows(rows)
+    assert "failed" not in {row["outcome"] for row in rows}
+
+
+def test_an_engine_that_dies_is_replaced_and_nothing_is_lost(tmp_path, corpus):
+    run = str(tmp_path / "run")
+    config = write_config(tmp_path, corpus, run, dies_after=90, dies_once=str(tmp_path / "died"), latency_s=0.01)
+    assert infer_traces.main([config]) == 0
+    assert (tmp_path / "died").exists()
+    rows = read_rows(run)
+    assert len(rows) == NUM_UNITS
+    check_rows(rows)
+
+
+def test_items_appended_later_are_taken_up_and_finished_units_stay_finished(tmp_path, ray_session):
+    corpus, run = prepare(tmp_path, str(tmp_path / "corpus")), str(tmp_path / "run")
+    config = write_config(tmp_path, corpus, run)
+    assert infer_traces.main([config]) == 0
+    before = read_rows(run)
+    more = tmp_path / "more.csv"
+    pd.DataFrame({"id": [f"new-{i}" for i in range(10)], "text": "new text", "label": "3"}).to_csv(more, index=False)
+    paths = json.dumps([str(tmp_path / "source.csv"), str(more)])
+    assert prepare_corpus.main([str(tmp_path / "corpus.toml"), f"--source.paths={paths}"]) == 0
+    assert infer_traces.main([config]) == 0
+    rows = read_rows(run)
+    assert len(rows) == NUM_UNITS + 10
+    assert [row for row in rows if row["item_id"].startswith("item")] == before
+
+
+def test_units_are_decided_again_from_recorded_draws(tmp_path, corpus):
+    run, again = str(tmp_path / "run"), str(tmp_path / "again")
+    assert infer_traces.main([write_config(tmp_path, corpus, run), "--sampling.mode=fixed"]) == 0
+    config = tmp_path / "again.toml"
+    config.write_text(f'run = "{run}"\noutput = "{again}"\n[acceptance]\nrule = "tolerance"\ntolerance = 1\n')
+    assert decide_again.main([str(config)]) == 0
+    strict = {row["item_id"]: row for row in read_rows(run)}
+    for row in read_rows(again):
+        near = [d for d in row["draws"] if d["rating"] and abs(int(d["rating"]) - int(row["target_label"])) <= 1]
+        assert row["outcome"] == ("accepted" if near else "exhausted")
+        if near:
+            assert row["draw_index"] == min(draw["index"] for draw in near)
+            assert row["trace"] == f"Draw {row['draw_index']} of {row['item_id']} thinks."
+            assert row["draw_index"] <= (strict[row["item_id"]]["draw_index"] or 8)
+
+
+def test_the_status_of_a_run_is_told_from_its_files(tmp_path, corpus, capsys):
+    run = str(tmp_path / "run")
+    with pytest.raises(UserError, match="no run there"):
+        status.main([run])
+    infer_traces.main([write_config(tmp_path, corpus, run), "--limit=30"])
+    capsys.readouterr()
+    assert status.main([run, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["units"], told["decided"]) == (30, 30)
+    assert told["outcomes"] == Counter(row["outcome"] for row in read_rows(run))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--corpus=nowhere", "no finished corpus there"),
+        ("--model.path=./nowhere", "no such folder"),
+        ("--prompt.template=nowhere.jinja", "can't be read"),
+        ("--sampling.max_drows=3", "unrecognized"),
+        ("--engine.min_replicas=3", "more than max_replicas"),
+        ("--thinking.parser=deepseek_r1", "go together"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(tmp_path, corpus, change, message, capsys):
+    config = write_config(tmp_path, corpus, str(tmp_path / "run"))
+    with pytest.raises((UserError, SystemExit)) as caught:
+        infer_traces.main([config, change])
+    assert message in f"{caught.value} {capsys.readouterr().err}"
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_key_in_the_file_is_an_error_that_names_the_known_ones(tmp_path, corpus):
+    config = Path(write_config(tmp_path, corpus, str(tmp_path / "run")))
+    config.write_text(config.read_text().replace("max_draws", "max_drows"))
+    with pytest.raises(UserError, match=r"sampling\.max_drows: unknown key; known here: .*max_draws"):
+        infer_traces.main([str(config)])
+
+
+def test_a_dry_run_shows_the_prompt_and_touches_nothing(tmp_path, corpus, capsys):
+    assert infer_traces.main([write_config(tmp_path, corpus, str(tmp_path / "run")), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    for part in ("Rate the text from 1 to 5.", "some text", '"max_draws": 8', "120 units"):
+        assert part in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_explains_every_field():
+    shown = subprocess.run(
+        [sys.executable, "-m", "jobs.infer_traces", "--help"], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    for key in ("--sampling.max_draws", "--engine.max_replicas", "--thinking.format", "--limits.max_failed_rate"):
+        assert key in shown
+    assert "(the paper's k)" in shown
+
+
+def test_a_stopped_run_says_so_within_seconds(tmp_path, corpus):
+    run = str(tmp_path / "run")
+    config = write_config(tmp_path, corpus, run, latency_s=0.3)
+    began = time.monotonic()
+    assert infer_traces.main([config, "--limits.max_seconds=3", "--engine.slots=1"]) == 3
+    assert time.monotonic() - began < 60
+    check_rows(read_rows(run))
