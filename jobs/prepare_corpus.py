@@ -286,7 +286,7 @@ def check_quarantine(plan: Plan, tally: Tally) -> None:
     if tally.num_quarantined <= limit * tally.rows_in:
         return
     raise UserError(
-        f"{tally.num_quarantined} of {tally.rows_in} rows are unusable: more than limits.max_quarantined_rate, {limit}\n"
+        f"{tally.num_quarantined} of {tally.rows_in} rows are unusable, over limits.max_quarantined_rate = {limit}\n"
         f"reasons: {dict(tally.quarantined.most_common())}\nfor example:\n  "
         + "\n  ".join(tally.examples)
         + f"\nall of them: {plan.folder.url}/quarantine/; mend the source or the config, or raise the limit"
