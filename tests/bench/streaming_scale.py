@@ -6,8 +6,8 @@ a unit gets one draw at latency 0. Both sizes have the same workers: two CPUs fo
 
 items_per_s          units over the wall time of both jobs' main(), at the large size; also for each job
 rss_ratio            peak of the private memory (USS) of driver and workers, large over small; read from
-                     /proc/PID/smaps_rollup every 0.5 s, while the measured jobs run, of the process that called main()
-                     and of all Ray workers below it (its "ray::" processes), added up
+                     /proc/PID/smaps_rollup every 0.5 s (small size: 0.1 s), while the measured jobs run, of the process
+                     that called main() and of all Ray workers below it (its "ray::" processes), added up
 vs_ray_data_llm      units/s of infer_traces over rows/s of ray.data.llm's processor, both with the model's chat
                      template and tokenizer and the same instant engine, from when the engine is up to the end of the
                      execution (both start-ups apart; ray.data.llm's rows are held until then, and 5 s longer).
@@ -20,6 +20,7 @@ vs_ray_data_llm_bare the same with no template and no tokenizer on either side (
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
+from judgetrace.scale import Scale
 from tests.bench import harness
 from tests.bench.harness import say
 from tests.scripted_engine import ScriptedEngine
@@ -141,7 +143,8 @@ def write_configs(folder: Path, num_units: int, slots: int) -> tuple[Path, Path]
         "scale": {"values": [1, 2, 3, 4, 5]},
         "guideline": {"path": str(folder / "guideline.md")},
         "target": {"rule": "single"},
-        "shards": {"units_per_shard": 1000, "buckets": max(2, num_units // 200_000 + 1)},
+        # The job's own choice, but at least two, so that both CPUs have one.
+        "shards": {"units_per_shard": 1000, "buckets": 2 if num_units < 200_000 else None},
     }
     infer = infer_config(folder / "corpus", folder, slots)
     return (
@@ -221,8 +224,8 @@ def measure_processor(folder: Path, options: Any, tokenizes: bool, batch_size: i
             harness.wait_until(up_file.exists, 120)
             time.sleep(5)
             note_time(began_file)
-        content = f"{guideline}\n\n{json.loads(row['fields'])}\n\nThink, then rate it: <rating>number</rating>"
-        prompt = {"messages": [{"role": "user", "content": content}]} if tokenizes else {"prompt": content}
+        messages = render_prompt(guideline, row["fields"])
+        prompt = {"messages": messages} if tokenizes else {"prompt": messages[0]["content"]}
         return {**prompt, "item_id": row["item_id"], "sampling_params": {"temperature": 1.0, "max_tokens": 100}}
 
     with harness.own_ray(num_cpus=4):
@@ -247,11 +250,23 @@ def count_rows(folder: Path) -> int:
     return sum(pq.read_metadata(file).num_rows for file in folder.glob("*.parquet"))
 
 
+def render_prompt(guideline: str, fields: str) -> list[dict[str, str]]:
+    """Render the prompt that infer_traces renders of the same unit."""
+    return make_renderer().render(json.loads(fields), guideline, "", Scale(values=("1", "2", "3", "4", "5")))
+
+
+@functools.cache
+def make_renderer() -> Any:
+    from judgetrace.prompts import PromptRenderer, load_template
+
+    return PromptRenderer(load_template(None))
+
+
 class MemoryWatch:
     """Samples the private memory of a process and its Ray workers while the file `phase` names a job."""
 
-    def __init__(self, root: int, phase: Path):
-        self._root, self._phase = root, phase
+    def __init__(self, root: int, phase: Path, every_s: float):
+        self._root, self._phase, self._every_s = root, phase, every_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.peaks: dict[str, dict[str, int]] = {}
@@ -263,7 +278,7 @@ class MemoryWatch:
         return self.peaks
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.5):
+        while not self._stop.wait(self._every_s):
             phase = self._phase.read_text() if self._phase.exists() else ""
             if phase:
                 driver, workers = self._sample()
@@ -296,7 +311,8 @@ def run_part(folder: Path, options: Any, part: str, phase: Path | None = None) -
     command += [f"--{key.replace('_', '-')}={getattr(options, key)}" for key in FULL]
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, cwd=harness.ROOT, env=harness.job_environment(), stdout=log, stderr=log)
-        watch = MemoryWatch(process.pid, phase) if phase else None
+        # The small size's jobs end within seconds.
+        watch = MemoryWatch(process.pid, phase, 0.1 if "small" in part else 0.5) if phase else None
         status = process.wait()
         peaks = watch.end() if watch else {}
     if status:
@@ -364,4 +380,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    # What goes to the workers must be importable by name there, not be part of __main__.
+    from tests.bench.streaming_scale import main as imported_main
+
+    imported_main(sys.argv[1:])
