@@ -36,18 +36,20 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def ray_session(s3: str) -> Iterator[None]:
-    """Start Ray once; its workers know the S3 server, which therefore comes first."""
+def ray_session(s3: str) -> Iterator[str]:
+    """Start a Ray cluster of two nodes once; yields its address. Its workers know the S3 server: that comes first."""
     import ray
+    from ray.cluster_utils import Cluster
 
     environment = {name: os.environ[name] for name in (*S3_ENVIRONMENT, "AWS_ENDPOINT_URL")}
+    cluster = Cluster()
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=256 * 2**20)
     ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=256 * 2**20,
+        address=cluster.address,
         log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": worker_path(), **environment}},
     )
-    yield
+    yield cluster.address
     ray.shutdown()
+    cluster.shutdown()

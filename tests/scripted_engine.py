@@ -27,6 +27,7 @@ class ScriptedEngine:
     fail_rate         share of draws that raise, again at every try
     max_model_len     longest prompt and output, in words
     poison            item ids that the engine refuses
+    journal           a file that every draw appends a line to: process id, Ray node, item id, draw index
     dies_after        the engine dies for good after so many draws (a file `dies_once` makes that happen once)
     """
 
@@ -56,6 +57,7 @@ class ScriptedEngine:
         if item_id in self._script.get("poison", ()):
             raise PromptRefusedError(f"scripted refusal of {item_id}")
         self._die_when_due()
+        self._note(item_id, index)
         unit = (item_id, dimension, target_source)
         tokens = int(self._script.get("output_tokens", 20))
         await self._wait(_hash_random("latency", *unit, index), tokens, request)
@@ -78,6 +80,11 @@ class ScriptedEngine:
                 request.on_tokens(tokens // 2)
             await asyncio.sleep(seconds)
 
+    def _note(self, item_id: str, index: str) -> None:
+        if "journal" in self._script:
+            with open(self._script["journal"], "a") as file:
+                file.write(f"{os.getpid()}\t{_node_id()}\t{item_id}\t{index}\n")
+
     def _die_when_due(self) -> None:
         self._num_draws += 1
         due = self._script.get("dies_after")
@@ -90,6 +97,12 @@ class ScriptedEngine:
 
     def close(self) -> None:
         pass
+
+
+def _node_id() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
 def _hash_random(*parts: str) -> random.Random:

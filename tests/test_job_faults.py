@@ -1,0 +1,162 @@
+"""infer_traces under kills, on a cluster of two nodes: nothing is lost, nothing is recorded twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jobs import infer_traces
+from judgetrace.storage import Folder
+from tests.test_job_infer_traces import prepare, read_rows, write_config
+from tests.test_trace_worker import accepted_set, check_rows
+
+pytestmark = pytest.mark.slow
+
+NUM_UNITS = 200
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, ray_session) -> str:
+    folder = tmp_path_factory.mktemp("corpus")
+    return prepare(folder, str(folder / "corpus"), num=NUM_UNITS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, corpus) -> set:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert infer_traces.main([write_config(folder, corpus, str(folder / "run"))]) == 0
+    return accepted_set(read_rows(str(folder / "run")))
+
+
+def wait_until(what: str, condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for: {what}"
+        time.sleep(0.05)
+
+
+@contextmanager
+def started_job(config: str, address: str, log: Path) -> Iterator[subprocess.Popen]:
+    with log.open("ab") as file:
+        job = subprocess.Popen(
+            [sys.executable, "-m", "jobs.infer_traces", config, f"--cluster.address={address}"],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield job
+    finally:
+        if job.poll() is None:
+            job.kill()
+        job.wait(timeout=30)
+
+
+def read_journal(path: Path) -> list[list[str]]:
+    return [line.split("\t") for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def check_complete(run: str, undisturbed: set) -> None:
+    rows = read_rows(run)
+    assert len(rows) == NUM_UNITS
+    check_rows(rows)
+    assert accepted_set(rows) == undisturbed
+    assert Folder(run).exists("manifest.json")
+
+
+def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(tmp_path, corpus, undisturbed, ray_session):
+    run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
+    config = write_config(tmp_path, corpus, run, latency_s=0.15, journal=str(journal))
+    with started_job(config, ray_session, log) as job:
+        wait_until("a committed part", lambda: Folder(f"{run}/ledger").list_files(".parquet", recursive=True))
+        os.kill(job.pid, signal.SIGKILL)
+    workers = {int(line[0]) for line in read_journal(journal)}
+    wait_until("the killed driver's workers to end", lambda: not any(map(is_alive, workers)))
+    drawn_before = len(read_journal(journal))
+    ledger = Folder(f"{run}/ledger")
+    parts = [ledger.read_table(name) for name in ledger.list_files(".parquet", recursive=True)]
+    committed = {item_id for part in parts for item_id in part.column("item_id").to_pylist()}
+    assert committed
+    with started_job(config, ray_session, log) as job:
+        assert job.wait(timeout=120) == 0, log.read_text()
+    check_complete(run, undisturbed)
+    assert committed.isdisjoint(line[2] for line in read_journal(journal)[drawn_before:])
+
+
+def test_a_worker_that_is_killed_is_replaced(tmp_path, corpus, undisturbed, ray_session):
+    run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
+    config = write_config(tmp_path, corpus, run, latency_s=0.1, journal=str(journal))
+    with started_job(config, ray_session, log) as job:
+        for kills in range(1, 4):
+            wait_until("a new worker", lambda kills=kills: len({line[0] for line in read_journal(journal)}) == kills)
+            time.sleep(1.0)
+            os.kill(int(read_journal(journal)[-1][0]), signal.SIGKILL)
+        assert job.wait(timeout=120) == 0, log.read_text()
+    assert len({line[0] for line in read_journal(journal)}) == 4
+    check_complete(run, undisturbed)
+
+
+def test_sigterm_drains_commits_and_leaves_a_run_that_goes_on(tmp_path, corpus, undisturbed, ray_session):
+    run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
+    config = write_config(tmp_path, corpus, run, latency_s=0.15, journal=str(journal))
+    with started_job(config, ray_session, log) as job:
+        wait_until("some draws", lambda: len(read_journal(journal)) > 100)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(timeout=60) == infer_traces.STOPPED_EARLY_STATUS, log.read_text()
+    assert "SIGTERM received" in log.read_text()
+    drawn = {tuple(line[2:]) for line in read_journal(journal)}
+    with started_job(config, ray_session, log) as job:
+        assert job.wait(timeout=120) == 0, log.read_text()
+    check_complete(run, undisturbed)
+    repeated = [k for k, count in Counter(tuple(x[2:]) for x in read_journal(journal)).items() if count > 1]
+    # A drained run keeps every draw that ended, also those of undecided units: only cancelled ones are made again.
+    assert set(repeated) <= drawn
+    assert len(repeated) <= 16
+
+
+def test_a_second_driver_fences_the_first_and_completes_the_run(tmp_path, corpus, undisturbed, ray_session):
+    run, log = str(tmp_path / "run"), tmp_path / "log"
+    config = write_config(tmp_path, corpus, run, latency_s=0.1)
+    with started_job(config, ray_session, log) as first:
+        wait_until("the first driver", lambda: Folder(f"{run}/ledger").list_files(".parquet", recursive=True))
+        with started_job(config, ray_session, tmp_path / "log2") as second:
+            assert first.wait(timeout=90) == infer_traces.STOPPED_EARLY_STATUS, log.read_text()
+            assert "replaced by a newer one" in log.read_text()
+            assert second.wait(timeout=120) == 0, (tmp_path / "log2").read_text()
+    check_complete(run, undisturbed)
+
+
+def test_two_engines_work_on_two_nodes(tmp_path, corpus, undisturbed, ray_session):
+    run, journal = str(tmp_path / "run"), tmp_path / "journal"
+    config = write_config(tmp_path, corpus, run, latency_s=0.1, journal=str(journal))
+    replicas = ["--engine.min_replicas=2", "--engine.max_replicas=2", "--engine.num_cpus=0.6"]
+    assert infer_traces.main([config, *replicas]) == 0
+    assert len({line[1] for line in read_journal(journal)}) == 2
+    check_complete(run, undisturbed)
+
+
+def test_a_job_that_cannot_get_its_resources_says_what_it_waits_for(tmp_path, corpus, ray_session):
+    log = tmp_path / "log"
+    config = write_config(tmp_path, corpus, str(tmp_path / "run"))
+    with log.open("wb") as file:
+        job = [sys.executable, "-m", "jobs.infer_traces", config, f"--cluster.address={ray_session}"]
+        job += ["--engine.num_gpus=4", "--cluster.wait_s=5"]
+        status = subprocess.run(job, stdout=file, stderr=subprocess.STDOUT, timeout=60, check=False).returncode
+    assert status == 2
+    assert "infer_traces needs 0.5 CPU, 4 GPU on one node; the cluster has 2 node(s)" in log.read_text()
+    assert "gave up: infer_traces has not moved" in log.read_text()
