@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import functools
 import hashlib
 import json
@@ -150,7 +151,11 @@ def make_gated_stage(gates: str, notes: str, batch_size: int) -> type:
 
 
 def wait_for(path: Path) -> None:
+    """Wait for a file; end with the process that started this one."""
+    parent = os.getppid()
     while not path.exists():
+        if os.getppid() != parent:
+            sys.exit("the benchmark ended")
         time.sleep(0.02)
 
 
@@ -174,6 +179,7 @@ class Bench:
         self.batch_sizes = sorted({16, 64, options.units})
         self.units: list[list[Unit]] = []
         self._threads: list[threading.Thread] = []
+        self.bare: subprocess.Popen[bytes] | None = None
         self.failures: list[BaseException] = []
 
     def prepare(self) -> None:
@@ -207,6 +213,8 @@ class Bench:
                 "kind": "tests.bench.engine_ratio:FixedLengthEngine",
                 "num_cpus": 1,
                 "slots": options.slots,
+                # All at once, so that the shards of later rounds, which wait, hold up none of this one.
+                "shards_at_once": SHARDS_PER_ROUND * self.num_rounds,
                 "args": {**vllm_arguments(options.slots), "bench": bench},
                 "env": ENVIRONMENT,
             },
@@ -320,8 +328,15 @@ class Bench:
         return tokens / seconds
 
     def stop(self) -> None:
-        self.bare.terminate()
-        self.bare.wait(30)
+        """End bare vLLM with its engine's processes, which would outlive it."""
+        import psutil
+
+        bare = psutil.Process(self.bare.pid) if self.bare and self.bare.poll() is None else None
+        for process in [bare, *bare.children(recursive=True)] if bare else []:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if bare:
+            self.bare.wait(30)
 
 
 def sampling_params(unit: Unit) -> dict[str, Any]:

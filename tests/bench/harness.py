@@ -121,7 +121,8 @@ def demo_corpus_config(folder: Path, units_per_shard: int) -> dict[str, Any]:
 
 @contextmanager
 def own_ray(num_cpus: int = 2) -> Iterator[None]:
-    """Start Ray for this process alone; the jobs called meanwhile use it."""
+    """Start Ray for this process alone; the jobs called meanwhile use it. Ends what of it outlives it by 15 s."""
+    import psutil
     import ray
 
     from judgetrace.session import worker_path
@@ -138,7 +139,10 @@ def own_ray(num_cpus: int = 2) -> Iterator[None]:
     try:
         yield
     finally:
+        family = psutil.Process().children(recursive=True)
         ray.shutdown()
+        for process in psutil.wait_procs(family, timeout=15)[1]:
+            process.kill()
 
 
 def build_llm_processor(engine: type, batch_size: int, slots: int, settings: Mapping[str, Any]) -> Any:
