@@ -121,6 +121,7 @@ def infer(console: Console, inputs: Inputs, started_here: bool) -> int:
 
     config, run = inputs.config, RunFolder(Folder(inputs.config.run))
     check_resources("infer_traces", needs_of(config.engine), started_here)
+    run.check_store()
     run.check_contract(inputs.contract())
     planned = plan_shards(inputs.shards, config.limit)
     total = sum(task.num_units for task in planned)

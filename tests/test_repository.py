@@ -12,6 +12,7 @@ HEAVY = ("ray", "vllm", "torch", "deepspeed", "transformers")
 PURE_ROOMS = (
     "acceptance",
     "accounting",
+    "batches",
     "columns",
     "config",
     "control",
@@ -28,6 +29,7 @@ PURE_ROOMS = (
     "parsing",
     "prompts",
     "readers",
+    "reaper",
     "run_folder",
     "sampling",
     "scale",
@@ -39,9 +41,13 @@ PURE_ROOMS = (
     "staging",
     "storage",
     "tasks",
+    "text_files",
     "trace_config",
     "trace_report",
+    "trace_worker",
     "units",
+    "versions",
+    "vllm_engine",
 )
 TAKES_A_RUN_INSTEAD_OF_A_CONFIG = {"status"}
 JOBS = sorted({file.stem for file in (ROOT / "jobs").glob("[a-z]*.py")} - TAKES_A_RUN_INSTEAD_OF_A_CONFIG)

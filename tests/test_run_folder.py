@@ -44,3 +44,8 @@ def test_a_changed_contract_is_refused_by_the_names_of_its_fields(run):
     assert "sampling.seed" not in str(caught.value)
     with pytest.raises(UserError, match=r"sampling\.top_k: was None, is now 5"):
         run.check_contract({"model.path": "a", "sampling.seed": 0, "sampling.top_k": 5})
+
+
+def test_a_local_disk_lets_only_the_first_writer_through(run):
+    run.check_store()
+    assert (run.folder / "drivers").list_files() == []

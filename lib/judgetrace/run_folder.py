@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,20 @@ class RunFolder:
 
     def __init__(self, folder: Folder):
         self.folder = folder
+
+    def check_store(self) -> None:
+        """Check that the store lets only the first of two writers of a file through. Raises UserError.
+
+        Some S3 servers ignore If-None-Match; on them two drivers of one run would overwrite each other's decisions.
+        """
+        name = f"drivers/probe-{uuid.uuid4().hex}"
+        first, second = (self.folder.put_if_absent(name, b"probe") for _ in range(2))
+        self.folder.delete([name])
+        if not first or second:
+            raise UserError(
+                f"run = {self.folder.url}: the store let a second writer overwrite a file that must be written once\n"
+                "expected: a local disk, or an object store that honours If-None-Match (AWS S3, MinIO, Ceph, GCS do)"
+            )
 
     def claim(self, now: float, config: Mapping[str, Any] | None = None) -> int:
         """Take the run over as its newest driver; returns the driver's number. Older drivers are fenced by it.

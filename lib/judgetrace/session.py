@@ -5,6 +5,7 @@ The same call serves a laptop (starts Ray for itself), a running cluster and `ra
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -18,6 +19,13 @@ from types import TracebackType
 from pydantic import BaseModel, Field
 
 from judgetrace.config import STRICT, UserError
+
+_CHATTY_LOGGERS = (
+    "ray._private.authentication.authentication_token_setup",
+    "ray.data._internal.execution.streaming_executor",
+    "ray.data._internal.progress",
+)
+"""They greet, and repeat what the job's own live line says."""
 
 
 class RayConfig(BaseModel):
@@ -56,6 +64,8 @@ def connect_ray(config: RayConfig) -> Iterator[bool]:
 
     # Ray Data 2.60 deprecates the arguments that bound an actor's replays, and offers no others yet.
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated", category=RayDeprecationWarning)
+    for name in _CHATTY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     if ray.is_initialized():
         _quieten(DataContext.get_current())
         yield False

@@ -84,6 +84,16 @@ class InferTracesConfig(BaseModel):
             )
         if self.sampling.keep > self.sampling.max_draws:
             raise ValueError(f"sampling.keep {self.sampling.keep} is more than max_draws {self.sampling.max_draws}")
+        num_gpus = self.engine.tensor_parallel_size * self.engine.pipeline_parallel_size
+        if (
+            num_gpus > 1
+            and 0 < self.engine.num_gpus < num_gpus
+            and "distributed_executor_backend" not in self.engine.args
+        ):
+            raise ValueError(
+                f"engine.num_gpus {self.engine.num_gpus:g} is less than tensor_parallel_size * pipeline_parallel_size "
+                f"= {num_gpus}"
+            )
         limit = self.engine.args.get("max_model_len")
         if limit is not None and self.sampling.max_tokens >= int(limit):
             raise ValueError(

@@ -1,0 +1,83 @@
+"""The config of infer_traces, and what its rows depend on."""
+
+import pytest
+from pydantic import ValidationError
+
+from judgetrace.config import UserError
+from judgetrace.engine import EngineConfig, ModelConfig
+from judgetrace.trace_config import InferTracesConfig, fingerprint_model, make_contract
+from judgetrace.vllm_engine import engine_arguments
+
+
+def make_config(**sections) -> InferTracesConfig:
+    return InferTracesConfig.model_validate({"corpus": "c", "run": "r", "model": {"path": "org/name"}} | sections)
+
+
+def contract_of(config: InferTracesConfig, guideline: str = "g", template: str = "t") -> dict:
+    return make_contract(config, "corpus", guideline, template, fingerprint_model(config.model))
+
+
+@pytest.mark.parametrize(
+    ("sections", "changed"),
+    [
+        ({"model": {"path": "org/other"}}, {"model.path", "model.fingerprint"}),
+        ({"model": {"path": "org/name", "revision": "v2"}}, {"model.revision", "model.fingerprint"}),
+        ({"sampling": {"temperature": 0.7}}, {"sampling.temperature"}),
+        ({"sampling": {"max_draws": 4}}, {"sampling.max_draws"}),
+        ({"thinking": {"constrained_rating": "always"}}, {"thinking.constrained_rating"}),
+        ({"acceptance": {"rule": "any_annotator"}}, {"acceptance.rule"}),
+        ({"prompt": {"system": "You rate."}}, {"prompt.system"}),
+        ({"engine": {"args": {"quantization": "fp8"}}}, {"engine.args"}),
+        # What alters speed, not what is sampled, may change between calls.
+        ({"sampling": {"mode": "fixed"}}, set()),
+        ({"engine": {"slots": 8, "max_replicas": 4, "num_gpus": 1}}, set()),
+        ({"engine": {"args": {"gpu_memory_utilization": 0.8}}}, set()),
+        ({"limits": {"max_seconds": 9}, "ledger": {"commit_every_s": 3}, "limit": 5}, set()),
+    ],
+)
+def test_the_contract_holds_what_rows_depend_on_and_nothing_else(sections, changed):
+    before, after = contract_of(make_config()), contract_of(make_config(**sections))
+    assert {key for key in {*before, *after} if before.get(key) != after.get(key)} == changed
+
+
+def test_a_changed_guideline_or_template_changes_the_contract():
+    config = make_config()
+    assert contract_of(config) != contract_of(config, guideline="other")
+    assert contract_of(config) != contract_of(config, template="other")
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"thinking": {"format": "parser"}}, "go together"),
+        ({"engine": {"tensor_parallel_size": 4, "num_gpus": 1}}, "less than tensor_parallel_size"),
+        ({"sampling": {"keep": 17}}, "more than max_draws"),
+        ({"sampling": {"max_tokens": 512}, "engine": {"args": {"max_model_len": 512}}}, "leaves no room"),
+    ],
+)
+def test_sections_that_contradict_each_other_are_refused(sections, message):
+    with pytest.raises(ValidationError, match=message):
+        make_config(**sections)
+
+
+def test_a_model_folder_is_told_from_another_by_its_files(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json"):
+        fingerprint_model(ModelConfig(path=str(tmp_path)))
+    (tmp_path / "config.json").write_text("{}")
+    one = fingerprint_model(ModelConfig(path=str(tmp_path)))
+    assert fingerprint_model(ModelConfig(path=str(tmp_path))) == one
+    (tmp_path / "model.safetensors").write_bytes(b"12")
+    assert fingerprint_model(ModelConfig(path=str(tmp_path))) != one
+
+
+def test_cpu_engines_prefill_in_one_piece_and_own_arguments_win():
+    model = ModelConfig(path="m")
+    gpu = engine_arguments(model, EngineConfig(slots=32, tensor_parallel_size=2), False, 4096)
+    assert (gpu["max_num_seqs"], gpu["tensor_parallel_size"]) == (32, 2)
+    assert "enforce_eager" not in gpu
+    cpu = engine_arguments(model, EngineConfig(args={"dtype": "float32"}), True, 8192)
+    assert cpu["enable_chunked_prefill"] is False
+    assert cpu["max_num_batched_tokens"] == 8192
+    assert cpu["dtype"] == "float32"
+    short = engine_arguments(model, EngineConfig(args={"max_model_len": 512}), True, 8192)
+    assert short["max_num_batched_tokens"] == 2048
