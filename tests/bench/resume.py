@@ -12,6 +12,7 @@ redone_rate          (unit, run) pairs in which a draw was sampled that an earli
 redone_bound         kills x (slots + units/s of the undisturbed run x commit interval) / units
 wall_overhead        seconds from each run's first draw to its last one (to begin), added up, over those of the
                      undisturbed run, minus 1: start-up and shut-down apart
+lingered_s           how long at most a killed job's workers, which are in process groups of their own, went on
 survivors            processes of a killed job that still lived 10 s after the kill (then they are killed here)
 """
 
@@ -36,6 +37,8 @@ from tests.scripted_engine import ScriptedEngine
 FULL = {"units": 8000, "kills": 20, "slots": 32, "latency_s": 0.1, "commit_s": 1.0, "seed": 1, "startup_kills": 3}
 QUICK = {"units": 600, "kills": 3, "slots": 32, "latency_s": 0.1, "commit_s": 1.0, "seed": 1, "startup_kills": 1}
 SURVIVE_S = 10.0
+LINGER_S = 2.0
+"""About how long Ray's workers, which are in groups of their own, go on after the kill: they must miss their raylet."""
 
 
 class CountedEngine(ScriptedEngine):
@@ -191,7 +194,9 @@ def plan_kills(options: Any, sampling_s: float, startup_s: float) -> list[tuple[
     """Choose the moments: ("start", seconds after the start) or ("draw", seconds after the first draw)."""
     chance = random.Random(options.seed)
     in_startup = min(options.startup_kills, options.kills)
-    points = sorted(chance.uniform(0.0, sampling_s) for _ in range(options.kills - in_startup))
+    num_points = options.kills - in_startup
+    span = max(0.2 * sampling_s, sampling_s - LINGER_S * num_points)
+    points = sorted(chance.uniform(0.0, span) for _ in range(num_points))
     gaps = [point - earlier for earlier, point in zip([0.0, *points], points, strict=False)]
     moments = [("draw", gap) for gap in gaps]
     for _ in range(in_startup):
@@ -281,6 +286,7 @@ def collect(folder: Path, options: Any, calm: Attempt, attempts: list[Attempt]) 
             "disturbed": round(sum(attempt.ended_at - attempt.started_at for attempt in attempts), 1),
         },
         "units_per_s": round(rate, 1),
+        "lingered_s": round(max(a.draws_at[-1] - a.ended_at for a in attempts[:-1] if a.draws_at), 2),
         "survivors": [name for attempt in attempts for name in attempt.survivors],
     }
 
