@@ -34,7 +34,7 @@ from tests.bench import harness
 from tests.bench.harness import say
 from tests.scripted_engine import ScriptedEngine
 
-FULL = {"units": 8000, "kills": 20, "slots": 32, "latency_s": 0.1, "commit_s": 1.0, "seed": 1, "startup_kills": 3}
+FULL = {"units": 10000, "kills": 20, "slots": 32, "latency_s": 0.1, "commit_s": 1.0, "seed": 1, "startup_kills": 3}
 QUICK = {"units": 600, "kills": 3, "slots": 32, "latency_s": 0.1, "commit_s": 1.0, "seed": 1, "startup_kills": 1}
 SURVIVE_S = 10.0
 LINGER_S = 2.0
@@ -286,7 +286,7 @@ def collect(folder: Path, options: Any, calm: Attempt, attempts: list[Attempt]) 
             "disturbed": round(sum(attempt.ended_at - attempt.started_at for attempt in attempts), 1),
         },
         "units_per_s": round(rate, 1),
-        "lingered_s": round(max(a.draws_at[-1] - a.ended_at for a in attempts[:-1] if a.draws_at), 2),
+        "lingered_s": round(max((a.draws_at[-1] - a.ended_at for a in attempts[:-1] if a.draws_at), default=0.0), 2),
         "survivors": [name for attempt in attempts for name in attempt.survivors],
     }
 
