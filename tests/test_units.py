@@ -8,7 +8,7 @@ from judgetrace.scale import ScaleConfig
 from judgetrace.schema import DROPPED, ITEMS
 from judgetrace.splits import SplitConfig, assign_split
 from judgetrace.staging import STAGED
-from judgetrace.units import CorpusRules, find_repeats, make_units
+from judgetrace.units import CorpusRules, find_repeats, make_units, mix_items
 
 KEYS = ["item_id", "dimension"]
 NONE_KNOWN = STAGED.empty_table().select(KEYS)
@@ -110,3 +110,18 @@ def test_any_split_of_items_over_buckets_gives_the_same_units() -> None:
     parts = [make_units(make_staged([row for row in rows if row[0] == item]), make_rules())[0] for item in "abcd"]
 
     assert pa.concat_tables(parts).to_pylist() == whole.to_pylist()
+
+
+def test_items_are_mixed_the_same_way_whatever_lies_beside_them_and_an_items_units_stay_together() -> None:
+    rows = [(f"item-{n:02d}", who, "1") for n in range(40) for who in "xy"]
+    units, _ = make_units(make_staged(rows), make_rules(rule="per_annotator"))
+    mixed = mix_items(units)
+    order = mixed["item_id"].to_pylist()
+
+    assert sorted(mixed.to_pylist(), key=str) == sorted(units.to_pylist(), key=str)
+    assert order[::2] == order[1::2]
+    assert order != sorted(order)
+    assert mixed["target_source"].to_pylist() == ["x", "y"] * 40
+    half = mix_items(units.slice(0, 40))["item_id"].to_pylist()
+    assert half == [item for item in order if item in half]
+    assert mix_items(units.slice(0, 0)).schema == units.schema

@@ -26,7 +26,7 @@ from judgetrace.schema import ANNOTATIONS
 from judgetrace.sources import SourceFile
 from judgetrace.staging import STAGED, Piece, QuarantineLog, Tally, read_pieces
 from judgetrace.storage import Folder, encode_json, encode_parquet
-from judgetrace.units import CorpusRules, find_repeats, make_units
+from judgetrace.units import CorpusRules, find_repeats, make_units, mix_items
 
 FORMAT_VERSION = 1
 _MANIFEST = re.compile(r"manifest-(\d{5})\.json")
@@ -102,6 +102,7 @@ def write_bucket(folder: Folder, bucket: int, pieces: Sequence[Piece], rules: Co
         log.add(rules.file_urls[file_index], fault)
         result.tally.add_fault(rules.file_urls[file_index], fault)
     units, dropped = make_units(kept, rules)
+    units = mix_items(units)
     result.units = len(units)
     result.dropped.update(dropped["reason"].to_pylist())
     result.splits.update(units["split"].to_pylist())
