@@ -49,7 +49,7 @@ from judgetrace.sources import (
     plan_parts,
 )
 from judgetrace.splits import SplitConfig
-from judgetrace.staging import STAGED, Piece, StagePlan, Tally, limit_batches, stage_parts
+from judgetrace.staging import STAGED, Piece, RowCounts, StagePlan, limit_batches, stage_parts
 from judgetrace.storage import Folder, open_filesystem
 from judgetrace.tasks import run_tasks
 from judgetrace.units import CorpusRules, find_repeats, make_units
@@ -280,7 +280,7 @@ def describe_run(config: PrepareCorpusConfig, guideline: Guideline) -> dict[str,
     return {"config": resolved, "guideline_sha256": sha256(guideline.text.encode()).hexdigest()}
 
 
-def check_quarantine(plan: Plan, tally: Tally) -> None:
+def check_quarantine(plan: Plan, tally: RowCounts) -> None:
     """Raise UserError where more rows were quarantined than the config bears."""
     limit = plan.config.limits.max_quarantined_rate
     if tally.num_quarantined <= limit * tally.rows_in:
@@ -324,7 +324,7 @@ def print_dry_run(plan: Plan) -> None:
     """Print the resolved config and one unit made of the first rows."""
     print(json.dumps(plan.config.model_dump(mode="json"), indent=1, ensure_ascii=False))
     print(f"\n{len(plan.files)} source file(s), {len(plan.parts)} part(s), {plan.rules.num_buckets} bucket(s)")
-    part, tally = plan.parts[0], Tally()
+    part, tally = plan.parts[0], RowCounts()
     staged = [STAGED.empty_table()]
     for batch in limit_batches(read_part(part, list(plan.config.columns.name_columns())), 1000):
         admitted = admit_batch(batch, plan.stage.rules)

@@ -24,7 +24,7 @@ import pyarrow as pa
 from judgetrace.config import UserError
 from judgetrace.schema import ANNOTATIONS
 from judgetrace.sources import SourceFile
-from judgetrace.staging import STAGED, Piece, QuarantineLog, Tally, read_pieces
+from judgetrace.staging import STAGED, Piece, QuarantineLog, RowCounts, read_pieces
 from judgetrace.storage import Folder, encode_json, encode_parquet
 from judgetrace.units import CorpusRules, find_repeats, make_units, mix_items
 
@@ -36,7 +36,7 @@ _MANIFEST = re.compile(r"manifest-(\d{5})\.json")
 class BucketResult:
     """What a reduce task hands back: counts and the names of what it wrote."""
 
-    tally: Tally = field(default_factory=Tally)
+    tally: RowCounts = field(default_factory=RowCounts)
     annotations: int = 0
     units: int = 0
     dropped: Counter[str] = field(default_factory=Counter)

@@ -41,7 +41,7 @@ class Piece:
 
 
 @dataclass
-class Tally:
+class RowCounts:
     """Counts that add over tasks."""
 
     rows_in: int = 0
@@ -59,7 +59,7 @@ class Tally:
         if len(self.examples) < MAX_EXAMPLES:
             self.examples.append(f"{where}: {fault.reason} {fault.detail}".rstrip())
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: RowCounts) -> None:
         """Add the counts of another task."""
         self.rows_in += other.rows_in
         self.empty_cells += other.empty_cells
@@ -96,7 +96,7 @@ class QuarantineLog:
 class StageResult:
     """What a map task hands back: counts, and where each bucket's rows lie."""
 
-    tally: Tally
+    tally: RowCounts
     pieces: dict[int, Piece]
     quarantine: str | None
 
@@ -186,7 +186,7 @@ def stage_parts(folder: Folder, parts: Sequence[SourcePart], plan: StagePlan, ta
 
     A replay writes a staging file under another name: a late twin of a task can't spoil what was handed back.
     """
-    tally, log = Tally(), QuarantineLog()
+    tally, log = RowCounts(), QuarantineLog()
     columns = list(plan.rules.columns.name_columns())
     name = f"_staging/{plan.generation:05d}/map-{task:05d}-{uuid.uuid4().hex[:8]}.parquet"
     with StagingWriter(folder, name, plan.num_buckets) as writer:
