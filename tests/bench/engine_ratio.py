@@ -141,7 +141,7 @@ def make_gated_stage(gates: str, notes: str, batch_size: int) -> type:
             while not gate.exists():
                 if skip.exists():
                     return {self.IDX_IN_BATCH_COLUMN: row[self.IDX_IN_BATCH_COLUMN], "generated_tokens": [0]}
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.1)
             began, item_id = time.time(), row["item_id"]
             result = await super()._generate_with_error_handling(row, batch_uuid)
             self._bench_notes.add(item_id, began, result["num_generated_tokens"])
@@ -156,7 +156,7 @@ def wait_for(path: Path) -> None:
     while not path.exists():
         if os.getppid() != parent:
             sys.exit("the benchmark ended")
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 @dataclass(frozen=True)
