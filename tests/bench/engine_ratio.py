@@ -21,7 +21,6 @@ over the rounds of the ratio within a round.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import functools
 import hashlib
@@ -126,28 +125,43 @@ class GatedActor(TraceWorker):
         return super().__call__(batch)
 
 
-def make_gated_stage(gates: str, notes: str, batch_size: int) -> type:
-    """Make vLLMEngineStage's class, whose batches wait until their round begins; it notes each request."""
+def make_noting_stage(notes: str, up: str) -> type:
+    """Make vLLMEngineStage's class; it notes when its engine is up, and when each request began and ended."""
     from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 
-    class GatedStage(vLLMEngineStageUDF):
+    class NotingStage(vLLMEngineStageUDF):
         def __init__(self, *args: Any, **kwargs: Any):
             super().__init__(*args, **kwargs)
             self._bench_notes = Notes(notes)
-            (Path(gates) / f"up-{batch_size}").touch()
+            Path(up).touch()
 
         async def _generate_with_error_handling(self, row: Any, batch_uuid: Any) -> Any:
-            gate, skip = Path(gates) / f"rdl-{batch_size}-{row['round']}", Path(gates) / f"skip-{batch_size}"
-            while not gate.exists():
-                if skip.exists():
-                    return {self.IDX_IN_BATCH_COLUMN: row[self.IDX_IN_BATCH_COLUMN], "generated_tokens": [0]}
-                await asyncio.sleep(0.1)
             began, item_id = time.time(), row["item_id"]
             result = await super()._generate_with_error_handling(row, batch_uuid)
             self._bench_notes.add(item_id, began, result["num_generated_tokens"])
             return result
 
-    return GatedStage
+    return NotingStage
+
+
+@dataclass(frozen=True)
+class GatedSource:
+    """Gives the rows of a round once it begins; one task at a time, so that no row of a later round is in the way."""
+
+    rounds: str
+    gates: str
+    batch_size: int
+
+    def __call__(self, batch: Any) -> Any:
+        import pandas as pd
+
+        number = int(batch["round"][0])
+        gate, skip = Path(self.gates) / f"rdl-{self.batch_size}-{number}", Path(self.gates) / f"skip-{self.batch_size}"
+        while not gate.exists():
+            if skip.exists():
+                raise RuntimeError("this batch size is not the best")
+            time.sleep(0.1)
+        return pd.DataFrame(json.loads(Path(self.rounds).read_text())[number])
 
 
 def wait_for(path: Path) -> None:
@@ -175,7 +189,8 @@ class Bench:
         self.folder, self.options = folder, options
         self.gates = folder / "gates"
         self.gates.mkdir()
-        self.num_rounds = options.rounds + 1
+        # One more than is run: no system may end, and take CPU for it, while another is measured.
+        self.num_rounds = options.rounds + 2
         self.batch_sizes = sorted({16, 64, options.units})
         self.units: list[list[Unit]] = []
         self._threads: list[threading.Thread] = []
@@ -240,6 +255,11 @@ class Bench:
 
     def start(self) -> None:
         """Start all engines; returns when all are up."""
+        rounds = [
+            [{"item_id": u.item_id, "messages": u.messages, "sampling_params": sampling_params(u)} for u in units]
+            for units in self.units
+        ]
+        (self.folder / "rounds.json").write_text(json.dumps(rounds))
         self._start_thread(self._run_job)
         for size in self.batch_sizes:
             self._start_thread(functools.partial(self._run_processor, size))
@@ -275,17 +295,24 @@ class Bench:
     def _run_processor(self, batch_size: int) -> None:
         import ray
 
-        rows = [
-            {"round": n, "item_id": u.item_id, "messages": u.messages, "sampling_params": sampling_params(u)}
-            for n, units in enumerate(self.units)
-            for u in units
-        ]
-        arguments = vllm_arguments(self.options.slots)
-        stage = make_gated_stage(str(self.gates), str(self.folder / f"notes-rdl-{batch_size}"), batch_size)
-        settings = {"engine_kwargs": arguments, "runtime_env": {"env_vars": {**ENVIRONMENT, "OMP_NUM_THREADS": "2"}}}
+        up = self.gates / f"up-{batch_size}"
+        stage = make_noting_stage(str(self.folder / f"notes-rdl-{batch_size}"), str(up))
+        settings = {
+            "engine_kwargs": vllm_arguments(self.options.slots),
+            "runtime_env": {"env_vars": {**ENVIRONMENT, "OMP_NUM_THREADS": "2"}},
+        }
         processor = harness.build_llm_processor(stage, batch_size, self.options.slots, settings)
-        for _ in processor(ray.data.from_items(rows, override_num_blocks=len(rows) // batch_size)).iter_rows():
-            pass
+        source = GatedSource(str(self.folder / "rounds.json"), str(self.gates), batch_size)
+        numbers = ray.data.from_items(
+            [{"round": n} for n in range(self.num_rounds)], override_num_blocks=self.num_rounds
+        )
+        rows = numbers.map_batches(source, batch_size=1, concurrency=1, num_cpus=0.1)
+        try:
+            for _ in processor(rows.repartition(target_num_rows_per_block=batch_size)).iter_rows():
+                pass
+        except Exception:
+            if not (self.gates / f"skip-{batch_size}").exists():
+                raise
         (self.gates / f"ended-{batch_size}").touch()
 
     def end_processors(self, batch_sizes: list[int]) -> None:
@@ -295,8 +322,6 @@ class Bench:
         self._wait(lambda: all((self.gates / f"ended-{size}").exists() for size in batch_sizes), 120)
 
     def _start_bare(self) -> None:
-        rounds = [[{"messages": u.messages, **sampling_params(u)} for u in units] for units in self.units]
-        (self.folder / "rounds.json").write_text(json.dumps(rounds))
         command = [sys.executable, "-m", "tests.bench.engine_ratio", "--bare", "--work", str(self.folder)]
         environment = {**harness.job_environment(), **ENVIRONMENT}
         log = (self.folder / "bare.log").open("w")
@@ -365,7 +390,9 @@ def serve_bare(folder: Path, slots: int) -> None:
         ]
         wait_for(folder / f"gates/bare-{number}")
         began = time.time()
-        outputs = llm.generate(prompts, [SamplingParams(**request) for request in requests], use_tqdm=False)
+        outputs = llm.generate(
+            prompts, [SamplingParams(**request["sampling_params"]) for request in requests], use_tqdm=False
+        )
         notes.add(f"round-{number}", began, sum(len(output.outputs[0].token_ids) for output in outputs))
 
 
@@ -386,7 +413,7 @@ def run_rounds(bench: Bench) -> dict[str, Any]:
     time.sleep(10)
     idle = measure_idle_cpu(5)
     say(f"best batch size {best}; idle engines take {idle:.1%} of the cores")
-    for number in range(1, bench.num_rounds):
+    for number in range(1, bench.options.rounds + 1):
         for system in SYSTEMS:
             name = f"ray.data.llm-{best}" if system == "ray.data.llm" else system
             rates[system].append(bench.measure(name, number))
@@ -427,6 +454,7 @@ def main(arguments: list[str]) -> None:
         finally:
             bench.stop()
     harness.finish("engine_ratio", figures, {key: getattr(options, key) for key in FULL}, simulated=False)
+    os._exit(0)  # the systems' threads wait for a round that never comes
 
 
 if __name__ == "__main__":
