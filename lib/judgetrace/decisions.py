@@ -6,7 +6,7 @@ The same function serves a run and a later decision from recorded draws.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -66,7 +66,8 @@ def decide_unit(
 
 def encode_draw(draw: Draw, keep_text: bool) -> dict[str, Any]:
     """Write a draw as schema.DRAW holds it."""
-    return asdict(draw if keep_text else replace(draw, text=None, trace=None))
+    # vars() rather than asdict(), which copies deeply and took a fifth of a worker's time.
+    return dict(vars(draw)) if keep_text else {**vars(draw), "text": None, "trace": None}
 
 
 def decode_draw(row: Mapping[str, Any]) -> Draw:

@@ -63,7 +63,12 @@ class Draw:
 
 
 class UnitSampling:
-    """The draws of one unit, and what follows from them."""
+    """The draws of one unit, and what follows from them.
+
+    accepted    the accepted draws that count, lowest index first, at most `keep`
+    num_needed  how many draws, from index 0 on, the outcome depends on
+    is_decided  whether no further draw can change the outcome
+    """
 
     def __init__(self, config: SamplingConfig, recorded: Iterable[Draw] = ()):
         self._config = config
@@ -71,6 +76,16 @@ class UnitSampling:
         self._cancelled: dict[int, Draw] = {}
         self.in_flight: set[int] = set()
         self._num_failed = 0
+        self._update()
+
+    def _update(self) -> None:
+        """Derive what the policy asks for often from the known draws."""
+        hits = [draw for _, draw in sorted(self._known.items()) if draw.reason == "accepted"][: self._config.keep]
+        stops_early = self._config.mode == "sequential" and len(hits) == self._config.keep
+        self.accepted = hits
+        self.num_needed = hits[-1].index + 1 if stops_early else self._config.max_draws
+        self._gave_up = self._num_failed >= min(MAX_FAILED_DRAWS, self._config.max_draws)
+        self.is_decided = self._gave_up or all(index in self._known for index in range(self.num_needed))
 
     @property
     def draws(self) -> list[Draw]:
@@ -81,29 +96,6 @@ class UnitSampling:
     def has_started(self) -> bool:
         """Whether any draw is known or in flight."""
         return bool(self._known or self.in_flight)
-
-    @property
-    def accepted(self) -> list[Draw]:
-        """The accepted draws that count, lowest index first, at most `keep`."""
-        hits = [draw for _, draw in sorted(self._known.items()) if draw.reason == "accepted"]
-        return hits[: self._config.keep]
-
-    @property
-    def is_decided(self) -> bool:
-        """Whether no further draw can change the outcome."""
-        return self._gave_up or all(index in self._known for index in range(self.num_needed))
-
-    @property
-    def _gave_up(self) -> bool:
-        return self._num_failed >= min(MAX_FAILED_DRAWS, self._config.max_draws)
-
-    @property
-    def num_needed(self) -> int:
-        """How many draws, from index 0 on, the outcome depends on."""
-        hits = self.accepted
-        if self._config.mode == "sequential" and len(hits) >= self._config.keep:
-            return hits[-1].index + 1
-        return self._config.max_draws
 
     def next_index(self) -> int | None:
         """Find the lowest index that is needed and neither known nor in flight."""
@@ -124,4 +116,5 @@ class UnitSampling:
         else:
             self._known[draw.index] = draw
             self._num_failed += draw.reason == "failed"
+            self._update()
         return set(self.in_flight) if self._gave_up else {i for i in self.in_flight if i >= self.num_needed}
