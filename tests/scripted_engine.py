@@ -27,6 +27,7 @@ class ScriptedEngine:
     fail_rate         share of draws that raise, again at every try
     max_model_len     longest prompt and output, in words
     poison            item ids that the engine refuses
+    fails_to_start    the engine can't be made, for this reason
     journal           a file that every draw appends a line to: process id, Ray node, item id, draw index
     dies_after        the engine dies for good after so many draws (a file `dies_once` makes that happen once)
     """
@@ -39,6 +40,8 @@ class ScriptedEngine:
         chat_template_args: Mapping[str, object] | None = None,
     ):
         script: dict[str, Any] = engine.args
+        if "fails_to_start" in script:
+            raise ValueError(script["fails_to_start"])
         self._levels = [str(level) for level in script.get("levels", range(1, 6))]
         self._script = script
         self._slots = asyncio.Semaphore(engine.slots)

@@ -178,6 +178,12 @@ def test_an_engine_that_dies_is_replaced_and_nothing_is_lost(tmp_path, corpus):
     check_rows(rows)
 
 
+def test_an_engine_that_cannot_start_is_explained_in_its_own_words(tmp_path, corpus):
+    config = write_config(tmp_path, corpus, str(tmp_path / "run"), fails_to_start="max_model_len 9 is too long")
+    with pytest.raises(UserError, match="could not start: ValueError: max_model_len 9 is too long"):
+        infer_traces.main([config])
+
+
 def test_items_appended_later_are_taken_up_and_finished_units_stay_finished(tmp_path, ray_session):
     corpus, run = prepare(tmp_path, str(tmp_path / "corpus")), str(tmp_path / "run")
     config = write_config(tmp_path, corpus, run)

@@ -53,6 +53,10 @@ class EngineDeadError(RuntimeError):
     """The engine can't answer any more; its process must be replaced. No unit is to blame."""
 
 
+class EngineStartError(RuntimeError):
+    """The engine can't start with this model and these arguments: trying again would not help."""
+
+
 class PromptRefusedError(ValueError):
     """The engine can't take this prompt, now or ever: the unit is quarantined."""
 
@@ -109,9 +113,12 @@ class Engine(Protocol):
 
 
 def load_engine(kind: str, **arguments: Any) -> Engine:
-    """Make an engine from the class named as module:name."""
+    """Make an engine from the class named as module:name. Raises EngineStartError with the engine's own reason."""
     from importlib import import_module
 
     module, _, name = kind.partition(":")
-    engine: Engine = getattr(import_module(module), name)(**arguments)
+    try:
+        engine: Engine = getattr(import_module(module), name)(**arguments)
+    except Exception as error:
+        raise EngineStartError(f"{type(error).__name__}: {error}") from error
     return engine

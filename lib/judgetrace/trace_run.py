@@ -16,7 +16,7 @@ from typing import Any
 
 from judgetrace.config import UserError
 from judgetrace.control import RunControl, RunSnapshot, WorkerReport
-from judgetrace.engine import EngineConfig
+from judgetrace.engine import EngineConfig, EngineStartError
 from judgetrace.ledger import current_trace_files, is_finished
 from judgetrace.live import LiveLine
 from judgetrace.run_folder import RunFolder
@@ -122,6 +122,17 @@ def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterat
     yield from results.iter_rows()
 
 
+def explain_failure(failure: BaseException) -> BaseException:
+    """Turn Ray's account of an engine that can't start into the engine's own words; anything else stays as it is."""
+    _, marker, reason = str(failure).rpartition(f"{EngineStartError.__name__}: ")
+    if not marker:
+        return failure
+    return UserError(
+        f"the engine could not start: {reason.strip()}\nChange [model] or [engine]; the workers' own logs are in Ray's "
+        "session folder (--cluster.worker_logs shows them)."
+    )
+
+
 @dataclass
 class RunEnd:
     """How a call of the job ended."""
@@ -153,7 +164,7 @@ class TraceRun:
             snapshot = self._watch(thread, control, watch)
         self._live.end()
         if self._failure is not None:
-            raise self._failure
+            raise explain_failure(self._failure)
         reason = self._stop_reason or "complete"
         return RunEnd(reason, self._stop_reason is None, snapshot, time.monotonic() - self._began)
 
