@@ -54,7 +54,7 @@ from judgetrace.storage import Folder, open_filesystem
 from judgetrace.tasks import run_tasks
 from judgetrace.units import CorpusRules, find_repeats, make_units
 
-ROWS_PER_BUCKET = 200_000
+ROWS_PER_BUCKET = 50_000
 BYTES_PER_BUCKET = 256 << 20
 
 

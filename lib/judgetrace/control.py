@@ -9,8 +9,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-ALIVE_S = 15.0
-"""A worker that has said nothing for so long is not counted as running; what it did counts on."""
+ALIVE_S = {"starting": 1800.0, "running": 15.0, "draining": 15.0}
+"""A worker that has said nothing for so long is not counted any more; what it did counts on. While it loads its engine
+it can say nothing."""
 
 
 @dataclass
@@ -76,7 +77,7 @@ class RunControl:
         """Add up the latest report of every worker, those of workers that died included."""
         total = RunSnapshot(fenced=self._fenced)
         for worker, report in self._reports.items():
-            if time.monotonic() - self._heard_at[worker] < ALIVE_S:
+            if time.monotonic() - self._heard_at[worker] < ALIVE_S[report.state]:
                 total.states[report.state] += 1
                 total.draws_in_flight += report.draws_in_flight
             total.outcomes += report.outcomes

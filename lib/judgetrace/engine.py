@@ -42,7 +42,10 @@ class EngineConfig(BaseModel):
     )
     tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs that hold one layer's parts.")
     pipeline_parallel_size: int = Field(default=1, ge=1, description="GPUs, or nodes, that hold the layers' stages.")
-    args: dict[str, Any] = Field(default_factory=dict, description="Any further vLLM engine argument, passed through.")
+    args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Further vLLM engine arguments, passed through; on the command line as a JSON object.",
+    )
     env: dict[str, str] = Field(default_factory=dict, description="Environment of the engine's process.")
     max_deaths: int = Field(
         default=30, ge=0, description="How often a shard is taken up again after its engine died, in one run."

@@ -5,6 +5,7 @@ Knows nothing of corpora, prompts or models.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -53,7 +54,7 @@ class Scale(BaseModel):
             raise ValueError(f"the levels of an {self.type} scale are listed lowest first, found {list(self.values)}")
         return self
 
-    @property
+    @cached_property
     def numbers(self) -> tuple[float, ...]:
         """The levels as numbers: their own values where all are numbers, else their positions 0, 1, 2, ..."""
         numbers = [_as_number(value) for value in self.values]
@@ -109,6 +110,8 @@ class ScaleConfig(BaseModel):
 
     def of(self, dimension: str) -> Scale | None:
         """Return the scale of a dimension, or None where the config has none for it."""
-        if dimension in self.dimensions:
-            return self.dimensions[dimension]
+        return self.dimensions.get(dimension, self._default)
+
+    @cached_property
+    def _default(self) -> Scale | None:
         return None if self.values is None else Scale(values=self.values, type=self.type)

@@ -38,6 +38,8 @@ ENGINE_DIED_STATUS = 70
 REPORT_EVERY_S = 1.0
 DRIVER_SILENT_S = 60.0
 MAX_PENDING_ROWS = 5000
+QUEUED_SHARE = 8
+"""One draw in so many waits in the engine's own queue, so that a slot that falls free is filled in the same step."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class TraceWorker:
         )
         self._renderer = PromptRenderer(spec.template, spec.prompt.system, self._engine.special_tokens)
         self._sampler = DrawSampler(self._engine, spec.sampling, spec.thinking, spec.acceptance)
-        self._scheduler = DrawScheduler(spec.engine.slots, self._sample)
+        self._scheduler = DrawScheduler(spec.engine.slots + spec.engine.slots // QUEUED_SHARE, self._sample)
         self._report.state = "running"
         self._tasks = [reporting, asyncio.create_task(self._commit_forever())]
 
