@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 ALIVE_S = {"starting": 1800.0, "running": 15.0, "draining": 15.0}
@@ -53,7 +54,8 @@ class RunSnapshot:
 class RunControl:
     """Adds up the workers' reports, and tells them when to drain."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._reports: dict[str, WorkerReport] = {}
         self._heard_at: dict[str, float] = {}
         self._drain = False
@@ -62,7 +64,7 @@ class RunControl:
     def report(self, report: WorkerReport) -> bool:
         """Take a worker's latest report; returns whether it should drain."""
         self._reports[report.worker] = report
-        self._heard_at[report.worker] = time.monotonic()
+        self._heard_at[report.worker] = self._clock()
         return self._drain
 
     def report_fenced(self, message: str) -> None:
@@ -77,7 +79,7 @@ class RunControl:
         """Add up the latest report of every worker, those of workers that died included."""
         total = RunSnapshot(fenced=self._fenced)
         for worker, report in self._reports.items():
-            if time.monotonic() - self._heard_at[worker] < ALIVE_S[report.state]:
+            if self._clock() - self._heard_at[worker] < ALIVE_S[report.state]:
                 total.states[report.state] += 1
                 total.draws_in_flight += report.draws_in_flight
             total.outcomes += report.outcomes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 
 from judgetrace.control import RunSnapshot
 
@@ -14,17 +15,23 @@ _WINDOW_S = 30.0
 class LiveLine:
     """Shows how far a run is. `done_before` units were decided before this call, of `total`."""
 
-    def __init__(self, total: int, done_before: int, every_s: float = 10.0):
+    def __init__(
+        self, total: int, done_before: int, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ):
         self._total, self._done_before, self._every_s = total, done_before, every_s
         self._is_terminal = sys.stderr.isatty()
-        self._began = time.monotonic()
+        self._clock = clock
+        self._began = clock()
         self._printed_at = float("-inf")
-        self._history: deque[tuple[float, int, int]] = deque()
+        self._history: deque[tuple[float, int]] = deque()
+        self._drew_at: float | None = None
 
     def show(self, snapshot: RunSnapshot) -> None:
         """Show a snapshot; on anything but a terminal only every `every_s` seconds."""
-        now = time.monotonic()
-        self._history.append((now, snapshot.output_tokens, snapshot.num_units))
+        now = self._clock()
+        if snapshot.num_draws and self._drew_at is None:
+            self._drew_at = now
+        self._history.append((now, snapshot.output_tokens))
         while now - self._history[0][0] > _WINDOW_S:
             self._history.popleft()
         if self._is_terminal:
@@ -42,14 +49,15 @@ class LiveLine:
         """Write a snapshot as a line."""
         if not snapshot.num_draws:
             states = ", ".join(f"{count} {state}" for state, count in sorted(snapshot.states.items())) or "none yet"
-            return f"engines: {states} ({time.monotonic() - self._began:.0f} s)"
-        then, tokens, units = self._history[0]
-        seconds = max(self._history[-1][0] - then, 1e-9)
-        tokens_per_s = (snapshot.output_tokens - tokens) / seconds
-        units_per_s = (snapshot.num_units - units) / seconds
+            return f"engines: {states} ({self._clock() - self._began:.0f} s)"
+        now, then, tokens = self._history[-1][0], *self._history[0]
+        tokens_per_s = (snapshot.output_tokens - tokens) / max(now - then, 1e-9)
         done = self._done_before + snapshot.num_units
         accepted = snapshot.outcomes["accepted"]
-        left = f"{format_seconds((self._total - done) / units_per_s)} left" if units_per_s > 0 else "time left unknown"
+        # Over the whole call: units that are hard to decide end in bursts, which a short window takes for a trend.
+        worked = now - (now if self._drew_at is None else self._drew_at)
+        rest = worked * (self._total - done) / max(1, snapshot.num_units)
+        left = f"about {format_seconds(rest)} left" if worked > _WINDOW_S / 2 else "time left unknown yet"
         per_trace = f"{snapshot.output_tokens / accepted:.0f} tokens per accepted" if accepted else "none accepted yet"
         return (
             f"{done:,}/{self._total:,} units  {accepted:,} accepted  {tokens_per_s:,.0f} tokens/s  {per_trace}  "

@@ -1,0 +1,53 @@
+"""The live line."""
+
+from collections import Counter
+
+import pytest
+
+from judgetrace.control import RunControl, RunSnapshot, WorkerReport
+from judgetrace.live import LiveLine, format_seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (3000, "50 min"), (5400, "1.5 h"), (86400, "24.0 h")]
+)
+def test_durations_are_written_for_people(seconds, text):
+    assert format_seconds(seconds) == text
+
+
+def test_the_line_tells_units_tokens_and_time_left(capsys):
+    clock = iter(range(1000, 2000, 10))
+    line = LiveLine(total=400, done_before=100, clock=lambda: float(next(clock)))
+    for step in range(1, 7):
+        line.show(
+            RunSnapshot(
+                states=Counter(running=2),
+                outcomes=Counter(accepted=20 * step, exhausted=5 * step),
+                num_draws=100 * step,
+                output_tokens=5000 * step,
+                draws_in_flight=128,
+            )
+        )
+    last = capsys.readouterr().err.splitlines()[-1]
+    # 150 units in 50 s since the first draw, 150 to go; 5,000 tokens every 10 s.
+    assert last == (
+        "250/400 units  120 accepted  500 tokens/s  250 tokens per accepted  128 draws in flight on 2 engine(s)  "
+        "about 50 s left"
+    )
+
+
+def test_before_the_first_draw_the_line_tells_what_the_engines_do(capsys):
+    LiveLine(total=10, done_before=0).show(RunSnapshot(states=Counter(starting=1)))
+    assert capsys.readouterr().err.startswith("engines: 1 starting (")
+
+
+def test_reports_of_replaced_workers_count_on_but_not_as_running():
+    clock = [0.0]
+    control = RunControl(clock=lambda: clock[0])
+    control.report(WorkerReport("dead", "running", outcomes=Counter(accepted=3), output_tokens=30, draws_in_flight=9))
+    control.report(WorkerReport("loading", "starting"))
+    clock[0] = 60.0
+    control.report(WorkerReport("new", "running", outcomes=Counter(accepted=1), output_tokens=5, draws_in_flight=2))
+    seen = control.snapshot()
+    assert seen.states == {"running": 1, "starting": 1}
+    assert (seen.outcomes["accepted"], seen.output_tokens, seen.draws_in_flight) == (4, 35, 2)
