@@ -25,18 +25,6 @@ from tests.bench.harness import say
 
 FULL = {"units": 160, "slots": 8, "max_draws": 16, "max_tokens": 40}
 QUICK = {"units": 24, "slots": 8, "max_draws": 4, "max_tokens": 40}
-# Without examples the little model gives almost no negative rating, and most units are never accepted. None of these
-# phrases is an item of the corpus.
-TEMPLATE = """{{ guideline }}
-a rotten day: It is very negative. <rating>-3</rating>
-a dull talk: It is a bit negative. <rating>-1</rating>
-a sad end: It is negative. <rating>-2</rating>
-a fine meal: It is positive. <rating>2</rating>
-
-{% for name, text in fields.items() %}Word: {{ text }}
-{% endfor %}
-One short sentence, then <rating>number</rating>
-"""
 
 
 def run_mode(folder: Path, mode: str, options: Any) -> dict[str, Any]:
@@ -53,7 +41,7 @@ def run_mode(folder: Path, mode: str, options: Any) -> dict[str, Any]:
             "args": {"max_model_len": 512, "block_size": 32},
             "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0-1"},
         },
-        "prompt": {"template": str(folder / "prompt.jinja")},
+        "prompt": {"template": "jobs/demo_prompt.jinja"},
         "thinking": {"constrained_rating": "always", "stop": [".", "\n"]},
         "sampling": {"mode": mode, "max_draws": options.max_draws, "max_tokens": options.max_tokens},
         "cluster": {"address": "local", "num_cpus": 2},
@@ -101,7 +89,6 @@ def main(arguments: list[str]) -> None:
     harness.use_job_environment()
     harness.prepare_demo()
     folder = harness.empty_folder(options.work)
-    (folder / "prompt.jinja").write_text(TEMPLATE)
     config = harness.demo_corpus_config(folder, units_per_shard=500)
     harness.run_job("prepare_corpus", harness.write_config(folder / "prepare.toml", config), folder / "prepare.log")
     say(f"{options.units} units on {options.slots} slots, at most {options.max_draws} draws")
