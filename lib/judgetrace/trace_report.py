@@ -78,14 +78,20 @@ def describe_state(run: RunFolder, now: float) -> tuple[str, dict[str, Any]]:
         return "complete", last
     if newest < 0:
         return "not started", last
+    return _describe_last_word(last, now), last
+
+
+def _describe_last_word(last: dict[str, Any], now: float) -> str:
     if not last:
-        return "starting, or dead before its first word", last
+        return "starting, or dead before its first word"
+    if last["state"] == "complete":
+        return "ended: a pilot, or some units failed; run the same command without --limit to go on"
     if last["state"] not in ("running", "stopping"):
-        return f"stopped: {last['state']}", last
+        return f"stopped: {last['state']}"
     silent = now - last["at"]
     if silent > SILENT_AFTER_S:
-        return f"dead: its driver said nothing for {format_seconds(silent)}; run the same command to go on", last
-    return last["state"], last
+        return f"dead: its driver said nothing for {format_seconds(silent)}; run the same command to go on"
+    return str(last["state"])
 
 
 def summarise_run(run: RunFolder, corpus: Folder, total_units: int) -> dict[str, Any]:
