@@ -48,6 +48,8 @@ class Inputs:
         self.shards = sorted((int(shard["name"][6:-8]), int(shard["units"])) for shard in shards)
         self.corpus_id = json.dumps(prepared, sort_keys=True)
         self.num_units = sum(units for _, units in self.shards)
+        if not self.num_units:
+            raise UserError(f"corpus = {config.corpus}: it has no units; see its manifest for what was dropped and why")
 
     def _read_guideline(self) -> str:
         if self.config.guideline is None:

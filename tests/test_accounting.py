@@ -94,3 +94,11 @@ def test_a_uniform_guesser_is_at_chance():
 def test_one_level_only_leaves_kappa_at_zero_and_not_at_one():
     result = acceptance_beyond_chance(Tally(first_draws=Counter({"\x1f1\x1f1": 9})), "", 5)
     assert result["kappa"] == 0.0
+
+
+def test_units_without_any_draw_are_counted():
+    items = make_items(2)
+    rows = [make_decision(items, row, "quarantined", [], error="refused") for row in range(2)]
+    tally = tally_traces(join_decisions(items, table_of(*rows)))
+    assert tally.outcomes() == {"quarantined": 2}
+    assert tally.tokens["output"] == 0

@@ -8,6 +8,7 @@ from judgetrace.accounting import tally_traces
 from judgetrace.ledger import ShardLedger, current_trace_files, is_finished, read_tally
 from judgetrace.schema import TRACES
 from judgetrace.storage import Folder
+from judgetrace.trace_run import ShardTask, drop_finished
 from tests.trace_tables import make_decision, make_draw, make_items, table_of
 
 ITEMS = make_items(4)
@@ -119,3 +120,23 @@ def test_the_newest_partial_file_counts_when_an_old_one_was_left(run):
     ledger.publish(ITEMS, table_of(accepted(1)))
     (run / "traces").put_if_absent("shard-00000.partial-00001.parquet", left)
     assert current_trace_files(run) == {0: "shard-00000.partial-00002.parquet"}
+
+
+def test_a_partial_file_holds_what_a_rival_committed_too(run):
+    ours, theirs = ShardLedger(run, 0), ShardLedger(run, 0)
+    theirs.commit(table_of(accepted(0, "5")))
+    ours.publish(ITEMS, table_of(accepted(1)))
+    assert current_trace_files(run) == {0: "shard-00000.partial-00002.parquet"}
+    assert [(row["item_id"], row["rating"]) for row in read_traces(run)] == [("item-0000", "5"), ("item-0001", "1")]
+
+
+def test_a_finished_shard_leaves_nothing_behind_that_a_crash_kept_from_being_deleted(run):
+    ledger = ShardLedger(run, 0)
+    ledger.publish(ITEMS, table_of(accepted(0)))
+    partial = (run / "traces").read_bytes("shard-00000.partial-00001.parquet")
+    ledger.publish(ITEMS, table_of(accepted(1), accepted(2), accepted(3)))
+    (run / "traces").put_if_absent("shard-00000.partial-00001.parquet", partial)
+    ShardLedger(run, 0).commit(table_of(accepted(0)))
+    assert drop_finished(run, [ShardTask(0, 4), ShardTask(1, 4)]) == [ShardTask(1, 4)]
+    assert (run / "traces").list_files() == ["shard-00000.parquet"]
+    assert (run / "ledger").list_files(recursive=True) == []

@@ -232,3 +232,37 @@ def test_text_of_rejected_draws_is_kept_only_where_the_config_says_so(tmp_path, 
         assert texts
         assert all((text is not None) == keep for text in texts)
         assert all(r["draws"][r["draw_index"]]["text"] for r in read_rows(run) if r["outcome"] == "accepted")
+
+
+class FlakyFolder(Folder):
+    """A folder whose writes fail a number of times first."""
+
+    failures = 0
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        if type(self).failures > 0:
+            type(self).failures -= 1
+            raise OSError("the store is away")
+        return super().put_if_absent(name, data)
+
+    def __truediv__(self, name: str) -> Folder:
+        return FlakyFolder(f"{self.url}/{name}")
+
+
+@pytest.mark.parametrize(("failures", "survives"), [(2, True), (99, False)])
+def test_rows_outlive_a_store_that_is_away_for_a_while_and_a_lasting_fault_ends_the_call(
+    tmp_path, corpus, failures, survives
+):
+    worker, _, run = make_worker(tmp_path, corpus, script={"latency_s": 0.4}, commit_every_s=0.1)
+    worker._run = FlakyFolder(run.url)
+    FlakyFolder.failures = failures
+    try:
+        if survives:
+            assert call(worker, 0) == [40]
+            check_rows(read_rows(run))
+            assert len(read_rows(run)) == 40
+        else:
+            with pytest.raises(OSError, match="the store is away"):
+                call(worker, 0)
+    finally:
+        FlakyFolder.failures = 0

@@ -92,6 +92,7 @@ class ShardLedger:
         else:
             for table in new:
                 self.commit(table)
+            traces = join_decisions(items, self.latest())
             name = f"shard-{self._shard:05d}.partial-{len(self.tables):05d}.parquet"
             folder.put_if_absent(name, encode_traces(traces))
         older = [file for file in list_trace_files(self._run, self._shard) if file != name]

@@ -17,7 +17,7 @@ from typing import Any
 from judgetrace.config import UserError
 from judgetrace.control import RunControl, RunSnapshot, WorkerReport
 from judgetrace.engine import EngineConfig, EngineStartError
-from judgetrace.ledger import current_trace_files, is_finished
+from judgetrace.ledger import current_trace_files, is_finished, list_trace_files
 from judgetrace.live import LiveLine
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import StageWatch
@@ -50,7 +50,9 @@ def plan_shards(shards: list[tuple[int, int]], limit: int | None) -> list[ShardT
 
 def drop_finished(run: Folder, tasks: list[ShardTask]) -> list[ShardTask]:
     """Drop the shards that are finished, and clear away what an interrupted publication left of them."""
-    finished = {shard for shard, name in current_trace_files(run).items() if is_finished(name)}
+    current = current_trace_files(run)
+    (run / "traces").delete(set(list_trace_files(run)) - set(current.values()))
+    finished = {shard for shard, name in current.items() if is_finished(name)}
     for name in (run / "ledger").list_files(".parquet", recursive=True):
         if int(name.split("/")[0].removeprefix("shard-")) in finished:
             (run / "ledger").delete([name])
@@ -156,8 +158,11 @@ class TraceRun:
     def work(self, spec: WorkerSpec, tasks: list[ShardTask], wait_s: float) -> RunEnd:
         """Run the shards; returns how it ended. Raises UserError where the resources never came."""
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        control = ray.remote(num_cpus=0, max_restarts=0)(RunControl).remote()
+        # Beside the driver: it must not go with a lost node.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        control = ray.remote(num_cpus=0, scheduling_strategy=here)(RunControl).remote()
         thread = threading.Thread(target=self._consume, args=(spec, tasks, control), name="ray-data", daemon=True)
         with StageWatch("infer_traces", needs_of(spec.engine), wait_s) as watch, self._signals():
             thread.start()
@@ -182,7 +187,7 @@ class TraceRun:
         while thread.is_alive():
             thread.join(timeout=1.0)
             seen = ray.get(control.snapshot.remote(), timeout=60)
-            if seen.states or seen.num_draws:
+            if seen.states:
                 watch.progress()
             self._live.show(seen)
             self._note_reasons_to_stop(seen)

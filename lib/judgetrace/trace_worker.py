@@ -12,7 +12,8 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -38,6 +39,7 @@ ENGINE_DIED_STATUS = 70
 REPORT_EVERY_S = 1.0
 DRIVER_SILENT_S = 60.0
 MAX_PENDING_ROWS = 5000
+COMMIT_TRIES = 3
 QUEUED_SHARE = 8
 """One draw in so many waits in the engine's own queue, so that a slot that falls free is filled in the same step."""
 
@@ -154,6 +156,7 @@ class TraceWorker:
             await self._die()
             raise
         except FencedError as error:
+            shard.pending.clear()
             await self._link.report_fenced(str(error))
             self._begin_drain()
             return 0
@@ -248,9 +251,19 @@ class TraceWorker:
     async def _commit(self, shard: OpenShard) -> None:
         """Commit a shard's pending rows as a ledger part."""
         async with shard.lock:
-            rows, shard.pending = shard.pending, []
-            if rows:
-                await asyncio.to_thread(self._write, shard, rows)
+            with self._taking_pending(shard) as rows:
+                if rows:
+                    await asyncio.to_thread(self._write, shard, rows)
+
+    @contextmanager
+    def _taking_pending(self, shard: OpenShard) -> Iterator[list[dict[str, Any]]]:
+        """Take a shard's pending rows; they are pending again if the block fails."""
+        rows, shard.pending = shard.pending, []
+        try:
+            yield rows
+        except BaseException:
+            shard.pending = rows + shard.pending
+            raise
 
     def _write(self, shard: OpenShard, rows: list[dict[str, Any]]) -> None:
         self._fence.check()
@@ -259,8 +272,8 @@ class TraceWorker:
     async def _close_shard(self, shard: OpenShard) -> int:
         """Publish a shard's traces; returns how many of its units have a final outcome."""
         async with shard.lock:
-            rows, shard.pending = shard.pending, []
-            return await asyncio.to_thread(self._publish, shard, rows)
+            with self._taking_pending(shard) as rows:
+                return await asyncio.to_thread(self._publish, shard, rows)
 
     def _publish(self, shard: OpenShard, rows: Iterable[dict[str, Any]]) -> int:
         self._fence.check()
@@ -268,17 +281,23 @@ class TraceWorker:
         return sum(count for outcome, count in tally.outcomes().items() if outcome in FINAL_OUTCOMES)
 
     async def _commit_forever(self) -> None:
+        failures = 0
         while True:
             waited = 0.0
             while waited < self._spec.commit_every_s and self._num_pending() < MAX_PENDING_ROWS:
                 await asyncio.sleep(min(0.5, self._spec.commit_every_s))
                 waited += 0.5
-            for shard in list(self._shards.values()):
-                try:
+            try:
+                for shard in list(self._shards.values()):
                     await self._commit(shard)
-                except FencedError as error:
-                    await self._link.report_fenced(str(error))
-                    self._begin_drain()
+                failures = 0
+            except FencedError as error:
+                await self._link.report_fenced(str(error))
+                self._begin_drain()
+            except Exception as error:  # noqa: BLE001 - a store that fails again and again ends all units with its error
+                failures += 1
+                if failures == COMMIT_TRIES:
+                    self._scheduler.fail(error)
 
     def _num_pending(self) -> int:
         return sum(len(shard.pending) for shard in self._shards.values())
