@@ -50,8 +50,9 @@ def main(arguments: list[str]) -> int:
     run = RunFolder(Folder(config.run))
     if run.newest_driver() < 0:
         raise UserError(f"run = {config.run}: no run of infer_traces there")
-    sampled = run.read_driver(run.newest_driver())["config"]
-    own, new = Folder(sampled["corpus"]), Folder(config.corpus or sampled["corpus"])
+    driver = run.read_driver(run.newest_driver())
+    sampled = driver["config"]
+    own, new = Folder(driver["corpus"]), Folder(config.corpus or driver["corpus"])
     buckets = {url: _count_buckets(folder) for url, folder in (("run", own), ("corpus", new))}
     if len(set(buckets.values())) > 1:
         raise UserError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -20,7 +21,7 @@ from judgetrace.run_folder import RunFolder
 from judgetrace.scale import ScaleConfig
 from judgetrace.session import check_resources, connect_ray
 from judgetrace.storage import Folder, encode_json
-from judgetrace.trace_config import InferTracesConfig, fingerprint_model, make_contract
+from judgetrace.trace_config import InferTracesConfig, fingerprint_model, hash_text, make_contract
 from judgetrace.trace_report import print_summary, print_traces, summarise_run
 from judgetrace.trace_worker import WorkerSpec
 from judgetrace.versions import list_versions
@@ -46,7 +47,7 @@ class Inputs:
         self.model_fingerprint = fingerprint_model(config.model)
         shards = [shard for manifest in manifests for shard in manifest["shards"]]
         self.shards = sorted((int(shard["name"][6:-8]), int(shard["units"])) for shard in shards)
-        self.corpus_id = json.dumps(prepared, sort_keys=True)
+        self.corpus_id = identify_corpus(manifests[0])
         self.num_units = sum(units for _, units in self.shards)
         if not self.num_units:
             raise UserError(f"corpus = {config.corpus}: it has no units; see its manifest for what was dropped and why")
@@ -63,6 +64,17 @@ class Inputs:
     def contract(self) -> dict[str, Any]:
         """Collect what the run's rows depend on."""
         return make_contract(self.config, self.corpus_id, self.guideline, self.template, self.model_fingerprint)
+
+    def describe(self, total: int) -> dict[str, Any]:
+        """Collect what a driver leaves for those who look at its run from elsewhere."""
+        corpus = self.config.corpus if "://" in self.config.corpus else str(Path(self.config.corpus).resolve())
+        return {
+            "corpus": corpus,
+            "units": total,
+            "scale": self.scale.model_dump(mode="json"),
+            "max_draws": self.config.sampling.max_draws,
+            "config": self.config.model_dump(mode="json"),
+        }
 
     def worker_spec(self, driver: int) -> WorkerSpec:
         """Collect what a worker needs."""
@@ -85,6 +97,13 @@ class Inputs:
             keep_rejected_text=config.ledger.keep_rejected_text,
             drain_s=config.ledger.drain_s,
         )
+
+
+def identify_corpus(manifest: dict[str, Any]) -> str:
+    """Fingerprint a corpus by its first manifest: its source files, rules and shards, not the folder it lies in."""
+    rules = {name: manifest["config"][name] for name in ("columns", "scale", "target", "split", "shards")}
+    files = [{k: v for k, v in file.items() if k != "url"} for file in manifest["input"]]
+    return hash_text(json.dumps([rules, files, manifest["shards"]], sort_keys=True))
 
 
 def main(arguments: list[str]) -> int:
@@ -127,8 +146,11 @@ def infer(console: Console, inputs: Inputs, started_here: bool) -> int:
     run.check_contract(inputs.contract())
     planned = plan_shards(inputs.shards, config.limit)
     total = sum(task.num_units for task in planned)
-    driver = run.claim(time.time(), config.model_dump(mode="json"))
+    driver = run.claim(time.time(), inputs.describe(total))
     tasks = drop_finished(run.folder, planned)
+    if tasks:
+        # More was appended, or failed units are retried: the run is not complete any more.
+        run.folder.delete(["manifest.json"])
     before = summarise_run(run, inputs.corpus, total)
     decided_before = before["decided"] - before["outcomes"].get("failed", 0)
     console.print(
@@ -138,7 +160,6 @@ def infer(console: Console, inputs: Inputs, started_here: bool) -> int:
     job = TraceRun(run, driver, config.limits, LiveLine(total, decided_before))
     if tasks:
         end = job.work(inputs.worker_spec(driver), tasks, config.cluster.wait_s)
-        job.write_state("complete" if end.is_complete else end.reason, end.snapshot)
     summary = summarise_run(run, inputs.corpus, total)
     print_traces(console, run)
     print_summary(console, run, summary, inputs.scale, config.sampling.max_draws)
@@ -146,7 +167,11 @@ def infer(console: Console, inputs: Inputs, started_here: bool) -> int:
     if tasks and not end.is_complete:
         console.print(f"[bold]Ended early[/]: {end.reason}\nRun the same command again to go on.", soft_wrap=True)
         return STOPPED_EARLY_STATUS
-    if config.limit is None and not summary["outcomes"].get("failed"):
+    left = total - summary["decided"] + summary["outcomes"].get("failed", 0)
+    if left > 0:
+        console.print(f"[bold]{left:,} units failed or were not reached[/]. Run the same command again to go on.")
+        return STOPPED_EARLY_STATUS
+    if config.limit is None:
         write_manifest(run, inputs, summary)
     return 0
 

@@ -9,12 +9,10 @@ with more source files to append them; what is prepared stays as it is. One run 
 from __future__ import annotations
 
 import json
-import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
@@ -53,6 +51,7 @@ from judgetrace.staging import STAGED, Piece, RowCounts, StagePlan, limit_batche
 from judgetrace.storage import Folder, open_filesystem
 from judgetrace.tasks import run_tasks
 from judgetrace.units import CorpusRules, find_repeats, make_units
+from judgetrace.versions import list_versions
 
 ROWS_PER_BUCKET = 50_000
 BYTES_PER_BUCKET = 256 << 20
@@ -316,7 +315,7 @@ def make_manifest(plan: Plan, total: BucketResult) -> dict[str, Any]:
         "counts": counts,
         "shards": sorted(total.shards, key=lambda shard: str(shard["name"])),
         "files": sorted(total.files),
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in ("pyarrow", "ray")}},
+        "versions": list_versions(),
     }
 
 

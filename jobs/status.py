@@ -13,7 +13,6 @@ from typing import Any
 from rich.console import Console
 
 from judgetrace.config import UserError, run_job
-from judgetrace.corpus import read_manifests
 from judgetrace.run_folder import RunFolder
 from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder
@@ -43,18 +42,12 @@ def read_status(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any], ScaleCo
     if newest < 0:
         raise UserError(f"{run.folder.url}: no run there (no drivers/); expected the `run` folder of infer_traces")
     driver = run.read_driver(newest)
-    config = driver["config"]
-    corpus = Folder(config["corpus"])
-    manifests = read_manifests(corpus)
-    shards = [shard for manifest in manifests for shard in manifest["shards"]]
     state, last = describe_state(run, time.time())
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(driver["started_at"]))
     status = {"state": state, "driver": newest, "host": driver["host"], "pid": driver["pid"], "started": started}
     status |= {key: last[key] for key in ("at", "states", "draws_in_flight") if key in last}
-    total = sum(int(shard["units"]) for shard in shards)
-    scale = ScaleConfig.model_validate(manifests[0]["config"]["scale"])
-    total = total if config["limit"] is None else min(total, config["limit"])
-    return status, summarise_run(run, corpus, total), scale, config["sampling"]["max_draws"]
+    summary = summarise_run(run, Folder(driver["corpus"]), driver["units"])
+    return status, summary, ScaleConfig.model_validate(driver["scale"]), driver["max_draws"]
 
 
 if __name__ == "__main__":

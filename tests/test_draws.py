@@ -99,6 +99,22 @@ def test_thinking_tags_are_closed_before_the_constrained_rating():
     assert (result.trace, result.rating) == ("Hm.", "4")
 
 
+def test_thinking_with_an_end_of_its_own_may_quote_the_rating_tag():
+    for mode in ("never", "fallback", "always"):
+        thinking = Completion("<think>I must end with <rating>2</rating>. Good.</think>", "stop", 9)
+        engine = Engine(thinking, Completion("4", "stop", 1))
+        result = draw(engine, ThinkingConfig(format="tags", constrained_rating=mode))
+        assert not {"<rating>", "</rating>"} & set(engine.requests[0].stop)
+        assert result.rating == (None if mode == "never" else "4")
+        assert result.trace == "I must end with <rating>2</rating>. Good."
+
+
+def test_a_thinking_too_long_to_be_followed_by_a_rating_is_a_draw_without_one():
+    engine = Engine(Completion("Long.", "stop", 9), PromptRefusedError("too long"))
+    result = draw(engine, ThinkingConfig(constrained_rating="always"))
+    assert (result.reason, result.rating) == ("truncated", None)
+
+
 def test_a_reasoning_parsers_split_is_used():
     completion = Completion("raw", "stop", 9, reasoning="Hm <rating>1</rating>.", content="<rating>4</rating>")
     result = draw(Engine(completion), ThinkingConfig(format="parser", parser="deepseek_r1"))

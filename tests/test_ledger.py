@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from judgetrace.accounting import tally_traces
-from judgetrace.ledger import ShardLedger, current_trace_files, is_finished, read_tally
+from judgetrace.ledger import ShardFinishedError, ShardLedger, current_trace_files, is_finished, read_tally
 from judgetrace.schema import TRACES
 from judgetrace.storage import Folder
 from judgetrace.trace_run import ShardTask, drop_finished
@@ -134,9 +134,33 @@ def test_a_finished_shard_leaves_nothing_behind_that_a_crash_kept_from_being_del
     ledger = ShardLedger(run, 0)
     ledger.publish(ITEMS, table_of(accepted(0)))
     partial = (run / "traces").read_bytes("shard-00000.partial-00001.parquet")
+    part = (run / "ledger/shard-00000").read_bytes("part-00000.parquet")
     ledger.publish(ITEMS, table_of(accepted(1), accepted(2), accepted(3)))
     (run / "traces").put_if_absent("shard-00000.partial-00001.parquet", partial)
-    ShardLedger(run, 0).commit(table_of(accepted(0)))
+    (run / "ledger/shard-00000").put_if_absent("part-00000.parquet", part)
     assert drop_finished(run, [ShardTask(0, 4), ShardTask(1, 4)]) == [ShardTask(1, 4)]
     assert (run / "traces").list_files() == ["shard-00000.parquet"]
     assert (run / "ledger").list_files(recursive=True) == []
+
+
+def test_a_late_writer_cannot_undo_a_finished_shard(run):
+    late = ShardLedger(run, 0)
+    late.commit(table_of(accepted(0)))
+    other = ShardLedger(run, 0)
+    other.refresh()
+    finished = other.publish(ITEMS, table_of(accepted(1), accepted(2), accepted(3)))
+    assert late.publish(ITEMS, table_of(accepted(1, "5"))) == finished
+    assert [row["rating"] for row in read_traces(run)] == ["1", "1", "1", "1"]
+    with pytest.raises(ShardFinishedError):
+        late.refresh()
+
+
+def test_parts_with_a_gap_are_an_error_and_not_a_wait(run):
+    ledger = ShardLedger(run, 0)
+    ledger.commit(table_of(accepted(0)))
+    ledger.commit(table_of(accepted(1)))
+    (run / "ledger/shard-00000").delete(["part-00000.parquet"])
+    again = ShardLedger(run, 0)
+    again.refresh()
+    with pytest.raises(RuntimeError, match="not all there"):
+        again.commit(table_of(accepted(2)))

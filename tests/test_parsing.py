@@ -1,5 +1,7 @@
 """Reading thinking and rating out of an output."""
 
+import time
+
 import pytest
 
 from judgetrace.parsing import ParsedOutput, ThinkingConfig, parse_answer, parse_output
@@ -43,6 +45,12 @@ def test_plain_thinking_is_what_stands_before_the_last_rating(text, was_cut, exp
 )
 def test_a_rating_inside_the_thinking_tags_is_no_rating(text, was_cut, expected):
     assert parse_output(text, was_cut, TAGS, YES_NO) == expected
+
+
+def test_an_opened_tag_and_endless_blanks_are_parsed_at_once():
+    began = time.monotonic()
+    assert parse_output("<rating>" + " \n" * 50_000, True, PLAIN, STARS).reason == "truncated"
+    assert time.monotonic() - began < 2
 
 
 def test_an_answer_apart_from_its_thinking_gives_the_rating_alone():

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from judgetrace.acceptance import AcceptanceConfig
-from judgetrace.engine import EngineConfig, ModelConfig
+from judgetrace.engine import EngineConfig, EngineStartError, ModelConfig
 from judgetrace.ledger import ShardLedger, current_trace_files
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig, load_template
@@ -153,11 +153,19 @@ def test_a_pilot_leaves_the_rest_of_its_shard_for_later(tmp_path, corpus):
 
 
 def test_a_finished_shard_is_not_sampled_again(tmp_path, corpus):
-    worker, _, _ = make_worker(tmp_path, corpus)
+    worker, _, run = make_worker(tmp_path, corpus)
     call(worker, 0, num_units=15)
+    call(worker, 1)
     drawn = worker._report.num_draws
-    call(worker, 0, num_units=15)
+    assert call(worker, 0, num_units=15) == [15]
+    assert call(worker, 1) == [40]
     assert worker._report.num_draws == drawn
+    check_rows(read_rows(run))
+
+
+def test_a_model_without_room_for_a_prompt_is_refused_before_any_unit_is(tmp_path, corpus):
+    with pytest.raises(EngineStartError, match="leaves no room for a prompt"):
+        make_worker(tmp_path, corpus, script={"max_model_len": 100})
 
 
 def test_decided_units_are_committed_while_others_are_still_drawn(tmp_path, corpus):

@@ -91,7 +91,7 @@ def decide_again(
     if row["outcome"] in ("quarantined", "failed"):
         return {name: row[name] for name in DECISIONS.names}
     draws = [_judge_again(decode_draw(draw), row, scale, acceptance) for draw in row["draws"]]
-    again = decide_unit(unit_key(row), UnitSampling(sampling, draws), keep_rejected_text=True)
+    again = decide_unit(unit_key(row), UnitSampling(sampling, draws, forget_failed=False), keep_rejected_text=True)
     again["shortened"] = row["shortened"]
     if again["outcome"] == "accepted" and again["trace"] is None:
         again["error"] = "the accepted draw's text was not kept; sample again with ledger.keep_rejected_text"

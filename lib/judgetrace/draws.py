@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from judgetrace.acceptance import AcceptanceConfig, accept_rating
@@ -70,7 +70,7 @@ class DrawSampler:
         if self._needs_constrained_rating(parsed, completion):
             parsed, extra = await self._rate_constrained(unit, request, parsed, completion)
             output_tokens, constrained = output_tokens + extra, True
-            text = f"{text.removesuffix(RATING_OPEN)}{RATING_OPEN}{parsed.rating}{RATING_CLOSE}"
+            text = f"{text.removesuffix(RATING_OPEN)}{RATING_OPEN}{parsed.rating or ''}{RATING_CLOSE}"
         reason, accepted_by = self._judge(parsed, unit)
         return Draw(
             index=index,
@@ -89,8 +89,11 @@ class DrawSampler:
         self, unit: AskedUnit, index: int, seed: int, attempt: int, tokens: list[int] | None
     ) -> Request:
         always = self._thinking.constrained_rating == "always"
-        stop = (*self._thinking.stop, RATING_OPEN) if always else self._thinking.stop
-        if self._thinking.stop_at_rating and not always:
+        plain = self._thinking.format == "plain"
+        stop = self._thinking.stop
+        if always:
+            stop = (*stop, RATING_OPEN if plain else THINK_CLOSE)
+        elif self._thinking.stop_at_rating and plain:
             stop = (*stop, RATING_CLOSE)
 
         def note(count: int) -> None:
@@ -131,20 +134,23 @@ class DrawSampler:
     async def _rate_constrained(
         self, unit: AskedUnit, request: Request, parsed: ParsedOutput, completion: Completion
     ) -> tuple[ParsedOutput, int]:
-        thinking = completion.text.partition(RATING_OPEN)[0].rstrip()
-        close = f"\n{THINK_CLOSE}" if self._thinking.format != "plain" and THINK_CLOSE not in thinking else ""
-        rated = await self._engine.generate(
-            Request(
-                request_id=request.request_id + "\x1frating",
-                prompt_ids=[*unit.prompt_ids, *self._engine.encode_text(f"{thinking}{close}\n{RATING_OPEN}")],
-                seed=request.seed,
-                temperature=request.temperature,
-                top_p=request.top_p,
-                top_k=request.top_k,
-                max_tokens=CONSTRAINED_RATING_TOKENS,
-                choices=unit.scale.values,
-            )
+        plain = self._thinking.format == "plain"
+        thinking = (completion.text.partition(RATING_OPEN)[0] if plain else completion.text).rstrip()
+        close = "" if plain or THINK_CLOSE in thinking else f"\n{THINK_CLOSE}"
+        rating_request = replace(
+            request,
+            request_id=request.request_id + "\x1frating",
+            prompt_ids=[*unit.prompt_ids, *self._engine.encode_text(f"{thinking}{close}\n{RATING_OPEN}")],
+            max_tokens=CONSTRAINED_RATING_TOKENS,
+            stop=(),
+            choices=unit.scale.values,
+            on_tokens=None,
         )
+        try:
+            rated = await self._engine.generate(rating_request)
+        except PromptRefusedError:
+            # The unit can be asked; this one thinking was too long to be followed by anything.
+            return ParsedOutput(parsed.trace, None, "truncated"), 0
         level = unit.scale.find_level(rated.text)
         trace = thinking if self._thinking.format == "plain" else (parsed.trace or thinking)
         if level is None:

@@ -31,6 +31,10 @@ def table_keys(table: pa.Table) -> list[UnitKey]:
     return list(zip(*(table.column(name).to_pylist() for name in UNIT_KEY), strict=True))
 
 
+class ShardFinishedError(RuntimeError):
+    """Another writer has published the whole shard: there is nothing left to decide in it."""
+
+
 class ShardLedger:
     """The parts of one shard. Not for use by two threads at once."""
 
@@ -42,16 +46,26 @@ class ShardLedger:
         self.outcomes: dict[UnitKey, str] = {}
 
     def refresh(self) -> None:
-        """Read the parts that were committed since the last look."""
-        for name in self._folder.list_files(".parquet")[len(self.tables) :]:
-            self._append(self._folder.read_table(name).cast(DECISIONS))
+        """Read the parts that were committed since the last look. Raises ShardFinishedError."""
+        try:
+            for name in self._folder.list_files(".parquet")[len(self.tables) :]:
+                self._append(self._folder.read_table(name).cast(DECISIONS))
+        except FileNotFoundError:
+            # Listed, then deleted by who finished the shard: the finished file is there then.
+            pass
+        # After the listing: parts are deleted only once the finished file is written.
+        if (self._run / "traces").exists(f"shard-{self._shard:05d}.parquet"):
+            raise ShardFinishedError(f"shard {self._shard} is finished")
 
     def _append(self, table: pa.Table) -> None:
         self.tables.append(table)
         self.outcomes.update(zip(table_keys(table), table.column("outcome").to_pylist(), strict=True))
 
     def commit(self, table: pa.Table) -> int:
-        """Commit decisions (schema.DECISIONS), dropping units that are decided already; returns how many were new."""
+        """Commit decisions (schema.DECISIONS), dropping units that are decided already; returns how many were new.
+
+        Raises ShardFinishedError where another writer has finished the shard.
+        """
         while True:
             table = self.drop_decided(table)
             if not table.num_rows:
@@ -60,7 +74,10 @@ class ShardLedger:
             if self._folder.put_if_absent(name, encode_parquet(table)):
                 self._append(table)
                 return int(table.num_rows)
+            known = len(self.tables)
             self.refresh()
+            if len(self.tables) == known:
+                raise RuntimeError(f"{self._folder.url}: {name} exists, but the parts before it are not all there")
 
     def drop_decided(self, table: pa.Table) -> pa.Table:
         """Drop the rows of units that the ledger holds a final outcome of."""
@@ -79,7 +96,10 @@ class ShardLedger:
         `items` is the whole shard (schema.ITEMS). If every unit has a final outcome, the shard is finished: its parts
         are deleted. Otherwise what is decided is published as partial, and replaces an older partial file.
         """
-        self.refresh()
+        try:
+            self.refresh()
+        except ShardFinishedError:
+            return read_tally(self._run, f"shard-{self._shard:05d}.parquet")
         new = [self.drop_decided(table) for table in more]
         traces = join_decisions(items, self.latest(*new))
         is_final = traces.num_rows == items.num_rows and set(traces.column("outcome").to_pylist()) <= FINAL_OUTCOMES
@@ -88,14 +108,15 @@ class ShardLedger:
             name = f"shard-{self._shard:05d}.parquet"
             if not folder.put_if_absent(name, encode_traces(traces)):
                 traces = folder.read_table(name)
-            self._folder.delete(f"part-{number:05d}.parquet" for number in range(len(self.tables)))
+            # The last part first: what a crash leaves is numbered without gaps.
+            self._folder.delete(f"part-{number:05d}.parquet" for number in reversed(range(len(self.tables))))
         else:
             for table in new:
                 self.commit(table)
             traces = join_decisions(items, self.latest())
             name = f"shard-{self._shard:05d}.partial-{len(self.tables):05d}.parquet"
             folder.put_if_absent(name, encode_traces(traces))
-        older = [file for file in list_trace_files(self._run, self._shard) if file != name]
+        older = [file for file in list_trace_files(self._run, self._shard) if _shard_of(file) < _shard_of(name)]
         folder.delete(older)
         return tally_traces(traces)
 

@@ -15,7 +15,7 @@ from judgetrace.config import STRICT
 from judgetrace.scale import Scale
 
 RATING_OPEN, RATING_CLOSE, THINK_CLOSE = "<rating>", "</rating>", "</think>"
-_RATING = re.compile(r"<rating>\s*([^<>]*?)\s*</rating>", re.IGNORECASE)
+_RATING = re.compile(r"<rating>([^<>]*)</rating>", re.IGNORECASE)
 _THINK_OPEN = re.compile(r"^\s*<think>\s*", re.IGNORECASE)
 
 
@@ -39,7 +39,11 @@ class ThinkingConfig(BaseModel):
         description="Sample the rating under a constraint to the scale, after the thinking: never; as a fallback, "
         "where the thinking ended without a rating; always. Such draws are tagged `constrained`.",
     )
-    stop_at_rating: bool = Field(default=True, description="End a draw at the first closed rating tag.")
+    stop_at_rating: bool = Field(
+        default=True,
+        description="With format plain: end a draw at its first closed rating tag. Thinking that has an end of its own "
+        "may quote the tag.",
+    )
 
 
 @dataclass(frozen=True)

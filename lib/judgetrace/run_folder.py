@@ -46,14 +46,14 @@ class RunFolder:
                 "expected: a local disk, or an object store that honours If-None-Match (AWS S3, MinIO, Ceph, GCS do)"
             )
 
-    def claim(self, now: float, config: Mapping[str, Any] | None = None) -> int:
+    def claim(self, now: float, about: Mapping[str, Any] | None = None) -> int:
         """Take the run over as its newest driver; returns the driver's number. Older drivers are fenced by it.
 
-        `config` is kept beside it, for those who look at the run from outside.
+        `about` is kept with it, for those who look at the run from outside.
         """
         while True:
             number = self.newest_driver() + 1
-            who = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": now, "config": config}
+            who = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": now, **(about or {})}
             if self.folder.put_if_absent(f"drivers/driver-{number:05d}.json", encode_json(who)):
                 return number
 

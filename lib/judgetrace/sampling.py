@@ -70,9 +70,11 @@ class UnitSampling:
     is_decided  whether no further draw can change the outcome
     """
 
-    def __init__(self, config: SamplingConfig, recorded: Iterable[Draw] = ()):
+    def __init__(self, config: SamplingConfig, recorded: Iterable[Draw] = (), forget_failed: bool = True):
+        """Start from recorded draws; failed ones are sampled again unless `forget_failed` is off."""
         self._config = config
-        self._known = {draw.index: draw for draw in recorded if draw.reason not in ("failed", "cancelled")}
+        unknown = {"cancelled", "failed"} if forget_failed else {"cancelled"}
+        self._known = {draw.index: draw for draw in recorded if draw.reason not in unknown}
         self._cancelled: dict[int, Draw] = {}
         self.in_flight: set[int] = set()
         self._num_failed = 0

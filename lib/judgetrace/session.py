@@ -153,13 +153,14 @@ def describe_nodes(nodes: list[dict[str, float]]) -> str:
 class StageWatch:
     """Says which stage waits for what when nothing has moved for a while, and gives up after a limit.
 
-    Use as a context; call `progress()` whenever something moved. `expired` is true once the limit has passed without
-    any progress at all.
+    Use as a context; call `note()` with what would have changed if something had moved. `expired` is true once the
+    limit has passed without any change.
     """
 
     def __init__(self, stage: str, needs: Mapping[str, float], limit_s: float, notice_s: float = 45.0):
         self._stage, self._needs, self._limit_s, self._notice_s = stage, dict(needs), limit_s, notice_s
         self._moved_at = time.monotonic()
+        self._seen: object = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="stage-watch", daemon=True)
         self.expired = False
@@ -171,6 +172,12 @@ class StageWatch:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join(timeout=5)
+
+    def note(self, seen: object) -> None:
+        """Note how the stage stands; what differs from the last time means that it moved."""
+        if seen != self._seen:
+            self._seen = seen
+            self.progress()
 
     def progress(self) -> None:
         """Note that the stage moved."""

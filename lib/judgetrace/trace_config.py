@@ -10,6 +10,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.config import STRICT, UserError
+from judgetrace.draws import CONSTRAINED_RATING_TOKENS
 from judgetrace.engine import EngineConfig, ModelConfig
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
@@ -40,7 +41,10 @@ class LimitsConfig(BaseModel):
     model_config = STRICT
 
     max_failed_rate: float = Field(
-        default=0.2, ge=0, le=1, description="Stop when more than this share of at least 50 units failed."
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Stop when more than this share of at least 50 units failed or were quarantined.",
     )
     max_output_tokens: int | None = Field(default=None, ge=1, description="Budget of output tokens for this call.")
     max_seconds: float | None = Field(default=None, gt=0, description="Budget of time for this call.")
@@ -81,6 +85,11 @@ class InferTracesConfig(BaseModel):
         if self.engine.min_replicas > self.engine.max_replicas:
             raise ValueError(
                 f"engine.min_replicas {self.engine.min_replicas} is more than max_replicas {self.engine.max_replicas}"
+            )
+        if self.thinking.constrained_rating != "never" and self.sampling.max_tokens <= CONSTRAINED_RATING_TOKENS:
+            raise ValueError(
+                f"sampling.max_tokens {self.sampling.max_tokens} leaves no room for thinking beside the "
+                f"{CONSTRAINED_RATING_TOKENS} tokens of a constrained rating"
             )
         if self.sampling.keep > self.sampling.max_draws:
             raise ValueError(f"sampling.keep {self.sampling.keep} is more than max_draws {self.sampling.max_draws}")
@@ -133,7 +142,7 @@ def hash_text(text: str) -> str:
 
 
 def fingerprint_model(model: ModelConfig) -> str:
-    """Fingerprint a local model folder by its config, tokenizer and weight file sizes; a name by its revision.
+    """Fingerprint a local model folder by its config, tokenizer and samples of its weights; a name by its revision.
 
     Raises UserError for a local path that holds no model.
     """
@@ -152,5 +161,15 @@ def fingerprint_model(model: ModelConfig) -> str:
         if file.suffix in {".json", ".jinja"}:
             digest.update(file.name.encode() + file.read_bytes())
         elif file.is_file():
-            digest.update(f"{file.name} {file.stat().st_size}".encode())
+            _update_with_sample(digest, file)
     return digest.hexdigest()
+
+
+def _update_with_sample(digest: Any, file: Path) -> None:
+    """Hash a large file by name, size and 64 pieces of it: weights that were tuned further have the same size."""
+    size = file.stat().st_size
+    digest.update(f"{file.name} {size}".encode())
+    with file.open("rb") as stream:
+        for start in range(0, size, max(1, size // 64)):
+            stream.seek(start)
+            digest.update(stream.read(1 << 14))

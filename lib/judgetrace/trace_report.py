@@ -17,17 +17,38 @@ from judgetrace.accounting import (
     utilisation_by_draws,
     utilisation_by_label,
 )
-from judgetrace.ledger import ShardLedger, current_trace_files, is_finished, join_decisions, read_tally
+from judgetrace.ledger import (
+    ShardFinishedError,
+    ShardLedger,
+    current_trace_files,
+    is_finished,
+    join_decisions,
+    read_tally,
+)
 from judgetrace.live import format_seconds
 from judgetrace.run_folder import SILENT_AFTER_S, RunFolder
 from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder
 
 MAX_LABEL_ROWS = 40
+TALLY_TRIES = 5
 
 
 def tally_run(run: Folder, corpus: Folder) -> Tally:
-    """Count all decided units of a run: finished shards by their footers, the others by their ledger parts."""
+    """Count all decided units of a run: finished shards by their footers, the others by their ledger parts.
+
+    A shard may be finished, and its parts deleted, between the look at them and the reading: then it is looked at anew.
+    """
+    for attempt in range(TALLY_TRIES):
+        try:
+            return _tally_run_once(run, corpus)
+        except FileNotFoundError:
+            if attempt == TALLY_TRIES - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _tally_run_once(run: Folder, corpus: Folder) -> Tally:
     names = current_trace_files(run)
     finished = [name for name in names.values() if is_finished(name)]
     open_shards = sorted({int(n.split("/")[0][6:]) for n in (run / "ledger").list_files(".parquet", recursive=True)})
@@ -43,7 +64,10 @@ def tally_run(run: Folder, corpus: Folder) -> Tally:
 
 def _tally_open_shard(run: Folder, corpus: Folder, shard: int) -> Tally:
     ledger = ShardLedger(run, shard)
-    ledger.refresh()
+    try:
+        ledger.refresh()
+    except ShardFinishedError:
+        return read_tally(run, f"shard-{shard:05d}.parquet")
     items = corpus.read_table(f"items/shard-{shard:05d}.parquet")
     return tally_traces(join_decisions(items, ledger.latest()))
 

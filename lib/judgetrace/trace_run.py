@@ -26,6 +26,7 @@ from judgetrace.trace_config import LimitsConfig
 from judgetrace.trace_worker import TraceWorker, WorkerSpec
 
 STATE_EVERY_S = 10.0
+IDLE_GRACE_S = 5.0
 MIN_UNITS_FOR_FAILED_RATE = 50
 
 
@@ -169,8 +170,11 @@ class TraceRun:
             snapshot = self._watch(thread, control, watch)
         self._live.end()
         if self._failure is not None:
-            raise explain_failure(self._failure)
+            failure = explain_failure(self._failure)
+            self.write_state(f"failed: {failure}"[:1000], snapshot)
+            raise failure
         reason = self._stop_reason or "complete"
+        self.write_state(reason, snapshot)
         return RunEnd(reason, self._stop_reason is None, snapshot, time.monotonic() - self._began)
 
     def _consume(self, spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> None:
@@ -183,22 +187,25 @@ class TraceRun:
     def _watch(self, thread: threading.Thread, control: Any, watch: StageWatch) -> RunSnapshot:
         import ray
 
-        seen, said_at, told = RunSnapshot(), float("-inf"), False
+        said_at, told_at = float("-inf"), float("inf")
         while thread.is_alive():
             thread.join(timeout=1.0)
-            seen = ray.get(control.snapshot.remote(), timeout=60)
-            if seen.states:
-                watch.progress()
+            seen: RunSnapshot = ray.get(control.snapshot.remote(), timeout=60)
+            watch.note((seen.num_draws, seen.num_units, sorted(seen.states.items())))
             self._live.show(seen)
             self._note_reasons_to_stop(seen)
-            if watch.expired:
+            if watch.expired and not seen.states:
                 raise UserError(f"gave up: {watch.describe()}\nGive it resources, or raise cluster.wait_s.")
-            if self._stop_reason and not told:
+            if self._stop_reason and told_at == float("inf"):
                 print(f"\nstopping: {self._stop_reason}; draws in flight may end", file=sys.stderr, flush=True)
                 ray.get(control.drain.remote())
-                told = True
+                told_at = time.monotonic()
+            works = seen.states["running"] or seen.states["draining"]
+            if time.monotonic() - told_at > IDLE_GRACE_S and not works:
+                # No worker has anything to commit: engines that still start, or never got a place, are not waited for.
+                return seen
             if time.monotonic() - said_at > STATE_EVERY_S:
-                self.write_state("stopping" if told else "running", seen)
+                self.write_state("running" if told_at == float("inf") else "stopping", seen)
                 said_at = time.monotonic()
         last: RunSnapshot = ray.get(control.snapshot.remote(), timeout=60)
         return last
@@ -207,14 +214,13 @@ class TraceRun:
         if self._stop_reason is not None:
             return
         limits = self._limits
-        failed = seen.outcomes["failed"]
+        failed = seen.outcomes["failed"] + seen.outcomes["quarantined"]
         if seen.fenced:
             self._stop_reason = seen.fenced
         elif seen.num_units >= MIN_UNITS_FOR_FAILED_RATE and failed > limits.max_failed_rate * seen.num_units:
             commonest = "; ".join(f"{error} ({count}x)" for error, count in seen.errors.most_common(5))
-            self._stop_reason = (
-                f"{failed} of {seen.num_units} units failed, more than limits.max_failed_rate; commonest: {commonest}"
-            )
+            share = f"{failed} of {seen.num_units} units failed or were quarantined"
+            self._stop_reason = f"{share}, more than limits.max_failed_rate; commonest: {commonest}"
         elif limits.max_output_tokens is not None and seen.output_tokens >= limits.max_output_tokens:
             self._stop_reason = f"limits.max_output_tokens reached ({seen.output_tokens} output tokens)"
         elif limits.max_seconds is not None and time.monotonic() - self._began >= limits.max_seconds:

@@ -24,9 +24,17 @@ from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.control import WorkerReport
 from judgetrace.decisions import FINAL_OUTCOMES, decide_unit, decode_draw, tabulate_decisions, unit_key
 from judgetrace.draws import AskedUnit, DrawSampler
-from judgetrace.engine import Engine, EngineConfig, EngineDeadError, ModelConfig, PromptRefusedError, load_engine
+from judgetrace.engine import (
+    Engine,
+    EngineConfig,
+    EngineDeadError,
+    EngineStartError,
+    ModelConfig,
+    PromptRefusedError,
+    load_engine,
+)
 from judgetrace.guideline import Guideline, parse_guideline
-from judgetrace.ledger import ShardLedger
+from judgetrace.ledger import ShardFinishedError, ShardLedger
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig, PromptRenderer, shorten_fields
 from judgetrace.run_folder import Fence, FencedError, RunFolder
@@ -135,6 +143,11 @@ class TraceWorker:
             reasoning_parser=spec.thinking.parser,
             chat_template_args=spec.prompt.chat_template_args,
         )
+        if self._engine.max_model_tokens <= spec.sampling.max_tokens:
+            raise EngineStartError(
+                f"sampling.max_tokens {spec.sampling.max_tokens} leaves no room for a prompt: the model takes "
+                f"{self._engine.max_model_tokens} tokens; lower it, or raise engine.args.max_model_len"
+            )
         self._renderer = PromptRenderer(spec.template, spec.prompt.system, self._engine.special_tokens)
         self._sampler = DrawSampler(self._engine, spec.sampling, spec.thinking, spec.acceptance)
         self._scheduler = DrawScheduler(spec.engine.slots + spec.engine.slots // QUEUED_SHARE, self._sample)
@@ -155,6 +168,10 @@ class TraceWorker:
         except EngineDeadError:
             await self._die()
             raise
+        except ShardFinishedError:
+            if number in self._shards:
+                self._shards[number].pending.clear()
+            return num_units
         except FencedError as error:
             shard.pending.clear()
             await self._link.report_fenced(str(error))
@@ -289,15 +306,22 @@ class TraceWorker:
                 waited += 0.5
             try:
                 for shard in list(self._shards.values()):
-                    await self._commit(shard)
+                    await self._commit_unless_finished(shard)
                 failures = 0
             except FencedError as error:
-                await self._link.report_fenced(str(error))
                 self._begin_drain()
+                await self._link.report_fenced(str(error))
             except Exception as error:  # noqa: BLE001 - a store that fails again and again ends all units with its error
                 failures += 1
                 if failures == COMMIT_TRIES:
                     self._scheduler.fail(error)
+                await asyncio.sleep(min(5.0, self._spec.commit_every_s))
+
+    async def _commit_unless_finished(self, shard: OpenShard) -> None:
+        try:
+            await self._commit(shard)
+        except ShardFinishedError:
+            shard.pending.clear()
 
     def _num_pending(self) -> int:
         return sum(len(shard.pending) for shard in self._shards.values())
@@ -307,7 +331,9 @@ class TraceWorker:
         heard_at = self._loop.time()
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
-            if self._report.state != "starting":
+            if self._report.state == "starting":
+                heard_at = self._loop.time()
+            else:
                 self._report.engine_s = self._scheduler.busy_s
                 self._report.draws_in_flight = self._scheduler.in_flight
             try:
@@ -329,6 +355,8 @@ class TraceWorker:
 
     async def _die(self) -> None:
         """Commit what is decided and end the process: Ray starts a new one and replays the shards."""
-        for shard in list(self._shards.values()):
-            await self._commit(shard)
-        os._exit(ENGINE_DIED_STATUS)
+        try:
+            for shard in list(self._shards.values()):
+                await self._commit_unless_finished(shard)
+        finally:
+            os._exit(ENGINE_DIED_STATUS)

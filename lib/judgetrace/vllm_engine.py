@@ -6,13 +6,15 @@ vLLM's own engine core runs in a process of its own; this class lives in the wor
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from judgetrace.engine import Completion, EngineConfig, EngineDeadError, ModelConfig, PromptRefusedError, Request
-from judgetrace.reaper import child_processes, reap_with_this_process
+from judgetrace.reaper import reaping_new_children
 
+_LOOKS_LIKE_CONTROL = re.compile(r"^(<.+>|\[[A-Z_/ ]+\])$")
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -42,9 +44,8 @@ class VllmEngine:
         self._final_only, self._delta = RequestOutputKind.FINAL_ONLY, RequestOutputKind.DELTA
         self._dead_error = VllmEngineDeadError
         arguments = engine_arguments(model, engine, _runs_on_cpu(), _position_limit(model))
-        others = set(child_processes())
-        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-        self._reaper = reap_with_this_process([pid for pid in child_processes() if pid not in others])
+        with reaping_new_children():
+            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self.max_model_tokens = int(self._llm.model_config.max_model_len)
         self._tokenizer = self._llm.get_tokenizer()
         self._chat_template_args = dict(chat_template_args or {})
@@ -154,8 +155,13 @@ def _position_limit(model: ModelConfig) -> int:
 
 
 def _special_tokens(tokenizer: Any) -> list[str]:
+    """List what must not come from an item: special tokens, and added ones that look like control tokens.
+
+    Other added tokens are plain text, such as runs of blanks.
+    """
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    return sorted({*tokenizer.all_special_tokens, *(str(token) for token in added)}, key=len, reverse=True)
+    marks = {str(t) for t in added if getattr(t, "special", False) or _LOOKS_LIKE_CONTROL.match(str(t))}
+    return sorted((t for t in {*tokenizer.all_special_tokens, *marks} if t.strip()), key=len, reverse=True)
 
 
 def _make_parser(name: str | None, tokenizer: Any) -> Any:

@@ -1,0 +1,54 @@
+"""Deciding a unit again from its recorded draws."""
+
+from judgetrace.acceptance import AcceptanceConfig
+from judgetrace.decisions import decide_again
+from judgetrace.sampling import SamplingConfig
+from judgetrace.scale import Scale
+from tests.trace_tables import make_decision, make_draw, make_items
+
+FIVE = Scale(values=(1, 2, 3, 4, 5))
+ITEMS = make_items(5)
+SAMPLING = SamplingConfig(max_draws=4)
+
+
+def recorded(draws, outcome="exhausted", **more):
+    """A row of traces of the item labelled 3, whose annotators said 3 and 4."""
+    return ITEMS.slice(2, 1).to_pylist()[0] | make_decision(ITEMS, 2, outcome, draws, **more)
+
+
+def again(row, **rule):
+    result = decide_again(row, FIVE, AcceptanceConfig(**rule), SAMPLING)
+    return result["outcome"], result["draw_index"], result["accepted_by"]
+
+
+DRAWS = [make_draw(i, "disagrees", rating, text="t", trace=f"because {i}") for i, rating in enumerate("5412")]
+
+
+def test_the_first_draw_that_another_rule_accepts_wins():
+    assert again(recorded(DRAWS)) == ("exhausted", None, None)
+    assert again(recorded(DRAWS), rule="tolerance", tolerance=1) == ("accepted", 1, "tolerance")
+    assert again(recorded(DRAWS), rule="any_annotator") == ("accepted", 1, "any_annotator")
+    assert again(recorded(DRAWS) | {"accepted_labels": ["1"], "target_label": "1"}) == ("accepted", 2, "exact")
+
+
+def test_a_decision_that_needs_a_draw_nobody_made_is_undecided():
+    stopped_early = [make_draw(0, "disagrees", "5"), make_draw(1, "accepted", "3")]
+    row = recorded(stopped_early, "accepted") | {"accepted_labels": ["2"], "target_label": "2"}
+    assert again(row) == ("undecided", None, None)
+
+
+def test_a_unit_accepted_after_a_failed_draw_stays_accepted():
+    row = recorded([make_draw(0, "failed", error="hiccup"), make_draw(1, "accepted", "3", trace="so")], "accepted")
+    assert again(row) == ("accepted", 1, "exact")
+
+
+def test_what_could_not_be_asked_stays_as_it_is():
+    row = recorded([], "quarantined", error="too long")
+    assert again(row) == ("quarantined", None, None)
+
+
+def test_a_newly_accepted_draw_whose_text_was_not_kept_says_so():
+    row = recorded([make_draw(0, "disagrees", "4")])
+    result = decide_again(row, FIVE, AcceptanceConfig(rule="any_annotator"), SAMPLING)
+    assert result["trace"] is None
+    assert "keep_rejected_text" in result["error"]
