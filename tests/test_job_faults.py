@@ -131,7 +131,8 @@ def test_sigterm_drains_commits_and_leaves_a_run_that_goes_on(tmp_path, corpus, 
 
 def test_a_second_driver_fences_the_first_and_completes_the_run(tmp_path, corpus, undisturbed, ray_session):
     run, log = str(tmp_path / "run"), tmp_path / "log"
-    config = write_config(tmp_path, corpus, run, latency_s=0.1)
+    # Slow enough that the first driver is far from done when the second one is up.
+    config = write_config(tmp_path, corpus, run, latency_s=0.5)
     with started_job(config, ray_session, log) as first:
         wait_until("the first driver", lambda: Folder(f"{run}/ledger").list_files(".parquet", recursive=True))
         with started_job(config, ray_session, tmp_path / "log2") as second:
