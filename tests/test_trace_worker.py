@@ -79,7 +79,7 @@ def read_rows(run: Folder) -> list[dict]:
 
 
 def check_rows(rows: list[dict]) -> None:
-    """The oracle: one terminal row a unit, no draw twice, accepted ratings count as the label, the lowest index wins."""
+    """The oracle: one terminal row a unit, no draw twice, what is accepted counts as the label, lowest index first."""
     assert max(Counter(row["item_id"] for row in rows).values()) == 1
     for row in rows:
         indices = [draw["index"] for draw in row["draws"]]
