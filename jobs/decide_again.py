@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from judgetrace.acceptance import AcceptanceConfig
+from judgetrace.accounting import tally_traces
 from judgetrace.config import UserError, load_config, run_job
 from judgetrace.corpus import read_manifests
 from judgetrace.decisions import decide_again, unit_key
@@ -112,7 +113,9 @@ class DecideBucket:
                 counts["units that the corpus does not hold"] += len(rows) - len(decided)
                 counts.update(row["outcome"] for row in decided)
                 table = pa.Table.from_pylist(decided, schema=TRACES)
-                (output / "traces").write_atomic(f"shard-{shard:05d}.parquet", encode_traces(table))
+                (output / "traces").write_atomic(
+                    f"shard-{shard:05d}.parquet", encode_traces(table, tally_traces(table))
+                )
         return {"what": list(counts), "count": list(counts.values())}
 
     def _read_labels(self, bucket: int) -> dict[tuple[str, str, str], dict[str, Any]]:

@@ -17,6 +17,7 @@ import pytest
 from jobs import infer_traces
 from judgetrace.storage import Folder
 from tests.test_job_infer_traces import prepare, read_rows, write_config
+from tests.test_reaper import is_alive
 from tests.test_trace_worker import accepted_set, check_rows
 
 pytestmark = pytest.mark.slow
@@ -62,13 +63,6 @@ def started_job(config: str, address: str, log: Path) -> Iterator[subprocess.Pop
 
 def read_journal(path: Path) -> list[list[str]]:
     return [line.split("\t") for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def check_complete(run: str, undisturbed: set) -> None:

@@ -106,8 +106,9 @@ class ShardLedger:
         folder = self._run / "traces"
         if is_final:
             name = f"shard-{self._shard:05d}.parquet"
-            if not folder.put_if_absent(name, encode_traces(traces)):
-                traces = folder.read_table(name)
+            tally = tally_traces(traces)
+            if not folder.put_if_absent(name, encode_traces(traces, tally)):
+                tally = read_tally(self._run, name)
             # The last part first: what a crash leaves is numbered without gaps.
             self._folder.delete(f"part-{number:05d}.parquet" for number in reversed(range(len(self.tables))))
         else:
@@ -115,15 +116,16 @@ class ShardLedger:
                 self.commit(table)
             traces = join_decisions(items, self.latest())
             name = f"shard-{self._shard:05d}.partial-{len(self.tables):05d}.parquet"
-            folder.put_if_absent(name, encode_traces(traces))
+            tally = tally_traces(traces)
+            folder.put_if_absent(name, encode_traces(traces, tally))
         older = [file for file in list_trace_files(self._run, self._shard) if _shard_of(file) < _shard_of(name)]
         folder.delete(older)
-        return tally_traces(traces)
+        return tally
 
 
-def encode_traces(traces: pa.Table) -> bytes:
+def encode_traces(traces: pa.Table, tally: Tally) -> bytes:
     """Encode a shard of traces, its tally in the footer."""
-    return encode_parquet(traces, {TALLY_KEY: tally_traces(traces).to_json()})
+    return encode_parquet(traces, {TALLY_KEY: tally.to_json()})
 
 
 def join_decisions(items: pa.Table, decisions: pa.Table) -> pa.Table:

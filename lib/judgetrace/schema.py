@@ -98,8 +98,3 @@ DECISIONS = pa.schema(
 
 TRACES = pa.schema([*ITEMS, *(field for field in DECISIONS if field.name not in UNIT_KEY)])
 """One row a unit: the item, its target label and the decision."""
-
-
-def empty_table(schema: pa.Schema) -> pa.Table:
-    """Make a table of no rows with all columns."""
-    return schema.empty_table()
