@@ -13,7 +13,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from judgetrace.engine import Completion, EngineConfig, EngineDeadError, ModelConfig, PromptRefusedError, Request
+from judgetrace.engine import Completion, EngineDeadError, EngineSpec, Prompt, PromptRefusedError, Request
 
 
 class ScriptedEngine:
@@ -32,28 +32,22 @@ class ScriptedEngine:
     dies_after        the engine dies for good after so many draws (a file `dies_once` makes that happen once)
     """
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        engine: EngineConfig,
-        reasoning_parser: str | None = None,
-        chat_template_args: Mapping[str, object] | None = None,
-    ):
-        script: dict[str, Any] = engine.args
+    def __init__(self, spec: EngineSpec):
+        script: dict[str, Any] = spec.engine.args
         if "fails_to_start" in script:
             raise ValueError(script["fails_to_start"])
         self._levels = [str(level) for level in script.get("levels", range(1, 6))]
         self._script = script
-        self._slots = asyncio.Semaphore(engine.slots)
+        self._slots = asyncio.Semaphore(spec.engine.slots)
         self._num_draws = 0
         self.max_model_tokens = int(script.get("max_model_len", 4096))
         self.special_tokens = ("<|im_start|>", "<|im_end|>")
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        return [0] * sum(len(message["content"].split()) for message in messages)
+    def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
+        return [Prompt(sum(len(message["content"].split()) for message in messages)) for messages in conversations]
 
-    def encode_text(self, text: str) -> list[int]:
-        return [0] * len(text.split())
+    def continue_prompt(self, prompt: Prompt, text: str) -> Prompt:
+        return Prompt(prompt.num_tokens + len(text.split()))
 
     async def generate(self, request: Request) -> Completion:
         item_id, dimension, target_source, index = request.request_id.split("\x1f")[:4]

@@ -5,14 +5,15 @@ import asyncio
 import pytest
 
 from judgetrace.acceptance import AcceptanceConfig
-from judgetrace.draws import AskedUnit, DrawSampler
-from judgetrace.engine import Completion, EngineDeadError, PromptRefusedError
+from judgetrace.asking import AskedUnit
+from judgetrace.draws import DrawSampler
+from judgetrace.engine import Completion, EngineDeadError, Prompt, PromptRefusedError
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.sampling import SamplingConfig, draw_seed
 from judgetrace.scale import Scale
 
 KEY = ("item", "", "aggregate")
-UNIT = AskedUnit(KEY, ("4",), ("4", "2"), Scale(values=(1, 2, 3, 4, 5)), [0] * 30)
+UNIT = AskedUnit(KEY, ("4",), ("4", "2"), Scale(values=(1, 2, 3, 4, 5)), Prompt(30, [0] * 30))
 
 
 class Engine:
@@ -24,9 +25,10 @@ class Engine:
     def __init__(self, *answers):
         self.answers, self.requests = list(answers), []
 
-    def encode_text(self, text):
+    def continue_prompt(self, prompt, text):
         self.appended = text
-        return [1] * len(text.split())
+        added = [1] * len(text.split())
+        return Prompt(prompt.num_tokens + len(added), [*prompt.token_ids, *added])
 
     async def generate(self, request):
         self.requests.append(request)
@@ -75,7 +77,7 @@ def test_a_constrained_rating_follows_the_thinking_and_is_tagged():
     assert "<rating>" in thinking.stop
     assert rating.choices == ("1", "2", "3", "4", "5")
     assert engine.appended == "It is good.\n<rating>"
-    assert list(rating.prompt_ids) == [0] * 30 + [1] * 4
+    assert list(rating.prompt.token_ids) == [0] * 30 + [1] * 4
 
 
 def test_the_fallback_rates_only_what_ended_without_a_rating():

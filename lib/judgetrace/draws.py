@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from judgetrace.acceptance import AcceptanceConfig, accept_rating
+from judgetrace.asking import AskedUnit
 from judgetrace.engine import Completion, Engine, EngineDeadError, PromptRefusedError, Request
 from judgetrace.parsing import (
     RATING_CLOSE,
@@ -22,18 +23,6 @@ from judgetrace.scale import Scale
 
 CONSTRAINED_RATING_TOKENS = 16
 ENGINE_TRIES = 3
-
-
-@dataclass(frozen=True)
-class AskedUnit:
-    """A unit whose prompt is ready."""
-
-    key: tuple[str, str, str]
-    accepted_labels: tuple[str, ...]
-    annotator_labels: tuple[str, ...]
-    scale: Scale
-    prompt_ids: list[int]
-    shortened: bool = False
 
 
 class DrawSampler:
@@ -55,21 +44,28 @@ class DrawSampler:
             try:
                 return await self._ask(unit, index, seed, attempt, tokens if may_be_cancelled else None)
             except asyncio.CancelledError:
-                return Draw(index, seed, "cancelled", prompt_tokens=len(unit.prompt_ids), output_tokens=tokens[0])
+                return Draw(index, seed, "cancelled", prompt_tokens=unit.prompt.num_tokens, output_tokens=tokens[0])
             except (EngineDeadError, PromptRefusedError):
                 raise
             except Exception as error:  # noqa: BLE001 - becomes the draw's reason
                 failure = f"{type(error).__name__}: {error}"[:500]
-        return Draw(index, seed, "failed", prompt_tokens=len(unit.prompt_ids), error=failure)
+        return Draw(index, seed, "failed", prompt_tokens=unit.prompt.num_tokens, error=failure)
 
     async def _ask(self, unit: AskedUnit, index: int, seed: int, attempt: int, tokens: list[int] | None) -> Draw:
         request = self._thinking_request(unit, index, seed, attempt, tokens)
         completion = await self._engine.generate(request)
         parsed = self._parse(completion, unit.scale)
+        prompt_tokens = unit.prompt.num_tokens if completion.prompt_tokens is None else completion.prompt_tokens
         output_tokens, constrained, text = completion.output_tokens, False, completion.text
         if self._needs_constrained_rating(parsed, completion):
-            parsed, extra = await self._rate_constrained(unit, request, parsed, completion)
-            output_tokens, constrained = output_tokens + extra, True
+            parsed, rated = await self._rate_constrained(unit, request, parsed, completion)
+            if rated is not None:
+                # What a server counts it bills; an engine of our own has the prompt cached.
+                prompt_tokens, output_tokens = (
+                    prompt_tokens + (rated.prompt_tokens or 0),
+                    output_tokens + rated.output_tokens,
+                )
+            constrained = True
             text = f"{text.removesuffix(RATING_OPEN)}{RATING_OPEN}{parsed.rating or ''}{RATING_CLOSE}"
         reason, accepted_by = self._judge(parsed, unit)
         return Draw(
@@ -79,7 +75,7 @@ class DrawSampler:
             rating=parsed.rating,
             accepted_by=accepted_by,
             constrained=constrained,
-            prompt_tokens=len(unit.prompt_ids),
+            prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
             text=text,
             trace=parsed.trace,
@@ -102,7 +98,7 @@ class DrawSampler:
 
         return Request(
             request_id="\x1f".join((*unit.key, str(index), str(attempt))),
-            prompt_ids=unit.prompt_ids,
+            prompt=unit.prompt,
             seed=seed,
             temperature=self._sampling.temperature,
             top_p=self._sampling.top_p,
@@ -133,14 +129,14 @@ class DrawSampler:
 
     async def _rate_constrained(
         self, unit: AskedUnit, request: Request, parsed: ParsedOutput, completion: Completion
-    ) -> tuple[ParsedOutput, int]:
+    ) -> tuple[ParsedOutput, Completion | None]:
         plain = self._thinking.format == "plain"
         thinking = (completion.text.partition(RATING_OPEN)[0] if plain else completion.text).rstrip()
         close = "" if plain or THINK_CLOSE in thinking else f"\n{THINK_CLOSE}"
         rating_request = replace(
             request,
             request_id=request.request_id + "\x1frating",
-            prompt_ids=[*unit.prompt_ids, *self._engine.encode_text(f"{thinking}{close}\n{RATING_OPEN}")],
+            prompt=self._engine.continue_prompt(unit.prompt, f"{thinking}{close}\n{RATING_OPEN}"),
             max_tokens=CONSTRAINED_RATING_TOKENS,
             stop=(),
             choices=unit.scale.values,
@@ -150,12 +146,12 @@ class DrawSampler:
             rated = await self._engine.generate(rating_request)
         except PromptRefusedError:
             # The unit can be asked; this one thinking was too long to be followed by anything.
-            return ParsedOutput(parsed.trace, None, "truncated"), 0
+            return ParsedOutput(parsed.trace, None, "truncated"), None
         level = unit.scale.find_level(rated.text)
         trace = thinking if self._thinking.format == "plain" else (parsed.trace or thinking)
         if level is None:
-            return ParsedOutput(trace, None, "unparsed"), rated.output_tokens
-        return ParsedOutput(trace, unit.scale.values[level], None), rated.output_tokens
+            return ParsedOutput(trace, None, "unparsed"), rated
+        return ParsedOutput(trace, unit.scale.values[level], None), rated
 
     def _judge(self, parsed: ParsedOutput, unit: AskedUnit) -> tuple[Any, str | None]:
         if parsed.rating is None:

@@ -1,13 +1,13 @@
 """What judgetrace asks of an engine that runs a model. Knows no engine in particular.
 
-An engine tokenizes prompts and completes them. Everything else (parsing, acceptance, the order of draws, the ledger)
-lies outside, so that another engine changes this one thing.
+An engine makes prompts of messages, completes them, and tells how probable the levels of a scale are. Everything else
+(parsing, acceptance, the order of draws, the ledger) lies outside, so that another engine changes this one thing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -52,6 +52,16 @@ class EngineConfig(BaseModel):
     )
 
 
+@dataclass(frozen=True)
+class EngineSpec:
+    """All that an engine is made from; can be pickled."""
+
+    model: ModelConfig
+    engine: EngineConfig
+    reasoning_parser: str | None = None
+    chat_template_args: Mapping[str, object] = field(default_factory=dict)
+
+
 class EngineDeadError(RuntimeError):
     """The engine can't answer any more; its process must be replaced. No unit is to blame."""
 
@@ -65,11 +75,22 @@ class PromptRefusedError(ValueError):
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A prompt as its engine holds it: tokens where it tokenizes itself, else messages and how the answer begins."""
+
+    num_tokens: int
+    """An estimate where only a server can count them."""
+    token_ids: Sequence[int] = ()
+    messages: Sequence[Mapping[str, str]] = ()
+    begun: str = ""
+
+
+@dataclass(frozen=True)
 class Request:
     """One completion to sample."""
 
     request_id: str
-    prompt_ids: Sequence[int]
+    prompt: Prompt
     seed: int
     temperature: float
     top_p: float
@@ -91,37 +112,59 @@ class Completion:
     output_tokens: int
     reasoning: str | None = None
     content: str | None = None
-    """Thinking and answer apart, where a reasoning parser split them."""
+    """Thinking and answer apart, where a reasoning parser or a server split them."""
+    prompt_tokens: int | None = None
+    """As a server counted them; null where the prompt's own count is right."""
+
+
+@dataclass(frozen=True)
+class LevelScores:
+    """How probable each level is as the next text of an answer."""
+
+    log_probabilities: tuple[float, ...]
+    """Natural logarithms, in the order of the levels asked for, of the model's own distribution (temperature 1, nothing
+    cut off), not normalised over the levels; -inf where the engine can't see so improbable a level."""
+    prompt_tokens: int
+    output_tokens: int
 
 
 class Engine(Protocol):
-    """Runs one model. `generate` may be called many times at once, on one event loop; cancelling it frees the slot."""
+    """Runs one model. `generate` may be called many times at once, on one event loop; cancelling it frees the slot.
 
-    max_model_tokens: int
-    """Prompt and output together."""
+    `make_prompts` and `continue_prompt` may be called from other threads.
+    """
+
+    max_model_tokens: int | None
+    """Prompt and output together; null where only a server knows."""
     special_tokens: Sequence[str]
     """Texts that the tokenizer would turn into control tokens."""
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Tokenize chat messages with the model's template, up to where its answer begins."""
+    def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
+        """Make prompts of chat messages, with the model's template, up to where its answer begins."""
 
-    def encode_text(self, text: str) -> list[int]:
-        """Tokenize bare text, to be appended to a prompt."""
+    def continue_prompt(self, prompt: Prompt, text: str) -> Prompt:
+        """Let the answer begin with (or go on with) `text`."""
 
     async def generate(self, request: Request) -> Completion:
         """Sample a completion. Raises EngineDeadError, PromptRefusedError."""
+
+    async def score_levels(self, request_id: str, prompt: Prompt, levels: Sequence[str]) -> LevelScores:
+        """Score whole levels as what follows a prompt that ends with an opened rating tag ("1" is not "10").
+
+        Raises EngineDeadError, PromptRefusedError.
+        """
 
     def close(self) -> None:
         """End the engine and its processes."""
 
 
-def load_engine(kind: str, **arguments: Any) -> Engine:
-    """Make an engine from the class named as module:name. Raises EngineStartError with the engine's own reason."""
+def load_engine(spec: EngineSpec) -> Engine:
+    """Make an engine of the class that `spec` names. Raises EngineStartError with the engine's own reason."""
     from importlib import import_module
 
-    module, _, name = kind.partition(":")
+    module, _, name = spec.engine.kind.partition(":")
     try:
-        engine: Engine = getattr(import_module(module), name)(**arguments)
+        engine: Engine = getattr(import_module(module), name)(spec)
     except Exception as error:
         raise EngineStartError(f"{type(error).__name__}: {error}") from error
     return engine

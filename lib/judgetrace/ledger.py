@@ -81,8 +81,18 @@ class ShardLedger:
 
     def drop_decided(self, table: pa.Table) -> pa.Table:
         """Drop the rows of units that the ledger holds a final outcome of."""
-        new = [self.outcomes.get(key) not in FINAL_OUTCOMES for key in table_keys(table)]
+        new = [not self.is_decided(key) for key in table_keys(table)]
         return table if all(new) else table.filter(pa.array(new, pa.bool_()))
+
+    def is_decided(self, key: UnitKey) -> bool:
+        """Whether the ledger holds a final outcome of a unit."""
+        return self.outcomes.get(key) in FINAL_OUTCOMES
+
+    def read_draws(self) -> dict[UnitKey, list[dict[str, Any]]]:
+        """Read the draws so far of the units without a final outcome."""
+        latest = self.latest()
+        open_ones = latest.filter(pa.array([not self.is_decided(key) for key in table_keys(latest)], pa.bool_()))
+        return dict(zip(table_keys(open_ones), open_ones.column("draws").to_pylist(), strict=True))
 
     def latest(self, *more: pa.Table) -> pa.Table:
         """Merge all parts, and `more` after them, into one row a unit: the last one committed."""

@@ -8,11 +8,10 @@ counts; the rows are in the ledger. A call that is replayed after a death reads 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,22 +20,24 @@ import numpy as np
 import pyarrow as pa
 
 from judgetrace.acceptance import AcceptanceConfig
+from judgetrace.asking import AskedUnit, UnitAsker
 from judgetrace.control import WorkerReport
 from judgetrace.decisions import FINAL_OUTCOMES, decide_unit, decode_draw, tabulate_decisions, unit_key
-from judgetrace.draws import AskedUnit, DrawSampler
+from judgetrace.draws import DrawSampler
 from judgetrace.engine import (
     Engine,
     EngineConfig,
     EngineDeadError,
+    EngineSpec,
     EngineStartError,
     ModelConfig,
     PromptRefusedError,
     load_engine,
 )
-from judgetrace.guideline import Guideline, parse_guideline
+from judgetrace.guideline import parse_guideline
 from judgetrace.ledger import ShardFinishedError, ShardLedger
 from judgetrace.parsing import ThinkingConfig
-from judgetrace.prompts import PromptConfig, PromptRenderer, shorten_fields
+from judgetrace.prompts import PromptConfig
 from judgetrace.run_folder import Fence, FencedError, RunFolder
 from judgetrace.sampling import Draw, SamplingConfig, UnitSampling
 from judgetrace.scale import ScaleConfig
@@ -48,6 +49,7 @@ REPORT_EVERY_S = 1.0
 DRIVER_SILENT_S = 60.0
 MAX_PENDING_ROWS = 5000
 COMMIT_TRIES = 3
+ASKED_AT_ONCE = 128
 QUEUED_SHARE = 8
 """One draw in so many waits in the engine's own queue, so that a slot that falls free is filled in the same step."""
 
@@ -110,7 +112,6 @@ class TraceWorker:
         self._spec, self._link = spec, link
         self._corpus, self._run = Folder(spec.corpus), Folder(spec.run)
         self._fence = Fence(RunFolder(self._run), spec.driver)
-        self._guideline: Guideline = parse_guideline(spec.guideline, spec.by_section)
         self._shards: dict[int, OpenShard] = {}
         self._draining = False
         self._report = WorkerReport(worker=f"{os.getpid()}-{uuid.uuid4().hex[:8]}", state="starting")
@@ -137,18 +138,18 @@ class TraceWorker:
         reporting = asyncio.create_task(self._report_forever())
         await self._link.report(self._report)
         self._engine: Engine = load_engine(
-            spec.engine.kind,
-            model=spec.model,
-            engine=spec.engine,
-            reasoning_parser=spec.thinking.parser,
-            chat_template_args=spec.prompt.chat_template_args,
+            EngineSpec(spec.model, spec.engine, spec.thinking.parser, spec.prompt.chat_template_args)
         )
-        if self._engine.max_model_tokens <= spec.sampling.max_tokens:
+        limit = self._engine.max_model_tokens
+        if limit is not None and limit <= spec.sampling.max_tokens:
             raise EngineStartError(
                 f"sampling.max_tokens {spec.sampling.max_tokens} leaves no room for a prompt: the model takes "
-                f"{self._engine.max_model_tokens} tokens; lower it, or raise engine.args.max_model_len"
+                f"{limit} tokens; lower it, or raise engine.args.max_model_len"
             )
-        self._renderer = PromptRenderer(spec.template, spec.prompt.system, self._engine.special_tokens)
+        guideline = parse_guideline(spec.guideline, spec.by_section)
+        self._asker = UnitAsker(
+            self._engine, spec.prompt, spec.template, guideline, spec.scale, max_output_tokens=spec.sampling.max_tokens
+        )
         self._sampler = DrawSampler(self._engine, spec.sampling, spec.thinking, spec.acceptance)
         self._scheduler = DrawScheduler(spec.engine.slots + spec.engine.slots // QUEUED_SHARE, self._sample)
         self._report.state = "running"
@@ -162,7 +163,11 @@ class TraceWorker:
             with self._scheduler.feeding():
                 shard = await asyncio.to_thread(self._open_shard, number)
                 self._shards[number] = shard
-                done = [self._begin(shard, row) async for row in self._undecided(shard, num_units)]
+                done = [
+                    self._begin(shard, unit, draws)
+                    async for units in self._undecided(shard, num_units)
+                    for unit, draws in units
+                ]
             await asyncio.gather(*(future for future in done if future is not None))
             return await self._close_shard(shard)
         except EngineDeadError:
@@ -187,22 +192,23 @@ class TraceWorker:
         ledger.refresh()
         return OpenShard(number, self._corpus.read_table(f"items/shard-{number:05d}.parquet"), ledger)
 
-    async def _undecided(self, shard: OpenShard, num_units: int) -> Any:
-        recorded = {unit_key(row): row for row in shard.ledger.latest().to_pylist()} if shard.ledger.tables else {}
-        for row in shard.items.slice(0, num_units).to_pylist():
+    async def _undecided(self, shard: OpenShard, num_units: int) -> AsyncIterator[list[tuple[AskedUnit, list[Draw]]]]:
+        """Yield the undecided units with their earlier draws, some at a time, asked on another thread."""
+        rows = [
+            row for row in shard.items.slice(0, num_units).to_pylist() if not shard.ledger.is_decided(unit_key(row))
+        ]
+        earlier = shard.ledger.read_draws() if shard.ledger.tables else {}
+        for start in range(0, len(rows), ASKED_AT_ONCE):
             if self._draining:
                 return
-            earlier = recorded.get(unit_key(row))
-            if earlier is None or earlier["outcome"] not in FINAL_OUTCOMES:
-                yield {**row, "_draws": [decode_draw(draw) for draw in earlier["draws"]] if earlier else []}
-                await asyncio.sleep(0)
+            asked = await asyncio.to_thread(self._asker.ask, rows[start : start + ASKED_AT_ONCE])
+            yield [(unit, [decode_draw(draw) for draw in earlier.get(unit.key, [])]) for unit in asked]
 
-    def _begin(self, shard: OpenShard, row: dict[str, Any]) -> asyncio.Future[None] | None:
+    def _begin(self, shard: OpenShard, unit: AskedUnit, draws: list[Draw]) -> asyncio.Future[None] | None:
         """Send a unit to the scheduler; a unit that can't be asked is decided at once."""
-        sampling = UnitSampling(self._spec.sampling, row["_draws"])
-        unit, refused = self._ask(row)
-        if refused is not None:
-            self._decided(shard, decide_unit(unit_key(row), sampling, False, refused))
+        sampling = UnitSampling(self._spec.sampling, draws)
+        if unit.refused is not None:
+            self._decided(shard, decide_unit(unit.key, sampling, False, unit.refused))
             return None
         work = UnitWork(sampling, _Asked(unit), one_at_a_time=self._spec.sampling.mode == "sequential")
         finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -227,31 +233,6 @@ class TraceWorker:
             self._report.outcomes[row["outcome"]] += 1
         if row["error"]:
             self._report.errors[f"{row['outcome']}: {row['error']}"[:200]] += 1
-
-    def _ask(self, row: Mapping[str, Any]) -> tuple[AskedUnit, str | None]:
-        """Make a unit's prompt; returns why it can't be asked, if so."""
-        labels = tuple(row["accepted_labels"]), tuple(row["annotator_labels"])
-        scale = self._spec.scale.of(row["dimension"])
-        assert scale is not None, f"prepare_corpus lets no unit of dimension {row['dimension']!r} through"
-        guideline = self._guideline.guideline_for(row["dimension"])
-        if guideline is None:
-            return AskedUnit(unit_key(row), *labels, scale, []), "the guideline has no section for the dimension"
-        room = self._engine.max_model_tokens - self._spec.sampling.max_tokens
-
-        def encode(fields: Mapping[str, str]) -> list[int]:
-            return self._engine.encode_chat(self._renderer.render(fields, guideline, row["dimension"], scale))
-
-        refused, shortened = None, False
-        fields = json.loads(row["fields"])
-        prompt_ids = encode(fields)
-        if len(prompt_ids) > room:
-            found = f"the prompt has {len(prompt_ids)} tokens, the model takes {room} besides its output"
-            shorter = None
-            if self._spec.prompt.on_overlong == "shorten":
-                shorter = shorten_fields(fields, lambda some: len(encode(some)), room)
-            refused, shortened = (found, False) if shorter is None else (None, True)
-            prompt_ids = [] if shorter is None else encode(shorter)
-        return AskedUnit(unit_key(row), *labels, scale, prompt_ids, shortened), refused
 
     async def _sample(self, work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
         asked: _Asked = work.payload

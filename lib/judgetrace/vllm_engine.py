@@ -5,13 +5,26 @@ vLLM's own engine core runs in a process of its own; this class lives in the wor
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from judgetrace.engine import Completion, EngineConfig, EngineDeadError, ModelConfig, PromptRefusedError, Request
+from judgetrace.engine import (
+    Completion,
+    EngineConfig,
+    EngineDeadError,
+    EngineSpec,
+    LevelScores,
+    ModelConfig,
+    Prompt,
+    PromptRefusedError,
+    Request,
+)
+from judgetrace.level_tree import Branching, LevelTree
+from judgetrace.parsing import RATING_CLOSE, RATING_OPEN
 from judgetrace.reaper import reaping_new_children
 
 _LOOKS_LIKE_CONTROL = re.compile(r"^(<.+>|\[[A-Z_/ ]+\])$")
@@ -26,13 +39,8 @@ _ENVIRONMENT = {
 class VllmEngine:
     """One vLLM engine. Make it on the event loop that will call `generate`."""
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        engine: EngineConfig,
-        reasoning_parser: str | None = None,
-        chat_template_args: Mapping[str, object] | None = None,
-    ):
+    def __init__(self, spec: EngineSpec):
+        model, engine = spec.model, spec.engine
         _set_environment(model, engine)
         from vllm import SamplingParams
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -48,19 +56,21 @@ class VllmEngine:
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self.max_model_tokens = int(self._llm.model_config.max_model_len)
         self._tokenizer = self._llm.get_tokenizer()
-        self._chat_template_args = dict(chat_template_args or {})
+        self._chat_template_args = dict(spec.chat_template_args)
         self.special_tokens = _special_tokens(self._tokenizer)
-        self._parser = _make_parser(reasoning_parser, self._tokenizer)
+        self._parser = _make_parser(spec.reasoning_parser, self._tokenizer)
+        self._level_trees: dict[tuple[str, ...], LevelTree] = {}
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Tokenize messages with the model's chat template, answer begun."""
-        encoded = self._tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **self._chat_template_args
-        )
-        return list(encoded)
+    def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
+        """Tokenize conversations with the model's chat template, answer begun."""
+        return make_prompts(self._tokenizer, conversations, self._chat_template_args)
 
-    def encode_text(self, text: str) -> list[int]:
-        """Tokenize bare text without special tokens around it."""
+    def continue_prompt(self, prompt: Prompt, text: str) -> Prompt:
+        """Append bare text, without special tokens around it."""
+        ids = [*prompt.token_ids, *self._encode(text)]
+        return Prompt(len(ids), ids)
+
+    def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     async def generate(self, request: Request) -> Completion:
@@ -78,19 +88,13 @@ class VllmEngine:
             output_kind=self._delta if streams else self._final_only,
             skip_special_tokens=self._parser is None,
         )
-        prompt = {"prompt_token_ids": list(request.prompt_ids)}
         text, num_tokens, finish_reason = "", 0, None
-        try:
-            async for output in self._llm.generate(prompt, params, request.request_id):
-                piece = output.outputs[0]
-                text, num_tokens = text + piece.text, num_tokens + len(piece.token_ids)
-                finish_reason = piece.finish_reason or finish_reason
-                if request.on_tokens is not None:
-                    request.on_tokens(num_tokens)
-        except self._dead_error as error:
-            raise EngineDeadError(str(error)) from error
-        except ValueError as error:
-            raise PromptRefusedError(str(error)[:500]) from error
+        async for output in self._complete(request.request_id, request.prompt.token_ids, params):
+            piece = output.outputs[0]
+            text, num_tokens = text + piece.text, num_tokens + len(piece.token_ids)
+            finish_reason = piece.finish_reason or finish_reason
+            if request.on_tokens is not None:
+                request.on_tokens(num_tokens)
         reasoning, content = (None, None) if self._parser is None else self._parser.extract_reasoning(text, None)
         return Completion(
             text=text,
@@ -100,9 +104,61 @@ class VllmEngine:
             content=content,
         )
 
+    async def _complete(self, request_id: str, token_ids: Sequence[int], params: Any) -> AsyncIterator[Any]:
+        """Yield vLLM's outputs; its errors become ours."""
+        try:
+            async for output in self._llm.generate({"prompt_token_ids": list(token_ids)}, params, request_id):
+                yield output
+        except self._dead_error as error:
+            raise EngineDeadError(str(error)) from error
+        except ValueError as error:
+            raise PromptRefusedError(str(error)[:500]) from error
+
+    async def score_levels(self, request_id: str, prompt: Prompt, levels: Sequence[str]) -> LevelScores:
+        """Score levels by the tree of their tokens: a request of one token for each branching; the prompt is cached."""
+        tree = self._level_tree(tuple(levels))
+        scored = await asyncio.gather(
+            *(self._score_next(f"{request_id}\x1f{n}", prompt, node) for n, node in enumerate(tree.branchings))
+        )
+        log_probabilities = tree.add_up(dict(zip(tree.branchings, scored, strict=True)))
+        return LevelScores(log_probabilities, prompt.num_tokens, len(scored))
+
+    def _level_tree(self, levels: tuple[str, ...]) -> LevelTree:
+        if levels not in self._level_trees:
+            spelled = [(self._encode_in_tag(level, ""), self._encode_in_tag(level, RATING_CLOSE)) for level in levels]
+            self._level_trees[levels] = LevelTree.grow(spelled)
+        return self._level_trees[levels]
+
+    def _encode_in_tag(self, level: str, closing: str) -> list[int]:
+        """Tokenize what follows the opening tag; some tokenizers put a blank before a text that stands alone."""
+        opening = self._encode(RATING_OPEN)
+        whole = self._encode(f"{RATING_OPEN}{level}{closing}")
+        return whole[len(opening) :] if whole[: len(opening)] == opening else self._encode(f"{level}{closing}")
+
+    async def _score_next(self, request_id: str, prompt: Prompt, node: Branching) -> dict[int, float]:
+        """Return the log-probability of each token that may come next at a branching of the tree."""
+        params = self._sampling_params(
+            temperature=0.0, max_tokens=1, logprob_token_ids=list(node.tokens), output_kind=self._final_only
+        )
+        async for output in self._complete(request_id, [*prompt.token_ids, *node.path], params):
+            found = output.outputs[0].logprobs[0]
+        return {token: float(found[token].logprob) for token in node.tokens}
+
     def close(self) -> None:
         """End the engine and its process."""
         self._llm.shutdown()
+
+
+def make_prompts(
+    tokenizer: Any, conversations: Sequence[Sequence[Mapping[str, str]]], chat_template_args: Mapping[str, object]
+) -> list[Prompt]:
+    """Render conversations with a tokenizer's chat template and tokenize them in one call, which uses all cores."""
+    texts = [
+        tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False, **chat_template_args)
+        for messages in conversations
+    ]
+    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
+    return [Prompt(len(ids), ids) for ids in encoded]
 
 
 def engine_arguments(model: ModelConfig, engine: EngineConfig, on_cpu: bool, position_limit: int) -> dict[str, Any]:

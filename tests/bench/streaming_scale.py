@@ -30,7 +30,9 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
+from judgetrace.engine import Prompt
 from judgetrace.scale import Scale
+from judgetrace.vllm_engine import make_prompts
 from tests.bench import harness
 from tests.bench.harness import say
 from tests.scripted_engine import ScriptedEngine
@@ -58,14 +60,10 @@ class InstantEngine(ScriptedEngine):
             self._tokenizer = AutoTokenizer.from_pretrained(self._script["tokenizer"])
         note_time(Path(self._script["up"]))
 
-    def encode_chat(self, messages: Any) -> list[int]:
+    def make_prompts(self, conversations: Any) -> list[Prompt]:
         if self._tokenizer is None:
-            return super().encode_chat(messages)
-        return list(
-            self._tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        )
+            return super().make_prompts(conversations)
+        return make_prompts(self._tokenizer, conversations, {})
 
 
 class InstantAsyncLLM:

@@ -1,0 +1,93 @@
+"""Make the prompts of units, many at a time, and find out which units can't be asked. Knows no sampling."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from judgetrace.decisions import UnitKey, unit_key
+from judgetrace.engine import Engine, Prompt
+from judgetrace.guideline import Guideline
+from judgetrace.prompts import PromptConfig, PromptRenderer, shorten_fields
+from judgetrace.scale import Scale, ScaleConfig
+
+
+@dataclass(frozen=True)
+class AskedUnit:
+    """A unit whose prompt is ready, or that can't be asked: `refused` says why."""
+
+    key: UnitKey
+    accepted_labels: tuple[str, ...]
+    annotator_labels: tuple[str, ...]
+    scale: Scale
+    prompt: Prompt
+    shortened: bool = False
+    refused: str | None = None
+
+
+class UnitAsker:
+    """Asks units of one corpus with one engine. Its methods may run on any thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: PromptConfig,
+        template: str,
+        guideline: Guideline,
+        scales: ScaleConfig,
+        *,
+        max_output_tokens: int,
+    ):
+        self._engine, self._config, self._guideline, self._scales = engine, config, guideline, scales
+        self._renderer = PromptRenderer(template, config.system, engine.special_tokens)
+        limit = engine.max_model_tokens
+        self._room = None if limit is None else limit - max_output_tokens
+
+    def ask(self, rows: Sequence[Mapping[str, Any]]) -> list[AskedUnit]:
+        """Make the prompts of units (rows of schema.ITEMS), in their order; they are tokenized in one call."""
+        messages = [self._render(row, json.loads(row["fields"])) for row in rows]
+        prompts = iter(self._engine.make_prompts([some for some in messages if some is not None]))
+        return [
+            self._admit(row, next(prompts))
+            if some is not None
+            else self._refuse(row, "the guideline has no section for the dimension")
+            for row, some in zip(rows, messages, strict=True)
+        ]
+
+    def _render(self, row: Mapping[str, Any], fields: Mapping[str, str]) -> list[dict[str, str]] | None:
+        """Render a unit's messages; None where the guideline has no section for its dimension."""
+        guideline = self._guideline.guideline_for(row["dimension"])
+        if guideline is None:
+            return None
+        return self._renderer.render(fields, guideline, row["dimension"], self._scale(row))
+
+    def _scale(self, row: Mapping[str, Any]) -> Scale:
+        scale = self._scales.of(row["dimension"])
+        assert scale is not None, f"prepare_corpus lets no unit of dimension {row['dimension']!r} through"
+        return scale
+
+    def _admit(self, row: Mapping[str, Any], prompt: Prompt) -> AskedUnit:
+        if self._room is None or prompt.num_tokens <= self._room:
+            return self._make(row, prompt)
+        found = f"the prompt has {prompt.num_tokens} tokens, the model takes {self._room} besides its output"
+        shorter = None
+        if self._config.on_overlong == "shorten":
+            fields = json.loads(row["fields"])
+            shorter = shorten_fields(fields, lambda some: self._make_prompt(row, some).num_tokens, self._room)
+        if shorter is None:
+            return self._refuse(row, found)
+        return self._make(row, self._make_prompt(row, shorter), shortened=True)
+
+    def _make_prompt(self, row: Mapping[str, Any], fields: Mapping[str, str]) -> Prompt:
+        messages = self._render(row, fields)
+        assert messages is not None
+        return self._engine.make_prompts([messages])[0]
+
+    def _refuse(self, row: Mapping[str, Any], why: str) -> AskedUnit:
+        return self._make(row, Prompt(0), refused=why)
+
+    def _make(self, row: Mapping[str, Any], prompt: Prompt, **more: Any) -> AskedUnit:
+        labels = tuple(row["accepted_labels"]), tuple(row["annotator_labels"])
+        return AskedUnit(unit_key(row), *labels, self._scale(row), prompt, **more)
