@@ -18,12 +18,12 @@ from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.accounting import tally_traces
 from judgetrace.config import UserError, load_config, run_job
 from judgetrace.corpus import read_manifests
-from judgetrace.decisions import decide_again, unit_key
-from judgetrace.ledger import current_trace_files, encode_traces
+from judgetrace.decisions import decide_again
+from judgetrace.ledger import current_shard_files, encode_shard
 from judgetrace.run_folder import RunFolder
 from judgetrace.sampling import SamplingConfig
 from judgetrace.scale import ScaleConfig
-from judgetrace.schema import ITEMS, TRACES
+from judgetrace.schema import ITEMS, TRACES, unit_key
 from judgetrace.session import RayConfig, connect_ray
 from judgetrace.storage import Folder, encode_json
 
@@ -52,6 +52,8 @@ def main(arguments: list[str]) -> int:
     if run.newest_driver() < 0:
         raise UserError(f"run = {config.run}: no run of infer_traces there")
     driver = run.read_driver(run.newest_driver())
+    if driver.get("product") != "traces":
+        raise UserError(f"run = {config.run}: is a run of {driver.get('job')}; expected one of infer_traces")
     sampled = driver["config"]
     own, new = Folder(driver["corpus"]), Folder(config.corpus or driver["corpus"])
     buckets = {url: _count_buckets(folder) for url, folder in (("run", own), ("corpus", new))}
@@ -106,16 +108,14 @@ class DecideBucket:
         labels = self._read_labels(bucket)
         counts: Counter[str] = Counter()
         run, output = Folder(self._config.run), Folder(self._config.output)
-        for shard, name in current_trace_files(run).items():
+        for shard, name in current_shard_files(run / "traces").items():
             if shard % self._num_buckets == bucket:
                 rows = (run / "traces").read_table(name).to_pylist()
                 decided = [self._decide(row, labels[unit_key(row)]) for row in rows if unit_key(row) in labels]
                 counts["units that the corpus does not hold"] += len(rows) - len(decided)
                 counts.update(row["outcome"] for row in decided)
                 table = pa.Table.from_pylist(decided, schema=TRACES)
-                (output / "traces").write_atomic(
-                    f"shard-{shard:05d}.parquet", encode_traces(table, tally_traces(table))
-                )
+                (output / "traces").write_atomic(f"shard-{shard:05d}.parquet", encode_shard(table, tally_traces(table)))
         return {"what": list(counts), "count": list(counts.values())}
 
     def _read_labels(self, bucket: int) -> dict[tuple[str, str, str], dict[str, Any]]:

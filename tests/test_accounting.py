@@ -31,7 +31,7 @@ def make_traces(num: int, seed: int = 0):
             make_draw(k, *pair, tokens=rng.randrange(50)) for k, pair in enumerate(zip(reasons, ratings, strict=True))
         ]
         rows.append(make_decision(items, i, "accepted" if "accepted" in reasons else "exhausted", draws))
-    return join_decisions(items, table_of(*rows))
+    return join_decisions(items, table_of(*rows), TRACES)
 
 
 def test_the_counts_are_those_of_counting_by_hand():
@@ -44,6 +44,7 @@ def test_the_counts_are_those_of_counting_by_hand():
             make_decision(items, 2, "exhausted", [make_draw(0, "unparsed"), make_draw(1, "truncated", None, 20)]),
             make_decision(items, 3, "quarantined", [], error="too long"),
         ),
+        TRACES,
     )
     tally = tally_traces(table)
     assert tally.outcomes() == {"accepted": 2, "exhausted": 1, "quarantined": 1}
@@ -99,6 +100,6 @@ def test_one_level_only_leaves_kappa_at_zero_and_not_at_one():
 def test_units_without_any_draw_are_counted():
     items = make_items(2)
     rows = [make_decision(items, row, "quarantined", [], error="refused") for row in range(2)]
-    tally = tally_traces(join_decisions(items, table_of(*rows)))
+    tally = tally_traces(join_decisions(items, table_of(*rows), TRACES))
     assert tally.outcomes() == {"quarantined": 2}
     assert tally.tokens["output"] == 0

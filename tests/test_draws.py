@@ -6,6 +6,7 @@ import pytest
 
 from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.asking import AskedUnit
+from judgetrace.decisions import TraceDecider
 from judgetrace.draws import DrawSampler
 from judgetrace.engine import Completion, EngineDeadError, Prompt, PromptRefusedError
 from judgetrace.parsing import ThinkingConfig
@@ -39,9 +40,8 @@ class Engine:
 
 
 def draw(engine, thinking=None, acceptance=None, index=0):
-    sampler = DrawSampler(
-        engine, SamplingConfig(max_tokens=100, seed=7), thinking or ThinkingConfig(), acceptance or AcceptanceConfig()
-    )
+    decider = TraceDecider(SamplingConfig(max_tokens=100, seed=7), acceptance or AcceptanceConfig())
+    sampler = DrawSampler(engine, thinking or ThinkingConfig(), decider)
     return asyncio.run(sampler.sample(UNIT, index, False))
 
 

@@ -18,7 +18,7 @@ from jobs import infer_traces
 from judgetrace.storage import Folder
 from tests.test_job_infer_traces import prepare, read_rows, write_config
 from tests.test_reaper import is_alive
-from tests.test_trace_worker import accepted_set, check_rows
+from tests.test_unit_worker import accepted_set, check_rows
 
 pytestmark = pytest.mark.slow
 

@@ -14,9 +14,9 @@ import pytest
 
 from jobs import decide_again, infer_traces, prepare_corpus, status
 from judgetrace.config import UserError
-from judgetrace.ledger import current_trace_files
 from judgetrace.storage import Folder
-from tests.test_trace_worker import accepted_set, check_rows
+from tests.test_unit_worker import accepted_set, check_rows
+from tests.trace_tables import read_published
 
 pytestmark = pytest.mark.slow
 
@@ -83,9 +83,7 @@ drain_s = 2
 
 
 def read_rows(run: str) -> list[dict]:
-    folder = Folder(run)
-    names = current_trace_files(folder).values()
-    return [row for name in names for row in (folder / "traces").read_table(name).to_pylist()]
+    return read_published(Folder(run))
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ import psutil
 import pytest
 
 from jobs import prepare_corpus, prepare_demo
-from judgetrace.ledger import current_trace_files
+from judgetrace.ledger import current_shard_files
 from judgetrace.storage import Folder
 from tests.test_job_faults import started_job, wait_until
 from tests.test_job_infer_traces import read_rows
-from tests.test_trace_worker import check_rows
+from tests.test_unit_worker import check_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -79,7 +79,7 @@ def num_committed(run: Path) -> int:
 
 def test_kill_9_of_engine_worker_and_driver_lose_nothing_and_leave_no_engine_behind(demo, ray_session):
     run, config, log = demo / "run", str(demo / "traces.toml"), demo / "log"
-    kills = ["VLLM::EngineCore", "MapWorker(MapBatches(TraceActor))"]
+    kills = ["VLLM::EngineCore", "MapWorker(MapBatches(UnitActor))"]
     seen = 0
     with started_job(config, ray_session, log) as job:
         for title in kills:
@@ -105,7 +105,7 @@ def test_kill_9_of_engine_worker_and_driver_lose_nothing_and_leave_no_engine_beh
     assert {draw["rating"] for draw in rated} <= {str(level) for level in range(-4, 5)}
     assert {draw["reason"] for draw in draws} <= {"accepted", "disagrees", "truncated", "unparsed", "cancelled"}
     assert "3 accepted traces" in log.read_text() or sum(r["outcome"] == "accepted" for r in rows) < 3
-    assert list(current_trace_files(Folder(str(run)))) == [0]
+    assert list(current_shard_files(Folder(str(run)) / "traces")) == [0]
 
 
 def test_people_rated_what_the_corpus_says(demo):

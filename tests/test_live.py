@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from judgetrace.control import RunControl, RunSnapshot, WorkerReport
+from judgetrace.control import RunControl, RunSnapshot, WorkCounts, WorkerReport
 from judgetrace.live import LiveLine, format_seconds
 
 
@@ -22,9 +22,11 @@ def test_the_line_tells_units_tokens_and_time_left(capsys):
         line.show(
             RunSnapshot(
                 states=Counter(running=2),
-                outcomes=Counter(accepted=20 * step, exhausted=5 * step),
-                num_draws=100 * step,
-                output_tokens=5000 * step,
+                done=WorkCounts(
+                    outcomes=Counter(accepted=20 * step, exhausted=5 * step),
+                    num_draws=100 * step,
+                    output_tokens=5000 * step,
+                ),
                 draws_in_flight=128,
             )
         )
@@ -44,10 +46,12 @@ def test_before_the_first_draw_the_line_tells_what_the_engines_do(capsys):
 def test_reports_of_replaced_workers_count_on_but_not_as_running():
     clock = [0.0]
     control = RunControl(clock=lambda: clock[0])
-    control.report(WorkerReport("dead", "running", outcomes=Counter(accepted=3), output_tokens=30, draws_in_flight=9))
+    control.report(
+        WorkerReport("dead", "running", WorkCounts(Counter(accepted=3), output_tokens=30), draws_in_flight=9)
+    )
     control.report(WorkerReport("loading", "starting"))
     clock[0] = 60.0
-    control.report(WorkerReport("new", "running", outcomes=Counter(accepted=1), output_tokens=5, draws_in_flight=2))
+    control.report(WorkerReport("new", "running", WorkCounts(Counter(accepted=1), output_tokens=5), draws_in_flight=2))
     seen = control.snapshot()
     assert seen.states == {"running": 1, "starting": 1}
-    assert (seen.outcomes["accepted"], seen.output_tokens, seen.draws_in_flight) == (4, 35, 2)
+    assert (seen.done.outcomes["accepted"], seen.done.output_tokens, seen.draws_in_flight) == (4, 35, 2)

@@ -12,6 +12,7 @@ HEAVY = ("ray", "vllm", "torch", "deepspeed", "transformers")
 PURE_ROOMS = (
     "acceptance",
     "accounting",
+    "asking",
     "batches",
     "columns",
     "config",
@@ -19,18 +20,30 @@ PURE_ROOMS = (
     "corpus",
     "decisions",
     "draws",
+    "dry_run",
     "embedded",
+    "endpoint_config",
     "engine",
+    "fingerprints",
     "guideline",
     "intake",
     "labels",
     "ledger",
+    "level_tree",
+    "limits",
     "live",
     "parsing",
+    "products",
     "prompts",
+    "rating_config",
+    "rating_report",
+    "ratings",
     "readers",
     "reaper",
+    "run_config",
     "run_folder",
+    "run_inputs",
+    "run_report",
     "sampling",
     "scale",
     "scheduler",
@@ -44,14 +57,16 @@ PURE_ROOMS = (
     "text_files",
     "trace_config",
     "trace_report",
-    "trace_worker",
+    "unit_job",
+    "unit_run",
+    "unit_worker",
     "units",
     "versions",
     "vllm_engine",
 )
 TAKES_A_RUN_INSTEAD_OF_A_CONFIG = {"status"}
 JOBS = sorted({file.stem for file in (ROOT / "jobs").glob("[a-z]*.py")} - TAKES_A_RUN_INSTEAD_OF_A_CONFIG)
-CONFIGS = {"prepare_corpus": "demo_corpus.toml", "infer_traces": "demo_traces.toml"}
+CONFIGS = {"prepare_corpus": "demo_corpus.toml", "infer_traces": "demo_traces.toml", "rate_items": "demo_ratings.toml"}
 
 
 @pytest.mark.parametrize("room", PURE_ROOMS)

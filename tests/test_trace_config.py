@@ -5,7 +5,8 @@ from pydantic import ValidationError
 
 from judgetrace.config import UserError
 from judgetrace.engine import EngineConfig, ModelConfig
-from judgetrace.trace_config import InferTracesConfig, fingerprint_model, make_contract
+from judgetrace.fingerprints import fingerprint_model
+from judgetrace.trace_config import InferTracesConfig
 from judgetrace.vllm_engine import engine_arguments
 
 
@@ -14,7 +15,8 @@ def make_config(**sections) -> InferTracesConfig:
 
 
 def contract_of(config: InferTracesConfig, guideline: str = "g", template: str = "t") -> dict:
-    return make_contract(config, "corpus", guideline, template, fingerprint_model(config.model))
+    texts = {"guideline": guideline, "prompt.template": template, "model.fingerprint": fingerprint_model(config.model)}
+    return config.contract(corpus="corpus", **texts)
 
 
 @pytest.mark.parametrize(

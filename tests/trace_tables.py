@@ -7,7 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from judgetrace.ledger import current_shard_files
 from judgetrace.schema import DECISIONS, ITEMS
+from judgetrace.storage import Folder
 
 
 def make_items(num: int, labels: str = "12345", dimension: str = "", prefix: str = "item") -> pa.Table:
@@ -46,6 +48,12 @@ def make_decision(items: pa.Table, row: int, outcome: str, draws: list[dict[str,
         decision |= {"trace": "because", "rating": accepted["rating"], "draw_index": accepted["index"]}
         decision |= {"accepted_by": "exact", "num_needed": accepted["index"] + 1}
     return decision | more
+
+
+def read_published(run: Folder, kind: str = "traces") -> list[dict[str, Any]]:
+    """Read the rows that count of a run."""
+    published = run / kind
+    return [row for name in current_shard_files(published).values() for row in published.read_table(name).to_pylist()]
 
 
 def table_of(*rows: dict[str, Any]) -> pa.Table:

@@ -28,7 +28,7 @@ class Tally:
     draws: Counter[str] = field(default_factory=Counter)
     """Draws by reason."""
     first_draws: Counter[str] = field(default_factory=Counter)
-    """Units by dimension, target label and the rating of draw 0 ("" where it gave none)."""
+    """Units by dimension, target label and the rating of draw 0, or the label given ("" where there is none)."""
     errors: Counter[str] = field(default_factory=Counter)
     """Quarantined and failed units by outcome and error."""
     tokens: Counter[str] = field(default_factory=Counter)
@@ -101,6 +101,23 @@ def tally_traces(table: pa.Table) -> Tally:
     )
 
 
+def tally_ratings(table: pa.Table) -> Tally:
+    """Count a table of schema.RATER_ANNOTATIONS. `first_draws` counts the label given beside the target label."""
+    if not table.num_rows:
+        return Tally()
+    flat = pc.list_flatten(table.column("draws").combine_chunks())
+    output = flat.field("output_tokens")
+    faulty = table.filter(pc.is_in(table.column("outcome"), pa.array(["unrated", "quarantined", "failed"])))
+    compared = table.filter(pc.is_valid(table.column("target_label")))
+    return Tally(
+        units=_count(table.column("dimension"), table.column("target_label"), table.column("outcome")),
+        draws=_count(flat.field("reason")),
+        first_draws=_count(compared.column("dimension"), compared.column("target_label"), compared.column("label")),
+        errors=_count(faulty.column("outcome"), faulty.column("error")),
+        tokens=Counter(prompt=_total(flat.field("prompt_tokens")), output=_total(output)),
+    )
+
+
 def _count(*columns: Any) -> Counter[str]:
     texts = [pc.fill_null(pc.cast(column, pa.string()), "") for column in columns]
     joined = texts[0] if len(texts) == 1 else pc.binary_join_element_wise(*texts, _SEPARATOR)
@@ -135,6 +152,18 @@ def utilisation_by_label(tally: Tally) -> list[tuple[str, str, int, int]]:
         dimension, label = key.split(_SEPARATOR)
         rows.append((dimension, label, hits[key], total))
     return rows
+
+
+def coverage_by_dimension(tally: Tally) -> list[tuple[str, int, int]]:
+    """List (dimension, items with a rating, all items) in order of names."""
+    totals, rated = _sum_by(tally.units, 0), _sum_by(tally.units, 0, 2)
+    return [(dimension, rated[f"{dimension}{_SEPARATOR}rated"], total) for dimension, total in sorted(totals.items())]
+
+
+def label_counts(tally: Tally, dimension: str) -> tuple[Counter[str], Counter[str]]:
+    """Count target labels, and the labels given, of the items of a dimension that have a target label."""
+    own = Counter({k: n for k, n in tally.first_draws.items() if k.split(_SEPARATOR)[0] == dimension})
+    return _sum_by(own, 1), _sum_by(own, 2)
 
 
 def acceptance_beyond_chance(tally: Tally, dimension: str, num_levels: int) -> dict[str, float] | None:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from judgetrace.decisions import UnitKey, unit_key
 from judgetrace.engine import Engine, Prompt
 from judgetrace.guideline import Guideline
 from judgetrace.prompts import PromptConfig, PromptRenderer, shorten_fields
 from judgetrace.scale import Scale, ScaleConfig
+from judgetrace.schema import UnitKey, unit_key
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,10 @@ class UnitAsker:
         scales: ScaleConfig,
         *,
         max_output_tokens: int,
+        thinks: bool = True,
     ):
         self._engine, self._config, self._guideline, self._scales = engine, config, guideline, scales
-        self._renderer = PromptRenderer(template, config.system, engine.special_tokens)
+        self._renderer = PromptRenderer(template, config.system, engine.special_tokens, thinks=thinks)
         limit = engine.max_model_tokens
         self._room = None if limit is None else limit - max_output_tokens
 

@@ -8,11 +8,31 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 ALIVE_S = {"starting": 1800.0, "running": 15.0, "draining": 15.0}
 """A worker that has said nothing for so long is not counted any more; what it did counts on. While it loads its engine
 it can say nothing."""
+
+
+@dataclass
+class WorkCounts:
+    """What was done in one call of a job. Every field is a sum."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    num_draws: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    engine_s: float = 0.0
+
+    def __add__(self, other: WorkCounts) -> WorkCounts:
+        return WorkCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def num_units(self) -> int:
+        """Units with a terminal outcome."""
+        return sum(self.outcomes.values())
 
 
 @dataclass
@@ -22,12 +42,7 @@ class WorkerReport:
     worker: str
     state: str
     """starting, running, draining."""
-    outcomes: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-    num_draws: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    engine_s: float = 0.0
+    done: WorkCounts = field(default_factory=WorkCounts)
     draws_in_flight: int = 0
 
 
@@ -36,19 +51,9 @@ class RunSnapshot:
     """The sum of all workers' reports."""
 
     states: Counter[str] = field(default_factory=Counter)
-    outcomes: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-    num_draws: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    engine_s: float = 0.0
+    done: WorkCounts = field(default_factory=WorkCounts)
     draws_in_flight: int = 0
     fenced: str | None = None
-
-    @property
-    def num_units(self) -> int:
-        """Units with a terminal outcome."""
-        return sum(self.outcomes.values())
 
 
 class RunControl:
@@ -82,10 +87,5 @@ class RunControl:
             if self._clock() - self._heard_at[worker] < ALIVE_S[report.state]:
                 total.states[report.state] += 1
                 total.draws_in_flight += report.draws_in_flight
-            total.outcomes += report.outcomes
-            total.errors += report.errors
-            total.num_draws += report.num_draws
-            total.prompt_tokens += report.prompt_tokens
-            total.output_tokens += report.output_tokens
-            total.engine_s += report.engine_s
+            total.done += report.done
         return total

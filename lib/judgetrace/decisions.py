@@ -1,30 +1,67 @@
-"""Turn a unit's draws into its row: outcome, trace, rating, draws. Pure.
+"""Turn a unit's draws into its row of traces: outcome, trace, rating, draws. Pure.
 
 The same function serves a run and a later decision from recorded draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from judgetrace.acceptance import AcceptanceConfig, accept_rating
-from judgetrace.sampling import Draw, SamplingConfig, UnitSampling
+from judgetrace.asking import AskedUnit
+from judgetrace.products import TRACE_PRODUCT, Product
+from judgetrace.sampling import Draw, DrawReason, SamplingConfig, UnitSampling
 from judgetrace.scale import Scale
-from judgetrace.schema import DECISIONS, UNIT_KEY
+from judgetrace.schema import DECISIONS, UNIT_KEY, UnitKey, unit_key
 
-FINAL_OUTCOMES = frozenset({"accepted", "exhausted", "quarantined"})
+FINAL_OUTCOMES = frozenset({"accepted", "exhausted", "rated", "unrated", "quarantined"})
 """Outcomes that no later run changes."""
 
-UnitKey = tuple[str, str, str]
+
+class Decider(Protocol):
+    """What a job wants of units: which of them, what a rating is worth, what their draws come to. Can be pickled."""
+
+    sampling: SamplingConfig
+    product: Product
+    scores_levels: bool
+    """Whether a draw's rating is read off the probabilities of all levels instead of being sampled."""
+
+    def select_units(self, items: pa.Table, before: pa.Table) -> pa.Table:
+        """Select the units (schema.ITEMS) of a shard; `before` has the keys of the shard before it in its bucket."""
+
+    def judge(self, rating: str, unit: AskedUnit) -> tuple[DrawReason, str | None]:
+        """Judge a draw that gave a level of the scale; returns its reason and by which rule it was accepted."""
+
+    def decide(self, unit: AskedUnit, sampling: UnitSampling) -> dict[str, Any]:
+        """Make the unit's row (schema `product.decisions`) of its draws so far; `undecided` where more are needed."""
 
 
-def unit_key(row: Mapping[str, Any]) -> UnitKey:
-    """Return what names the unit of a row."""
-    return (row["item_id"], row["dimension"], row["target_source"])
+@dataclass(frozen=True)
+class TraceDecider:
+    """Decides by the human label: the first draw that matches it is accepted."""
+
+    sampling: SamplingConfig
+    acceptance: AcceptanceConfig
+    keep_rejected_text: bool = False
+    product: Product = TRACE_PRODUCT
+    scores_levels: bool = False
+
+    def select_units(self, items: pa.Table, before: pa.Table) -> pa.Table:
+        """Select all units."""
+        return items
+
+    def judge(self, rating: str, unit: AskedUnit) -> tuple[DrawReason, str | None]:
+        """Accept a rating that matches the unit's labels."""
+        accepted_by = accept_rating(rating, unit.accepted_labels, unit.annotator_labels, unit.scale, self.acceptance)
+        return ("accepted" if accepted_by else "disagrees"), accepted_by
+
+    def decide(self, unit: AskedUnit, sampling: UnitSampling) -> dict[str, Any]:
+        """Make a row of schema.DECISIONS."""
+        return decide_unit(unit.key, sampling, self.keep_rejected_text, unit.refused, unit.shortened)
 
 
 def decide_unit(
@@ -73,11 +110,6 @@ def encode_draw(draw: Draw, keep_text: bool) -> dict[str, Any]:
 def decode_draw(row: Mapping[str, Any]) -> Draw:
     """Read a draw back."""
     return Draw(**row)
-
-
-def tabulate_decisions(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Make a table of schema.DECISIONS."""
-    return pa.Table.from_pylist(list(rows), schema=DECISIONS)
 
 
 def decide_again(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 from typing import Any
 
-from judgetrace.acceptance import AcceptanceConfig, accept_rating
 from judgetrace.asking import AskedUnit
-from judgetrace.engine import Completion, Engine, EngineDeadError, PromptRefusedError, Request
+from judgetrace.decisions import Decider
+from judgetrace.engine import Completion, Engine, EngineDeadError, Prompt, PromptRefusedError, Request
 from judgetrace.parsing import (
     RATING_CLOSE,
     RATING_OPEN,
@@ -18,8 +19,8 @@ from judgetrace.parsing import (
     parse_answer,
     parse_output,
 )
-from judgetrace.sampling import Draw, SamplingConfig, draw_seed
-from judgetrace.scale import Scale
+from judgetrace.sampling import Draw, DrawReason, draw_seed
+from judgetrace.scale import Scale, expect_rating
 
 CONSTRAINED_RATING_TOKENS = 16
 ENGINE_TRIES = 3
@@ -28,10 +29,8 @@ ENGINE_TRIES = 3
 class DrawSampler:
     """Samples draws by the config of a run."""
 
-    def __init__(
-        self, engine: Engine, sampling: SamplingConfig, thinking: ThinkingConfig, acceptance: AcceptanceConfig
-    ):
-        self._engine, self._sampling, self._thinking, self._acceptance = engine, sampling, thinking, acceptance
+    def __init__(self, engine: Engine, thinking: ThinkingConfig, decider: Decider):
+        self._engine, self._sampling, self._thinking, self._decider = engine, decider.sampling, thinking, decider
 
     async def sample(self, unit: AskedUnit, index: int, may_be_cancelled: bool) -> Draw:
         """Sample draw `index`. Errors of the engine's about this draw become a failed draw after some tries.
@@ -53,20 +52,14 @@ class DrawSampler:
 
     async def _ask(self, unit: AskedUnit, index: int, seed: int, attempt: int, tokens: list[int] | None) -> Draw:
         request = self._thinking_request(unit, index, seed, attempt, tokens)
-        completion = await self._engine.generate(request)
-        parsed = self._parse(completion, unit.scale)
-        prompt_tokens = unit.prompt.num_tokens if completion.prompt_tokens is None else completion.prompt_tokens
-        output_tokens, constrained, text = completion.output_tokens, False, completion.text
-        if self._needs_constrained_rating(parsed, completion):
-            parsed, rated = await self._rate_constrained(unit, request, parsed, completion)
-            if rated is not None:
-                # What a server counts it bills; an engine of our own has the prompt cached.
-                prompt_tokens, output_tokens = (
-                    prompt_tokens + (rated.prompt_tokens or 0),
-                    output_tokens + rated.output_tokens,
-                )
-            constrained = True
-            text = f"{text.removesuffix(RATING_OPEN)}{RATING_OPEN}{parsed.rating or ''}{RATING_CLOSE}"
+        answer = _Answer(unit) if self._skips_thinking else _Answer(unit, await self._engine.generate(request))
+        parsed = ParsedOutput(None, None, None) if answer.thought is None else self._parse(answer.thought, unit.scale)
+        found: dict[str, Any] = {}
+        if self._wants_scores(answer):
+            parsed, found = await self._score(answer, request, parsed)
+        elif self._wants_constrained_rating(answer, parsed):
+            parsed = await self._rate_constrained(answer, request, parsed)
+            found = {"constrained": True}
         reason, accepted_by = self._judge(parsed, unit)
         return Draw(
             index=index,
@@ -74,20 +67,21 @@ class DrawSampler:
             reason=reason,
             rating=parsed.rating,
             accepted_by=accepted_by,
-            constrained=constrained,
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
-            text=text,
+            prompt_tokens=answer.prompt_tokens,
+            output_tokens=answer.output_tokens,
+            text=answer.text
+            if not found
+            else f"{answer.before_rating}{RATING_OPEN}{parsed.rating or ''}{RATING_CLOSE}",
             trace=parsed.trace,
+            **found,
         )
 
     def _thinking_request(
         self, unit: AskedUnit, index: int, seed: int, attempt: int, tokens: list[int] | None
     ) -> Request:
-        always = self._thinking.constrained_rating == "always"
-        plain = self._thinking.format == "plain"
+        plain = self._thinking.format in ("plain", "none")
         stop = self._thinking.stop
-        if always:
+        if self._rates_apart:
             stop = (*stop, RATING_OPEN if plain else THINK_CLOSE)
         elif self._thinking.stop_at_rating and plain:
             stop = (*stop, RATING_CLOSE)
@@ -103,14 +97,23 @@ class DrawSampler:
             temperature=self._sampling.temperature,
             top_p=self._sampling.top_p,
             top_k=self._sampling.top_k,
-            max_tokens=self._sampling.max_tokens - (CONSTRAINED_RATING_TOKENS if self._may_constrain else 0),
+            max_tokens=self._sampling.max_tokens - (CONSTRAINED_RATING_TOKENS if self._may_rate_apart else 0),
             stop=stop,
             on_tokens=None if tokens is None else note,
         )
 
     @property
-    def _may_constrain(self) -> bool:
-        return self._thinking.constrained_rating != "never"
+    def _rates_apart(self) -> bool:
+        """Whether the rating is always asked for in a request of its own."""
+        return self._decider.scores_levels or self._thinking.constrained_rating == "always"
+
+    @property
+    def _may_rate_apart(self) -> bool:
+        return self._rates_apart or self._thinking.constrained_rating == "fallback"
+
+    @property
+    def _skips_thinking(self) -> bool:
+        return self._thinking.format == "none" and self._rates_apart
 
     def _parse(self, completion: Completion, scale: Scale) -> ParsedOutput:
         was_cut = completion.finish_reason == "length"
@@ -120,43 +123,106 @@ class DrawSampler:
             return ParsedOutput(completion.reasoning, None, "truncated" if was_cut else "unparsed")
         return parse_answer(completion.reasoning or "", completion.content, was_cut, scale)
 
-    def _needs_constrained_rating(self, parsed: ParsedOutput, completion: Completion) -> bool:
+    def _wants_scores(self, answer: _Answer) -> bool:
+        return self._decider.scores_levels and not answer.was_cut
+
+    def _wants_constrained_rating(self, answer: _Answer, parsed: ParsedOutput) -> bool:
         """Thinking that was cut off is never given a rating: nothing says where it would have led."""
-        if completion.finish_reason == "length":
+        if answer.was_cut or self._decider.scores_levels:
             return False
         mode = self._thinking.constrained_rating
         return mode == "always" or (mode == "fallback" and parsed.rating is None)
 
-    async def _rate_constrained(
-        self, unit: AskedUnit, request: Request, parsed: ParsedOutput, completion: Completion
-    ) -> tuple[ParsedOutput, Completion | None]:
-        plain = self._thinking.format == "plain"
-        thinking = (completion.text.partition(RATING_OPEN)[0] if plain else completion.text).rstrip()
-        close = "" if plain or THINK_CLOSE in thinking else f"\n{THINK_CLOSE}"
+    def _prompt_rating(self, answer: _Answer) -> Prompt:
+        """Make the prompt that ends with an opened rating tag; the answer keeps what stands before the tag."""
+        thinking = "" if answer.thought is None else answer.thought.text
+        if self._thinking.format in ("plain", "none"):
+            thinking = thinking.partition(RATING_OPEN)[0]
+        thinking = thinking.rstrip()
+        is_closed = self._thinking.format in ("plain", "none") or THINK_CLOSE in thinking
+        closing = "" if is_closed else f"\n{THINK_CLOSE}"
+        answer.thinking, answer.before_rating = thinking, f"{thinking}{closing}\n" if thinking else ""
+        return self._engine.continue_prompt(answer.unit.prompt, f"{answer.before_rating}{RATING_OPEN}")
+
+    def _trace(self, answer: _Answer, parsed: ParsedOutput) -> str | None:
+        return answer.thinking if self._thinking.format == "plain" else (parsed.trace or answer.thinking or None)
+
+    async def _rate_constrained(self, answer: _Answer, request: Request, parsed: ParsedOutput) -> ParsedOutput:
         rating_request = replace(
             request,
             request_id=request.request_id + "\x1frating",
-            prompt=self._engine.continue_prompt(unit.prompt, f"{thinking}{close}\n{RATING_OPEN}"),
+            prompt=self._prompt_rating(answer),
             max_tokens=CONSTRAINED_RATING_TOKENS,
             stop=(),
-            choices=unit.scale.values,
+            choices=answer.unit.scale.values,
             on_tokens=None,
         )
         try:
             rated = await self._engine.generate(rating_request)
         except PromptRefusedError:
+            if self._skips_thinking:
+                raise
             # The unit can be asked; this one thinking was too long to be followed by anything.
-            return ParsedOutput(parsed.trace, None, "truncated"), None
-        level = unit.scale.find_level(rated.text)
-        trace = thinking if self._thinking.format == "plain" else (parsed.trace or thinking)
+            return ParsedOutput(parsed.trace, None, "truncated")
+        answer.add_tokens(rated.prompt_tokens, rated.output_tokens)
+        level = answer.unit.scale.find_level(rated.text)
+        trace = self._trace(answer, parsed)
         if level is None:
-            return ParsedOutput(trace, None, "unparsed"), rated
-        return ParsedOutput(trace, unit.scale.values[level], None), rated
+            return ParsedOutput(trace, None, "unparsed")
+        return ParsedOutput(trace, answer.unit.scale.values[level], None)
 
-    def _judge(self, parsed: ParsedOutput, unit: AskedUnit) -> tuple[Any, str | None]:
+    async def _score(
+        self, answer: _Answer, request: Request, parsed: ParsedOutput
+    ) -> tuple[ParsedOutput, dict[str, Any]]:
+        """Read the rating off the probabilities of all levels: the most probable one, and their expectation."""
+        scale, prompt = answer.unit.scale, self._prompt_rating(answer)
+        try:
+            scores = await self._engine.score_levels(request.request_id + "\x1fscores", prompt, scale.values)
+        except PromptRefusedError:
+            if self._skips_thinking:
+                raise
+            return ParsedOutput(parsed.trace, None, "truncated"), {}
+        answer.add_tokens(scores.prompt_tokens, scores.output_tokens)
+        probabilities = tuple(math.exp(value) for value in scores.log_probabilities)
+        trace = self._trace(answer, parsed)
+        if not sum(probabilities):
+            return ParsedOutput(trace, None, "unparsed"), {}
+        likeliest = scale.values[max(range(len(probabilities)), key=probabilities.__getitem__)]
+        found = {"level_probabilities": probabilities, "expected": expect_rating(probabilities, scale)}
+        return ParsedOutput(trace, likeliest, None), found
+
+    def _judge(self, parsed: ParsedOutput, unit: AskedUnit) -> tuple[DrawReason, str | None]:
         if parsed.rating is None:
             return parsed.reason or "unparsed", None
-        accepted_by = accept_rating(
-            parsed.rating, unit.accepted_labels, unit.annotator_labels, unit.scale, self._acceptance
-        )
-        return ("accepted" if accepted_by else "disagrees"), accepted_by
+        return self._decider.judge(parsed.rating, unit)
+
+
+class _Answer:
+    """What the engine has said of a draw so far, and the tokens it took."""
+
+    def __init__(self, unit: AskedUnit, thought: Completion | None = None):
+        self.unit, self.thought = unit, thought
+        self.thinking = self.before_rating = ""
+        self._counted = None if thought is None else thought.prompt_tokens
+        self.output_tokens = 0 if thought is None else thought.output_tokens
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether the thinking ran into the token limit."""
+        return self.thought is not None and self.thought.finish_reason == "length"
+
+    @property
+    def text(self) -> str:
+        """The whole output as it came."""
+        return "" if self.thought is None else self.thought.text
+
+    @property
+    def prompt_tokens(self) -> int:
+        """As a server counted and bills them, for every request; else of the prompt, which our own engine caches."""
+        return self.unit.prompt.num_tokens if self._counted is None else self._counted
+
+    def add_tokens(self, prompt_tokens: int | None, output_tokens: int) -> None:
+        """Add those of a further request."""
+        if prompt_tokens is not None:
+            self._counted = (self._counted or 0) + prompt_tokens
+        self.output_tokens += output_tokens

@@ -12,6 +12,11 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from judgetrace.endpoint_config import EndpointConfig
+
+VLLM_ENGINE = "judgetrace.vllm_engine:VllmEngine"
+ENDPOINT_ENGINE = "judgetrace.endpoint_engine:EndpointEngine"
+
 
 class ModelConfig(BaseModel):
     """The model that samples."""
@@ -21,6 +26,9 @@ class ModelConfig(BaseModel):
 
     path: str = Field(description="A local folder, or a name that the engine resolves.")
     revision: str | None = Field(default=None, description="Revision of a name.")
+    adapter: str | None = Field(
+        default=None, description="A LoRA adapter on top of it: a local folder, as peft writes."
+    )
 
 
 class EngineConfig(BaseModel):
@@ -28,8 +36,8 @@ class EngineConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: str = Field(
-        default="judgetrace.vllm_engine:VllmEngine", description="The engine's class, as module:name.", min_length=3
+    kind: str | None = Field(
+        default=None, description="The engine's class, as module:name; vLLM, or the client of [endpoint], by default."
     )
     min_replicas: int = Field(default=1, ge=1, description="Engines to start with.")
     max_replicas: int = Field(default=1, ge=1, description="Engines to grow to, as the cluster gives resources.")
@@ -60,6 +68,7 @@ class EngineSpec:
     engine: EngineConfig
     reasoning_parser: str | None = None
     chat_template_args: Mapping[str, object] = field(default_factory=dict)
+    endpoint: EndpointConfig | None = None
 
 
 class EngineDeadError(RuntimeError):
@@ -124,7 +133,8 @@ class LevelScores:
     log_probabilities: tuple[float, ...]
     """Natural logarithms, in the order of the levels asked for, of the model's own distribution (temperature 1, nothing
     cut off), not normalised over the levels; -inf where the engine can't see so improbable a level."""
-    prompt_tokens: int
+    prompt_tokens: int | None
+    """As a server counted them; null where the prompt's own count is right."""
     output_tokens: int
 
 
@@ -162,7 +172,8 @@ def load_engine(spec: EngineSpec) -> Engine:
     """Make an engine of the class that `spec` names. Raises EngineStartError with the engine's own reason."""
     from importlib import import_module
 
-    module, _, name = spec.engine.kind.partition(":")
+    default = VLLM_ENGINE if spec.endpoint is None else ENDPOINT_ENGINE
+    module, _, name = (spec.engine.kind or default).partition(":")
     try:
         engine: Engine = getattr(import_module(module), name)(spec)
     except Exception as error:

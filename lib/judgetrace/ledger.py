@@ -1,7 +1,7 @@
-"""The committed decisions of a run, shard by shard, and the traces published from them.
+"""The committed decisions of a run, shard by shard, and the rows published from them: traces, or annotations.
 
-    ledger/shard-00012/part-00007.parquet       decisions, in the order of commits (schema.DECISIONS)
-    traces/shard-00012.parquet                  the finished shard, a row a unit (schema.TRACES); never changes
+    ledger/shard-00012/part-00007.parquet       decisions, in the order of commits
+    traces/shard-00012.parquet                  the finished shard, a row a unit; never changes
     traces/shard-00012.partial-00008.parquet    what 8 parts say of an unfinished shard
 
 A shard's parts are numbered without gaps, and each is written only if its number is free. Who loses the race reads
@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from judgetrace.accounting import Tally, tally_traces
-from judgetrace.decisions import FINAL_OUTCOMES, UnitKey
-from judgetrace.schema import DECISIONS, TRACES, UNIT_KEY
+from judgetrace.accounting import Tally
+from judgetrace.decisions import FINAL_OUTCOMES
+from judgetrace.products import Product
+from judgetrace.schema import UNIT_KEY, UnitKey
 from judgetrace.storage import Folder, encode_parquet
 
 TALLY_KEY = "judgetrace.tally"
-_TRACE_FILE = re.compile(r"^shard-(\d+)(?:\.partial-(\d+))?\.parquet$")
+_SHARD_FILE = re.compile(r"^shard-(\d+)(?:\.partial-(\d+))?\.parquet$")
 
 
 def table_keys(table: pa.Table) -> list[UnitKey]:
@@ -38,10 +39,11 @@ class ShardFinishedError(RuntimeError):
 class ShardLedger:
     """The parts of one shard. Not for use by two threads at once."""
 
-    def __init__(self, run: Folder, shard: int):
-        self._run = run
+    def __init__(self, run: Folder, shard: int, product: Product):
         self._shard = shard
+        self._product = product
         self._folder = run / f"ledger/shard-{shard:05d}"
+        self._published = run / product.folder
         self.tables: list[pa.Table] = []
         self.outcomes: dict[UnitKey, str] = {}
 
@@ -49,12 +51,12 @@ class ShardLedger:
         """Read the parts that were committed since the last look. Raises ShardFinishedError."""
         try:
             for name in self._folder.list_files(".parquet")[len(self.tables) :]:
-                self._append(self._folder.read_table(name).cast(DECISIONS))
+                self._append(self._folder.read_table(name).cast(self._product.decisions))
         except FileNotFoundError:
             # Listed, then deleted by who finished the shard: the finished file is there then.
             pass
         # After the listing: parts are deleted only once the finished file is written.
-        if (self._run / "traces").exists(f"shard-{self._shard:05d}.parquet"):
+        if self._published.exists(f"shard-{self._shard:05d}.parquet"):
             raise ShardFinishedError(f"shard {self._shard} is finished")
 
     def _append(self, table: pa.Table) -> None:
@@ -62,7 +64,7 @@ class ShardLedger:
         self.outcomes.update(zip(table_keys(table), table.column("outcome").to_pylist(), strict=True))
 
     def commit(self, table: pa.Table) -> int:
-        """Commit decisions (schema.DECISIONS), dropping units that are decided already; returns how many were new.
+        """Commit decisions, dropping units that are decided already; returns how many were new.
 
         Raises ShardFinishedError where another writer has finished the shard.
         """
@@ -96,50 +98,53 @@ class ShardLedger:
 
     def latest(self, *more: pa.Table) -> pa.Table:
         """Merge all parts, and `more` after them, into one row a unit: the last one committed."""
-        table = pa.concat_tables([DECISIONS.empty_table(), *self.tables, *more])
+        table = pa.concat_tables([self._product.decisions.empty_table(), *self.tables, *more])
         last = {key: position for position, key in enumerate(table_keys(table))}
         return table if len(last) == table.num_rows else table.take(pa.array(sorted(last.values()), pa.int64()))
 
     def publish(self, items: pa.Table, *more: pa.Table) -> Tally:
-        """Publish the shard's traces from the ledger and `more`, and return their tally.
+        """Publish the shard's rows from the ledger and `more`, and return their tally.
 
-        `items` is the whole shard (schema.ITEMS). If every unit has a final outcome, the shard is finished: its parts
-        are deleted. Otherwise what is decided is published as partial, and replaces an older partial file.
+        `items` holds all units of the shard that the run covers (schema.ITEMS). If every one has a final outcome, the
+        shard is finished: its parts are deleted. Otherwise what is decided is published as partial, and replaces an
+        older partial file.
         """
         try:
             self.refresh()
         except ShardFinishedError:
-            return read_tally(self._run, f"shard-{self._shard:05d}.parquet")
+            return read_tally(self._published, f"shard-{self._shard:05d}.parquet")
         new = [self.drop_decided(table) for table in more]
-        traces = join_decisions(items, self.latest(*new))
-        is_final = traces.num_rows == items.num_rows and set(traces.column("outcome").to_pylist()) <= FINAL_OUTCOMES
-        folder = self._run / "traces"
+        rows = self._join(items, *new)
+        is_final = rows.num_rows == items.num_rows and set(rows.column("outcome").to_pylist()) <= FINAL_OUTCOMES
         if is_final:
             name = f"shard-{self._shard:05d}.parquet"
-            tally = tally_traces(traces)
-            if not folder.put_if_absent(name, encode_traces(traces, tally)):
-                tally = read_tally(self._run, name)
+            tally = self._product.tally(rows)
+            if not self._published.put_if_absent(name, encode_shard(rows, tally)):
+                tally = read_tally(self._published, name)
             # The last part first: what a crash leaves is numbered without gaps.
             self._folder.delete(f"part-{number:05d}.parquet" for number in reversed(range(len(self.tables))))
         else:
             for table in new:
                 self.commit(table)
-            traces = join_decisions(items, self.latest())
+            rows = self._join(items)
             name = f"shard-{self._shard:05d}.partial-{len(self.tables):05d}.parquet"
-            tally = tally_traces(traces)
-            folder.put_if_absent(name, encode_traces(traces, tally))
-        older = [file for file in list_trace_files(self._run, self._shard) if _shard_of(file) < _shard_of(name)]
-        folder.delete(older)
+            tally = self._product.tally(rows)
+            self._published.put_if_absent(name, encode_shard(rows, tally))
+        older = [file for file in list_shard_files(self._published, self._shard) if _shard_of(file) < _shard_of(name)]
+        self._published.delete(older)
         return tally
 
-
-def encode_traces(traces: pa.Table, tally: Tally) -> bytes:
-    """Encode a shard of traces, its tally in the footer."""
-    return encode_parquet(traces, {TALLY_KEY: tally.to_json()})
+    def _join(self, items: pa.Table, *more: pa.Table) -> pa.Table:
+        return join_decisions(items, self.latest(*more), self._product.published)
 
 
-def join_decisions(items: pa.Table, decisions: pa.Table) -> pa.Table:
-    """Join units (schema.ITEMS) with their terminal decisions, in the order of `items`; returns schema.TRACES.
+def encode_shard(rows: pa.Table, tally: Tally) -> bytes:
+    """Encode a published shard, its tally in the footer."""
+    return encode_parquet(rows, {TALLY_KEY: tally.to_json()})
+
+
+def join_decisions(items: pa.Table, decisions: pa.Table, published: pa.Schema) -> pa.Table:
+    """Join units (schema.ITEMS) with their terminal decisions, in the order of `items`; returns `published`.
 
     Units without a terminal decision are left out.
     """
@@ -152,37 +157,37 @@ def join_decisions(items: pa.Table, decisions: pa.Table) -> pa.Table:
     ]
     rows = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     left, right = items.take(pa.array(rows[:, 0])), decisions.take(pa.array(rows[:, 1]))
-    columns = [left.column(n) if n in items.column_names else right.column(n) for n in TRACES.names]
-    return pa.table(columns, schema=TRACES)
+    columns = [left.column(n) if n in items.column_names else right.column(n) for n in published.names]
+    return pa.table(columns, schema=published)
 
 
-def list_trace_files(run: Folder, shard: int | None = None) -> list[str]:
-    """List the trace files of a run, or of one shard of it."""
-    names = [name for name in (run / "traces").list_files(".parquet") if _TRACE_FILE.match(name)]
+def list_shard_files(published: Folder, shard: int | None = None) -> list[str]:
+    """List the files in a folder of published shards, or those of one shard."""
+    names = [name for name in published.list_files(".parquet") if _SHARD_FILE.match(name)]
     return names if shard is None else [name for name in names if _shard_of(name)[0] == shard]
 
 
-def current_trace_files(run: Folder) -> dict[int, str]:
+def current_shard_files(published: Folder) -> dict[int, str]:
     """Find the file that counts for each shard: the finished one, else the partial one of most parts."""
     current: dict[int, str] = {}
-    for name in sorted(list_trace_files(run), key=_shard_of):
+    for name in sorted(list_shard_files(published), key=_shard_of):
         current[_shard_of(name)[0]] = name
     return current
 
 
 def is_finished(name: str) -> bool:
-    """Whether a trace file holds a finished shard."""
+    """Whether a published file holds a finished shard."""
     return ".partial-" not in name
 
 
 def _shard_of(name: str) -> tuple[int, float]:
-    match = _TRACE_FILE.match(name)
+    match = _SHARD_FILE.match(name)
     assert match is not None, name
     return int(match.group(1)), float("inf") if match.group(2) is None else int(match.group(2))
 
 
-def read_tally(run: Folder, name: str) -> Tally:
-    """Read the tally of a trace file from its footer."""
-    with run.filesystem.open(run.path(f"traces/{name}"), "rb") as file:
+def read_tally(published: Folder, name: str) -> Tally:
+    """Read the tally of a published file from its footer."""
+    with published.filesystem.open(published.path(name), "rb") as file:
         metadata: dict[bytes, Any] = pa.parquet.read_schema(file).metadata or {}
     return Tally.from_json(metadata[TALLY_KEY.encode()].decode())

@@ -13,11 +13,17 @@ _WINDOW_S = 30.0
 
 
 class LiveLine:
-    """Shows how far a run is. `done_before` units were decided before this call, of `total`."""
+    """Shows how far a run is: `done_before` of `total` units were decided before this call; `hit` is a good outcome."""
 
     def __init__(
-        self, total: int, done_before: int, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic
+        self,
+        total: int,
+        done_before: int,
+        hit: str = "accepted",
+        every_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
     ):
+        self._hit = hit
         self._total, self._done_before, self._every_s = total, done_before, every_s
         self._is_terminal = sys.stderr.isatty()
         self._clock = clock
@@ -29,9 +35,9 @@ class LiveLine:
     def show(self, snapshot: RunSnapshot) -> None:
         """Show a snapshot; on anything but a terminal only every `every_s` seconds."""
         now = self._clock()
-        if snapshot.num_draws and self._drew_at is None:
+        if snapshot.done.num_draws and self._drew_at is None:
             self._drew_at = now
-        self._history.append((now, snapshot.output_tokens))
+        self._history.append((now, snapshot.done.output_tokens))
         while now - self._history[0][0] > _WINDOW_S:
             self._history.popleft()
         if self._is_terminal:
@@ -47,20 +53,22 @@ class LiveLine:
 
     def text(self, snapshot: RunSnapshot) -> str:
         """Write a snapshot as a line."""
-        if not snapshot.num_draws:
+        if not snapshot.done.num_draws:
             states = ", ".join(f"{count} {state}" for state, count in sorted(snapshot.states.items())) or "none yet"
             return f"engines: {states} ({self._clock() - self._began:.0f} s)"
         now, then, tokens = self._history[-1][0], *self._history[0]
-        tokens_per_s = (snapshot.output_tokens - tokens) / max(now - then, 1e-9)
-        done = self._done_before + snapshot.num_units
-        accepted = snapshot.outcomes["accepted"]
+        tokens_per_s = (snapshot.done.output_tokens - tokens) / max(now - then, 1e-9)
+        done = self._done_before + snapshot.done.num_units
+        hits = snapshot.done.outcomes[self._hit]
         # Over the whole call: units that are hard to decide end in bursts, which a short window takes for a trend.
         worked = now - (now if self._drew_at is None else self._drew_at)
-        rest = worked * (self._total - done) / max(1, snapshot.num_units)
+        rest = worked * (self._total - done) / max(1, snapshot.done.num_units)
         left = f"about {format_seconds(rest)} left" if worked > _WINDOW_S / 2 else "time left unknown yet"
-        per_trace = f"{snapshot.output_tokens / accepted:.0f} tokens per accepted" if accepted else "none accepted yet"
+        per_hit = (
+            f"{snapshot.done.output_tokens / hits:.0f} tokens per {self._hit}" if hits else f"none {self._hit} yet"
+        )
         return (
-            f"{done:,}/{self._total:,} units  {accepted:,} accepted  {tokens_per_s:,.0f} tokens/s  {per_trace}  "
+            f"{done:,}/{self._total:,} units  {hits:,} {self._hit}  {tokens_per_s:,.0f} tokens/s  {per_hit}  "
             f"{snapshot.draws_in_flight} draws in flight on {sum(snapshot.states.values())} engine(s)  {left}"
         )
 

@@ -24,10 +24,11 @@ class ThinkingConfig(BaseModel):
 
     model_config = STRICT
 
-    format: Literal["plain", "tags", "parser"] = Field(
+    format: Literal["plain", "tags", "parser", "none"] = Field(
         default="plain",
         description="plain: all text before the rating; tags: between <think> and </think>; "
-        "parser: as vLLM's reasoning parser `parser` finds it.",
+        "parser: as vLLM's reasoning parser `parser`, or the endpoint, splits it off; none: no thinking, the rating at "
+        "once.",
     )
     parser: str | None = Field(default=None, description="Name of a vLLM reasoning parser, for format parser.")
     stop: tuple[str, ...] = Field(

@@ -29,7 +29,8 @@ class PromptConfig(BaseModel):
 
     template: str | None = Field(
         default=None,
-        description="A Jinja file with the variables guideline, dimension, fields (name -> text), levels; "
+        description="A Jinja file with the variables guideline, dimension, fields (name -> text), levels, "
+        "thinks (whether to reason first); "
         "the one that judgetrace ships by default.",
     )
     system: str | None = Field(default=None, description="A system message, for models that want one.")
@@ -46,7 +47,7 @@ class PromptConfig(BaseModel):
 def load_template(path: str | None) -> str:
     """Read a prompt template, the shipped one by default. Raises UserError."""
     if path is None:
-        return (files("judgetrace") / "templates" / "infer_trace.jinja").read_text(encoding="utf-8")
+        return (files("judgetrace") / "templates" / "rate_item.jinja").read_text(encoding="utf-8")
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -56,13 +57,15 @@ def load_template(path: str | None) -> str:
 class PromptRenderer:
     """Renders the messages of units from one template."""
 
-    def __init__(self, template: str, system: str | None = None, special_tokens: Sequence[str] = ()):
+    def __init__(
+        self, template: str, system: str | None = None, special_tokens: Sequence[str] = (), *, thinks: bool = True
+    ):
         environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False, trim_blocks=True)
         try:
             self._template = environment.from_string(template)
         except TemplateError as error:
             raise UserError(f"prompt template: {error}; expected Jinja") from error
-        self._system = system
+        self._system, self._thinks = system, thinks
         self._special_tokens = tuple(special_tokens)
 
     def render(self, fields: Mapping[str, str], guideline: str, dimension: str, scale: Scale) -> list[dict[str, str]]:
@@ -73,11 +76,15 @@ class PromptRenderer:
         safe = {name: neutralise(text, self._special_tokens) for name, text in fields.items()}
         try:
             text = self._template.render(
-                guideline=guideline.strip(), dimension=dimension, fields=safe, levels=list(scale.values)
+                guideline=guideline.strip(),
+                dimension=dimension,
+                fields=safe,
+                levels=list(scale.values),
+                thinks=self._thinks,
             )
         except TemplateError as error:
             raise UserError(
-                f"prompt template: {error}; known variables: guideline, dimension, fields, levels"
+                f"prompt template: {error}; known variables: guideline, dimension, fields, levels, thinks"
             ) from error
         system = [{"role": "system", "content": self._system}] if self._system else []
         return [*system, {"role": "user", "content": text.strip()}]

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from judgetrace.config import STRICT
 
-DrawReason = Literal["accepted", "disagrees", "unparsed", "truncated", "failed", "cancelled"]
+DrawReason = Literal["accepted", "disagrees", "rated", "unparsed", "truncated", "failed", "cancelled"]
 MAX_FAILED_DRAWS = 3
 """A unit with this many failed draws is given up by this run; the next one retries it."""
 
@@ -54,6 +54,8 @@ class Draw:
     reason: DrawReason
     rating: str | None = None
     accepted_by: str | None = None
+    expected: float | None = None
+    level_probabilities: tuple[float, ...] | None = None
     constrained: bool = False
     prompt_tokens: int = 0
     output_tokens: int = 0

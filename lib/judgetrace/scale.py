@@ -5,6 +5,8 @@ Knows nothing of corpora, prompts or models.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -84,6 +86,12 @@ class Scale(BaseModel):
         if len(nearest) == 1 or half_point == "floor":
             return (nearest[0],)
         return (nearest[-1],) if half_point == "ceil" else (nearest[0], nearest[-1])
+
+
+def expect_rating(probabilities: Sequence[float], scale: Scale) -> float:
+    """Compute the expectation over a scale's numbers under probabilities of its levels, made to sum to 1."""
+    total = math.fsum(probabilities)
+    return math.fsum(p * number for p, number in zip(probabilities, scale.numbers, strict=True)) / total
 
 
 class ScaleConfig(BaseModel):

@@ -5,10 +5,21 @@ An empty table has the same columns as a full one. Knows no I/O.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pyarrow as pa
 
 UNIT_KEY = ("item_id", "dimension", "target_source")
 """What names a unit: the smallest thing that has one target label and ends in one terminal row."""
+
+UnitKey = tuple[str, str, str]
+
+
+def unit_key(row: Mapping[str, Any]) -> UnitKey:
+    """Return what names the unit of a row."""
+    return (row["item_id"], row["dimension"], row["target_source"])
+
 
 TARGET_AGGREGATE = "aggregate"
 """The `target_source` of a unit whose label was aggregated over annotators."""
@@ -66,9 +77,14 @@ DRAW = pa.struct(
     [
         ("index", pa.int32()),  # 0-based
         ("seed", pa.int64()),
-        ("reason", pa.string()),  # accepted, disagrees, unparsed, truncated, failed, cancelled
+        ("reason", pa.string()),  # accepted, disagrees, rated, unparsed, truncated, failed, cancelled
         ("rating", pa.string()),  # null where none was parsed
         ("accepted_by", pa.string()),  # by which rule it was accepted; null otherwise
+        ("expected", pa.float64()),  # expectation over the levels, in the scale's numbers; null unless they were scored
+        (
+            "level_probabilities",
+            pa.list_(pa.float64()),
+        ),  # of each level, before they are made to sum to 1; null likewise
         ("constrained", pa.bool_()),  # the rating was sampled under a constraint to the scale
         ("prompt_tokens", pa.int32()),
         ("output_tokens", pa.int32()),
@@ -98,3 +114,30 @@ DECISIONS = pa.schema(
 
 TRACES = pa.schema([*ITEMS, *(field for field in DECISIONS if field.name not in UNIT_KEY)])
 """One row a unit: the item, its target label and the decision."""
+
+RATINGS = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("dimension", pa.string()),
+        ("target_source", pa.string()),  # of the unit that was asked; an item is rated once for each dimension
+        ("rater_id", pa.string()),
+        ("label", pa.string()),  # the level given, or the nearest one to `rating`; null where there is none
+        (
+            "rating",
+            pa.float64(),
+        ),  # in the scale's numbers: a level's, a mean or an expectation; null for nominal scales
+        (
+            "spread",
+            pa.float64(),
+        ),  # SD of `rating` (samples: ddof=1); nominal: share of other labels; null for one sample
+        ("num_ratings", pa.int32()),  # draws that gave a rating
+        ("outcome", pa.string()),  # rated, unrated, quarantined, failed; undecided only inside a ledger
+        ("error", pa.string()),  # why not rated: unparsed, truncated, or what failed
+        ("shortened", pa.bool_()),  # the item was shortened to fit the model
+        ("draws", pa.list_(DRAW)),  # all draws, by index
+    ]
+)
+"""One row a decision of `rate_items` about an item and dimension; what ledger parts hold."""
+
+RATER_ANNOTATIONS = pa.schema([*RATINGS, *(ITEMS.field(name) for name in ("target_label", "group", "split"))])
+"""One row an item and dimension: a rater's label. `target_label` is null where targets are kept per annotator."""

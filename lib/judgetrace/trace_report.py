@@ -1,75 +1,20 @@
-"""What a run has come to, read from its files alone: a summary for people and the same as data."""
+"""What a run of infer_traces has come to: a summary for people."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from judgetrace.accounting import (
-    Tally,
-    acceptance_beyond_chance,
-    add_tallies,
-    tally_traces,
-    utilisation_by_draws,
-    utilisation_by_label,
-)
-from judgetrace.ledger import (
-    ShardFinishedError,
-    ShardLedger,
-    current_trace_files,
-    is_finished,
-    join_decisions,
-    read_tally,
-)
-from judgetrace.live import format_seconds
-from judgetrace.run_folder import SILENT_AFTER_S, RunFolder
+from judgetrace.accounting import Tally, acceptance_beyond_chance, utilisation_by_draws, utilisation_by_label
+from judgetrace.ledger import current_shard_files
+from judgetrace.run_folder import RunFolder
 from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder
 
 MAX_LABEL_ROWS = 40
-TALLY_TRIES = 5
-
-
-def tally_run(run: Folder, corpus: Folder) -> Tally:
-    """Count all decided units of a run: finished shards by their footers, the others by their ledger parts.
-
-    A shard may be finished, and its parts deleted, between the look at them and the reading: then it is looked at anew.
-    """
-    for attempt in range(TALLY_TRIES):
-        try:
-            return _tally_run_once(run, corpus)
-        except FileNotFoundError:
-            if attempt == TALLY_TRIES - 1:
-                raise
-    raise AssertionError("unreachable")
-
-
-def _tally_run_once(run: Folder, corpus: Folder) -> Tally:
-    names = current_trace_files(run)
-    finished = [name for name in names.values() if is_finished(name)]
-    open_shards = sorted({int(n.split("/")[0][6:]) for n in (run / "ledger").list_files(".parquet", recursive=True)})
-    open_shards = [shard for shard in open_shards if not is_finished(names.get(shard, ".partial-"))]
-    with ThreadPoolExecutor(16) as pool:
-        return add_tallies(
-            [
-                *pool.map(lambda name: read_tally(run, name), finished),
-                *pool.map(lambda shard: _tally_open_shard(run, corpus, shard), open_shards),
-            ]
-        )
-
-
-def _tally_open_shard(run: Folder, corpus: Folder, shard: int) -> Tally:
-    ledger = ShardLedger(run, shard)
-    try:
-        ledger.refresh()
-    except ShardFinishedError:
-        return read_tally(run, f"shard-{shard:05d}.parquet")
-    items = corpus.read_table(f"items/shard-{shard:05d}.parquet")
-    return tally_traces(join_decisions(items, ledger.latest()))
 
 
 def accepted_traces(run: Folder, limit: int) -> Iterator[dict[str, Any]]:
@@ -77,7 +22,7 @@ def accepted_traces(run: Folder, limit: int) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
     spare: list[dict[str, Any]] = []
     given = 0
-    for name in list(current_trace_files(run).values())[:5]:
+    for name in list(current_shard_files(run / "traces").values())[:5]:
         columns = ["item_id", "dimension", "target_label", "outcome", "trace", "rating", "draw_index", "fields"]
         for row in (run / "traces").read_table(name, columns).to_pylist():
             if row["outcome"] != "accepted":
@@ -93,51 +38,7 @@ def accepted_traces(run: Folder, limit: int) -> Iterator[dict[str, Any]]:
     yield from spare[: limit - given]
 
 
-def describe_state(run: RunFolder, now: float) -> tuple[str, dict[str, Any]]:
-    """Tell whether a run is complete, running, stopped or dead; returns it with the newest driver's latest word."""
-    states = run.read_states()
-    newest = run.newest_driver()
-    last = states.get(newest, {})
-    if run.has_manifest():
-        return "complete", last
-    if newest < 0:
-        return "not started", last
-    return _describe_last_word(last, now), last
-
-
-def _describe_last_word(last: dict[str, Any], now: float) -> str:
-    if not last:
-        return "starting, or dead before its first word"
-    if last["state"] == "complete":
-        return "ended: a pilot, or some units failed; run the same command without --limit to go on"
-    if last["state"] not in ("running", "stopping"):
-        return f"stopped: {last['state']}"
-    silent = now - last["at"]
-    if silent > SILENT_AFTER_S:
-        return f"dead: its driver said nothing for {format_seconds(silent)}; run the same command to go on"
-    return str(last["state"])
-
-
-def summarise_run(run: RunFolder, corpus: Folder, total_units: int) -> dict[str, Any]:
-    """Collect the figures of a run for a manifest or a program."""
-    tally = tally_run(run.folder, corpus)
-    states = run.read_states()
-    return {
-        "units": total_units,
-        "decided": tally.num_units,
-        "outcomes": dict(tally.outcomes()),
-        "data_utilisation": tally.num_accepted / tally.num_units if tally.num_units else 0.0,
-        "draws": dict(tally.draws),
-        "tokens": dict(tally.tokens),
-        "accepted_by": dict(tally.accepted_by),
-        "errors": dict(tally.errors.most_common(20)),
-        "engine_seconds": sum(state.get("engine_s", 0.0) for state in states.values()),
-        "seconds": sum(state.get("seconds", 0.0) for state in states.values()),
-        "tally": tally.to_json(),
-    }
-
-
-def print_summary(console: Console, run: RunFolder, summary: dict[str, Any], scale: ScaleConfig, draws: int) -> None:
+def print_trace_summary(console: Console, summary: dict[str, Any], scale: ScaleConfig, draws: int) -> None:
     """Print a run's figures: outcomes, data utilisation by draws and by label, acceptance beyond chance, tokens."""
     tally = Tally.from_json(summary["tally"])
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(tally.outcomes().items())) or "none yet"

@@ -6,6 +6,7 @@ vLLM's own engine core runs in a process of its own; this class lives in the wor
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from judgetrace.parsing import RATING_CLOSE, RATING_OPEN
 from judgetrace.reaper import reaping_new_children
 
 _LOOKS_LIKE_CONTROL = re.compile(r"^(<.+>|\[[A-Z_/ ]+\])$")
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM allows as max_lora_rank."""
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -59,6 +62,7 @@ class VllmEngine:
         self._chat_template_args = dict(spec.chat_template_args)
         self.special_tokens = _special_tokens(self._tokenizer)
         self._parser = _make_parser(spec.reasoning_parser, self._tokenizer)
+        self._adapter = _load_adapter(model)
         self._level_trees: dict[tuple[str, ...], LevelTree] = {}
 
     def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
@@ -107,7 +111,9 @@ class VllmEngine:
     async def _complete(self, request_id: str, token_ids: Sequence[int], params: Any) -> AsyncIterator[Any]:
         """Yield vLLM's outputs; its errors become ours."""
         try:
-            async for output in self._llm.generate({"prompt_token_ids": list(token_ids)}, params, request_id):
+            async for output in self._llm.generate(
+                {"prompt_token_ids": list(token_ids)}, params, request_id, lora_request=self._adapter
+            ):
                 yield output
         except self._dead_error as error:
             raise EngineDeadError(str(error)) from error
@@ -121,7 +127,7 @@ class VllmEngine:
             *(self._score_next(f"{request_id}\x1f{n}", prompt, node) for n, node in enumerate(tree.branchings))
         )
         log_probabilities = tree.add_up(dict(zip(tree.branchings, scored, strict=True)))
-        return LevelScores(log_probabilities, prompt.num_tokens, len(scored))
+        return LevelScores(log_probabilities, None, len(scored))
 
     def _level_tree(self, levels: tuple[str, ...]) -> LevelTree:
         if levels not in self._level_trees:
@@ -183,7 +189,19 @@ def engine_arguments(model: ModelConfig, engine: EngineConfig, on_cpu: bool, pos
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(longest, 2048),
         }
+    if model.adapter is not None:
+        rank = int(json.loads((Path(model.adapter) / "adapter_config.json").read_text())["r"])
+        arguments |= {"enable_lora": True, "max_lora_rank": next(r for r in _LORA_RANKS if r >= rank)}
     return arguments | engine.args
+
+
+def _load_adapter(model: ModelConfig) -> Any:
+    """Name the adapter to vLLM; None where there is none."""
+    if model.adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, str(Path(model.adapter).resolve()))
 
 
 def _set_environment(model: ModelConfig, engine: EngineConfig) -> None:

@@ -36,8 +36,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from judgetrace.trace_run import ActorLink
-from judgetrace.trace_worker import TraceWorker, WorkerSpec
+from judgetrace.engine import EngineSpec
+from judgetrace.unit_run import ActorLink
+from judgetrace.unit_worker import UnitWorker, WorkerSpec
 from judgetrace.vllm_engine import VllmEngine
 from tests.bench import harness
 from tests.bench.harness import say
@@ -96,10 +97,10 @@ class Notes:
 class FixedLengthEngine(VllmEngine):
     """VllmEngine with output lengths that the benchmark chose; it notes when each request began and ended."""
 
-    def __init__(self, model: Any, engine: Any, *args: Any, **kwargs: Any):
-        bench = engine.args["bench"]
-        arguments = {key: value for key, value in engine.args.items() if key != "bench"}
-        super().__init__(model, engine.model_copy(update={"args": arguments}), *args, **kwargs)
+    def __init__(self, spec: EngineSpec):
+        bench = spec.engine.args["bench"]
+        arguments = {key: value for key, value in spec.engine.args.items() if key != "bench"}
+        super().__init__(replace(spec, engine=spec.engine.model_copy(update={"args": arguments})))
         self._mean, self._sigma, self._notes = bench["mean"], bench["sigma"], Notes(bench["notes"])
         self._sampling_params = functools.partial(self._sampling_params, ignore_eos=True)
 
@@ -113,8 +114,8 @@ class FixedLengthEngine(VllmEngine):
         return completion
 
 
-class GatedActor(TraceWorker):
-    """The job's actor (trace_run.TraceActor), whose calls wait until their shard's round begins."""
+class GatedActor(UnitWorker):
+    """The job's actor (unit_run.UnitActor), whose calls wait until their shard's round begins."""
 
     def __init__(self, spec: WorkerSpec, control: Any):
         super().__init__(spec, ActorLink(control))
@@ -286,9 +287,9 @@ class Bench:
         from rich.console import Console
 
         from jobs import infer_traces
-        from judgetrace import trace_run
+        from judgetrace import unit_run
 
-        trace_run.TraceActor = GatedActor  # type: ignore[misc,assignment]
+        unit_run.UnitActor = GatedActor  # type: ignore[misc,assignment]
         with (self.folder / "job.log").open("w") as log:
             infer_traces.infer(Console(file=log), self.inputs, started_here=False)
 

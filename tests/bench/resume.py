@@ -233,12 +233,12 @@ def describe(attempt: Attempt) -> str:
 
 
 def read_traces(run: Path) -> list[dict[str, Any]]:
-    from judgetrace.ledger import current_trace_files
+    from judgetrace.ledger import current_shard_files
     from judgetrace.storage import Folder
 
     folder = Folder(str(run))
     columns = ["item_id", "dimension", "target_source", "outcome", "draw_index", "rating", "trace"]
-    tables = [(folder / "traces").read_table(name, columns) for name in current_trace_files(folder).values()]
+    tables = [(folder / "traces").read_table(name, columns) for name in current_shard_files(folder / "traces").values()]
     return [row for table in tables for row in table.to_pylist()]
 
 

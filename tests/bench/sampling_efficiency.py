@@ -55,11 +55,12 @@ def run_mode(folder: Path, mode: str, options: Any) -> dict[str, Any]:
 
 
 def summarise(folder: Path, mode: str, units: int) -> dict[str, Any]:
+    from judgetrace.products import TRACE_PRODUCT
     from judgetrace.run_folder import RunFolder
+    from judgetrace.run_report import summarise_run
     from judgetrace.storage import Folder
-    from judgetrace.trace_report import summarise_run
 
-    return summarise_run(RunFolder(Folder(str(folder / mode))), Folder(str(folder / "corpus")), units)
+    return summarise_run(RunFolder(Folder(str(folder / mode))), Folder(str(folder / "corpus")), TRACE_PRODUCT, units)
 
 
 def tokens_per_accepted(summary: dict[str, Any]) -> float:
@@ -71,11 +72,11 @@ def tokens_per_accepted(summary: dict[str, Any]) -> float:
 
 def replay(run: Path) -> tuple[int, int]:
     """Count the output tokens of a fixed run up to each unit's first accepted draw, and of all its draws."""
-    from judgetrace.ledger import current_trace_files
+    from judgetrace.ledger import current_shard_files
     from judgetrace.storage import Folder
 
     sequential = fixed = 0
-    for name in current_trace_files(Folder(str(run))).values():
+    for name in current_shard_files(Folder(str(run)) / "traces").values():
         for row in (Folder(str(run)) / "traces").read_table(name, ["draws"]).to_pylist():
             draws = sorted(row["draws"], key=lambda draw: draw["index"])
             first = next((draw["index"] for draw in draws if draw["reason"] == "accepted"), len(draws))

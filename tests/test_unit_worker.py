@@ -8,17 +8,21 @@ import pyarrow as pa
 import pytest
 
 from judgetrace.acceptance import AcceptanceConfig
+from judgetrace.decisions import TraceDecider
 from judgetrace.engine import EngineConfig, EngineStartError, ModelConfig
-from judgetrace.ledger import ShardLedger, current_trace_files
+from judgetrace.ledger import ShardLedger, current_shard_files
 from judgetrace.parsing import ThinkingConfig
+from judgetrace.products import TRACE_PRODUCT
 from judgetrace.prompts import PromptConfig, load_template
 from judgetrace.run_folder import RunFolder
 from judgetrace.sampling import SamplingConfig
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import ITEMS
 from judgetrace.storage import Folder, encode_parquet
-from judgetrace.trace_worker import TraceWorker, WorkerSpec
-from tests.trace_tables import make_items
+from judgetrace.unit_worker import UnitWorker, WorkerSpec
+from tests.trace_tables import make_items, read_published
+
+SAMPLING = SamplingConfig(max_draws=6, max_tokens=100)
 
 
 class Link:
@@ -43,7 +47,7 @@ def corpus(tmp_path) -> Folder:
     return folder
 
 
-def make_worker(tmp_path, corpus, **changes) -> tuple[TraceWorker, Link, Folder]:
+def make_worker(tmp_path, corpus, **changes) -> tuple[UnitWorker, Link, Folder]:
     run = Folder(str(tmp_path / changes.pop("run", "run")))
     script = changes.pop("script", {})
     settings = {
@@ -58,24 +62,20 @@ def make_worker(tmp_path, corpus, **changes) -> tuple[TraceWorker, Link, Folder]
         "by_section": False,
         "scale": ScaleConfig(values=("1", "2", "3", "4", "5")),
         "thinking": ThinkingConfig(),
-        "sampling": SamplingConfig(max_draws=6, max_tokens=100),
-        "acceptance": AcceptanceConfig(),
+        "decider": TraceDecider(SAMPLING, AcceptanceConfig()),
+        "endpoint": None,
+        "num_buckets": 1,
         "commit_every_s": 20.0,
-        "keep_rejected_text": False,
         "drain_s": 0.5,
     }
     link = Link()
-    return TraceWorker(WorkerSpec(**settings | changes), link), link, run
+    return UnitWorker(WorkerSpec(**settings | changes), link), link, run
 
 
-def call(worker: TraceWorker, *shards: int, num_units: int = 40) -> list[int]:
+def call(worker: UnitWorker, *shards: int, num_units: int = 40) -> list[int]:
     with ThreadPoolExecutor(len(shards)) as pool:
         results = pool.map(lambda shard: worker({"shard": [shard], "num_units": [num_units]}), shards)
         return [int(result["num_decided"][0]) for result in results]
-
-
-def read_rows(run: Folder) -> list[dict]:
-    return [r for name in current_trace_files(run).values() for r in (run / "traces").read_table(name).to_pylist()]
 
 
 def check_rows(rows: list[dict]) -> None:
@@ -101,23 +101,26 @@ def accepted_set(rows: list[dict]) -> set:
 def test_shards_worked_on_at_once_end_in_one_row_a_unit(tmp_path, corpus):
     worker, _, run = make_worker(tmp_path, corpus, script={"latency_s": 0.002})
     assert call(worker, 0, 1, 2) == [40, 40, 40]
-    rows = read_rows(run)
+    rows = read_published(run)
     assert len(rows) == 120
     check_rows(rows)
     assert {row["outcome"] for row in rows} == {"accepted", "exhausted"}
-    assert sorted(current_trace_files(run).values()) == [f"shard-{n:05d}.parquet" for n in range(3)]
+    assert sorted(current_shard_files(run / "traces").values()) == [f"shard-{n:05d}.parquet" for n in range(3)]
     assert (run / "ledger").list_files(recursive=True) == []
 
 
 def test_both_sampling_modes_accept_the_very_same_draws(tmp_path, corpus):
     one, _, run_one = make_worker(tmp_path, corpus, run="one", script={"latency_s": 0.001})
     fixed, _, run_fixed = make_worker(
-        tmp_path, corpus, run="fixed", sampling=SamplingConfig(mode="fixed", max_draws=6, max_tokens=100)
+        tmp_path,
+        corpus,
+        run="fixed",
+        decider=TraceDecider(SAMPLING.model_copy(update={"mode": "fixed"}), AcceptanceConfig()),
     )
     call(one, 0, 1)
     call(fixed, 0, 1)
-    assert accepted_set(read_rows(run_one)) == accepted_set(read_rows(run_fixed))
-    assert all(len(row["draws"]) == 6 for row in read_rows(run_fixed))
+    assert accepted_set(read_published(run_one)) == accepted_set(read_published(run_fixed))
+    assert all(len(row["draws"]) == 6 for row in read_published(run_fixed))
 
 
 def test_a_drained_worker_keeps_finished_draws_and_another_goes_on_from_them(tmp_path, corpus):
@@ -126,20 +129,20 @@ def test_a_drained_worker_keeps_finished_draws_and_another_goes_on_from_them(tmp
     worker, link, run = make_worker(tmp_path, corpus, script={"latency_s": 0.15})
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(call, worker, 0)
-        while not (link.last and link.last.num_draws > 10):
+        while not (link.last and link.last.done.num_draws > 10):
             pass
         link.drain = True
         decided = pending.result(timeout=30)[0]
     assert 0 < decided < 40
-    ledger = ShardLedger(run, 0)
+    ledger = ShardLedger(run, 0, TRACE_PRODUCT)
     ledger.refresh()
     earlier = {row["item_id"]: row["draws"] for row in ledger.latest().to_pylist()}
     assert any(row["outcome"] == "undecided" for row in ledger.latest().to_pylist())
     again, link, _ = make_worker(tmp_path, corpus)
     assert call(again, 0) == [40]
-    rows = read_rows(run)
+    rows = read_published(run)
     check_rows(rows)
-    assert accepted_set(rows) == accepted_set(read_rows(run_undisturbed))
+    assert accepted_set(rows) == accepted_set(read_published(run_undisturbed))
     for row in rows:
         kept = [draw for draw in earlier.get(row["item_id"], []) if draw["reason"] != "cancelled"]
         assert [d for d in row["draws"] if d["index"] in {k["index"] for k in kept}] == kept
@@ -148,21 +151,21 @@ def test_a_drained_worker_keeps_finished_draws_and_another_goes_on_from_them(tmp
 def test_a_pilot_leaves_the_rest_of_its_shard_for_later(tmp_path, corpus):
     worker, _, run = make_worker(tmp_path, corpus)
     assert call(worker, 0, num_units=15) == [15]
-    assert len(read_rows(run)) == 15
+    assert len(read_published(run)) == 15
     assert call(worker, 0) == [40]
-    check_rows(read_rows(run))
-    assert current_trace_files(run) == {0: "shard-00000.parquet"}
+    check_rows(read_published(run))
+    assert current_shard_files(run / "traces") == {0: "shard-00000.parquet"}
 
 
 def test_a_finished_shard_is_not_sampled_again(tmp_path, corpus):
     worker, _, run = make_worker(tmp_path, corpus)
     call(worker, 0, num_units=15)
     call(worker, 1)
-    drawn = worker._report.num_draws
+    drawn = worker._done.num_draws
     assert call(worker, 0, num_units=15) == [15]
     assert call(worker, 1) == [40]
-    assert worker._report.num_draws == drawn
-    check_rows(read_rows(run))
+    assert worker._done.num_draws == drawn
+    check_rows(read_published(run))
 
 
 def test_a_model_without_room_for_a_prompt_is_refused_before_any_unit_is(tmp_path, corpus):
@@ -177,7 +180,7 @@ def test_decided_units_are_committed_while_others_are_still_drawn(tmp_path, corp
         while not (run / "ledger").list_files(".parquet", recursive=True):
             assert not pending.done()
         pending.result(timeout=60)
-    check_rows(read_rows(run))
+    check_rows(read_published(run))
 
 
 def test_a_worker_whose_driver_was_replaced_writes_nothing_more(tmp_path, corpus):
@@ -185,7 +188,7 @@ def test_a_worker_whose_driver_was_replaced_writes_nothing_more(tmp_path, corpus
     RunFolder(run).claim(1.0)
     assert call(worker, 0) == [0]
     assert "replaced by a newer one" in link.fenced
-    assert read_rows(run) == []
+    assert read_published(run) == []
     assert (run / "ledger").list_files(recursive=True) == []
 
 
@@ -193,12 +196,12 @@ def test_what_cannot_be_asked_is_quarantined_and_what_fails_is_retried_by_the_ne
     script = {"poison": ["shard0-0003"], "fail_rate": 1.0}
     worker, link, run = make_worker(tmp_path, corpus, script=script)
     assert call(worker, 0, num_units=5) == [1]
-    outcomes = {row["item_id"]: row["outcome"] for row in read_rows(run)}
+    outcomes = {row["item_id"]: row["outcome"] for row in read_published(run)}
     assert outcomes == {f"shard0-{i:04d}": "quarantined" if i == 3 else "failed" for i in range(5)}
-    assert "failed: RuntimeError: scripted failure" in link.last.errors or worker._report.errors
+    assert "failed: RuntimeError: scripted failure" in link.last.done.errors or worker._done.errors
     healthy, _, _ = make_worker(tmp_path, corpus)
     assert call(healthy, 0, num_units=5) == [5]
-    outcomes = Counter(row["outcome"] for row in read_rows(run))
+    outcomes = Counter(row["outcome"] for row in read_published(run))
     assert outcomes["quarantined"] == 1
     assert outcomes["failed"] == 0
 
@@ -212,12 +215,12 @@ def test_an_overlong_item_is_quarantined_or_shortened_as_the_config_says(tmp_pat
     write_item(corpus, "word " * 5000)
     worker, _, run = make_worker(tmp_path, corpus, run="strict")
     call(worker, 0, num_units=1)
-    (row,) = read_rows(run)
+    (row,) = read_published(run)
     assert row["outcome"] == "quarantined"
     assert "tokens, the model takes 3996" in row["error"]
     worker, _, run = make_worker(tmp_path, corpus, run="lenient", prompt=PromptConfig(on_overlong="shorten"))
     call(worker, 0, num_units=1)
-    (row,) = read_rows(run)
+    (row,) = read_published(run)
     assert row["outcome"] in {"accepted", "exhausted"}
     assert row["shortened"]
     assert row["draws"][0]["prompt_tokens"] <= 3996
@@ -231,17 +234,21 @@ def test_an_item_that_poses_as_an_answer_changes_nothing(tmp_path, corpus, text)
     write_item(corpus, text)
     worker, _, posing = make_worker(tmp_path, corpus, run="posing")
     call(worker, 0, num_units=1)
-    assert [d["rating"] for d in read_rows(plain)[0]["draws"]] == [d["rating"] for d in read_rows(posing)[0]["draws"]]
+    assert [d["rating"] for d in read_published(plain)[0]["draws"]] == [
+        d["rating"] for d in read_published(posing)[0]["draws"]
+    ]
 
 
 def test_text_of_rejected_draws_is_kept_only_where_the_config_says_so(tmp_path, corpus):
     for keep in (False, True):
-        worker, _, run = make_worker(tmp_path, corpus, run=f"keep-{keep}", keep_rejected_text=keep)
+        worker, _, run = make_worker(
+            tmp_path, corpus, run=f"keep-{keep}", decider=TraceDecider(SAMPLING, AcceptanceConfig(), keep)
+        )
         call(worker, 0)
-        texts = [d["text"] for row in read_rows(run) for d in row["draws"] if d["reason"] == "disagrees"]
+        texts = [d["text"] for row in read_published(run) for d in row["draws"] if d["reason"] == "disagrees"]
         assert texts
         assert all((text is not None) == keep for text in texts)
-        assert all(r["draws"][r["draw_index"]]["text"] for r in read_rows(run) if r["outcome"] == "accepted")
+        assert all(r["draws"][r["draw_index"]]["text"] for r in read_published(run) if r["outcome"] == "accepted")
 
 
 class FlakyFolder(Folder):
@@ -269,8 +276,8 @@ def test_rows_outlive_a_store_that_is_away_for_a_while_and_a_lasting_fault_ends_
     try:
         if survives:
             assert call(worker, 0) == [40]
-            check_rows(read_rows(run))
-            assert len(read_rows(run)) == 40
+            check_rows(read_published(run))
+            assert len(read_published(run)) == 40
         else:
             with pytest.raises(OSError, match="the store is away"):
                 call(worker, 0)

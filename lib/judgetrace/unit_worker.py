@@ -1,4 +1,4 @@
-"""One worker of `infer_traces`: an engine, the units of several shards in flight, and the ledger's commits.
+"""One worker of a job that asks units: an engine, the units of several shards in flight, the ledger's commits.
 
 Ray Data calls the worker with shard descriptors from several threads; all work happens on the worker's own event loop,
 where the engine lives, so that the units of all shards share one limit of draws in flight. What a call returns is
@@ -11,19 +11,19 @@ import asyncio
 import os
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.asking import AskedUnit, UnitAsker
 from judgetrace.control import WorkerReport
-from judgetrace.decisions import FINAL_OUTCOMES, decide_unit, decode_draw, tabulate_decisions, unit_key
+from judgetrace.decisions import FINAL_OUTCOMES, Decider, decode_draw
 from judgetrace.draws import DrawSampler
+from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import (
     Engine,
     EngineConfig,
@@ -39,9 +39,11 @@ from judgetrace.ledger import ShardFinishedError, ShardLedger
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
 from judgetrace.run_folder import Fence, FencedError, RunFolder
-from judgetrace.sampling import Draw, SamplingConfig, UnitSampling
+from judgetrace.run_inputs import read_units
+from judgetrace.sampling import Draw, UnitSampling
 from judgetrace.scale import ScaleConfig
 from judgetrace.scheduler import DrawScheduler, UnitWork
+from judgetrace.schema import unit_key
 from judgetrace.storage import Folder
 
 ENGINE_DIED_STATUS = 70
@@ -63,16 +65,17 @@ class WorkerSpec:
     driver: int
     model: ModelConfig
     engine: EngineConfig
+    endpoint: EndpointConfig | None
     prompt: PromptConfig
     template: str
     guideline: str
     by_section: bool
     scale: ScaleConfig
     thinking: ThinkingConfig
-    sampling: SamplingConfig
-    acceptance: AcceptanceConfig
+    decider: Decider
+    num_buckets: int
+    """Shards whose numbers are so far apart follow each other in a bucket of the corpus."""
     commit_every_s: float
-    keep_rejected_text: bool
     drain_s: float
 
 
@@ -97,15 +100,7 @@ class OpenShard:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-@dataclass
-class _Asked:
-    """What a UnitWork carries."""
-
-    unit: AskedUnit
-    refused: str | None = None
-
-
-class TraceWorker:
+class UnitWorker:
     """Takes shard descriptors, returns counts. One instance is one engine."""
 
     def __init__(self, spec: WorkerSpec, link: ControlLink):
@@ -115,6 +110,7 @@ class TraceWorker:
         self._shards: dict[int, OpenShard] = {}
         self._draining = False
         self._report = WorkerReport(worker=f"{os.getpid()}-{uuid.uuid4().hex[:8]}", state="starting")
+        self._done = self._report.done
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
         self._call(self._start())
@@ -138,19 +134,26 @@ class TraceWorker:
         reporting = asyncio.create_task(self._report_forever())
         await self._link.report(self._report)
         self._engine: Engine = load_engine(
-            EngineSpec(spec.model, spec.engine, spec.thinking.parser, spec.prompt.chat_template_args)
+            EngineSpec(spec.model, spec.engine, spec.thinking.parser, spec.prompt.chat_template_args, spec.endpoint)
         )
         limit = self._engine.max_model_tokens
-        if limit is not None and limit <= spec.sampling.max_tokens:
+        sampling = spec.decider.sampling
+        if limit is not None and limit <= sampling.max_tokens:
             raise EngineStartError(
-                f"sampling.max_tokens {spec.sampling.max_tokens} leaves no room for a prompt: the model takes "
+                f"sampling.max_tokens {sampling.max_tokens} leaves no room for a prompt: the model takes "
                 f"{limit} tokens; lower it, or raise engine.args.max_model_len"
             )
         guideline = parse_guideline(spec.guideline, spec.by_section)
         self._asker = UnitAsker(
-            self._engine, spec.prompt, spec.template, guideline, spec.scale, max_output_tokens=spec.sampling.max_tokens
+            self._engine,
+            spec.prompt,
+            spec.template,
+            guideline,
+            spec.scale,
+            max_output_tokens=sampling.max_tokens,
+            thinks=spec.thinking.format != "none",
         )
-        self._sampler = DrawSampler(self._engine, spec.sampling, spec.thinking, spec.acceptance)
+        self._sampler = DrawSampler(self._engine, spec.thinking, spec.decider)
         self._scheduler = DrawScheduler(spec.engine.slots + spec.engine.slots // QUEUED_SHARE, self._sample)
         self._report.state = "running"
         self._tasks = [reporting, asyncio.create_task(self._commit_forever())]
@@ -188,9 +191,10 @@ class TraceWorker:
                 await self._commit(left)
 
     def _open_shard(self, number: int) -> OpenShard:
-        ledger = ShardLedger(self._run, number)
+        decider = self._spec.decider
+        ledger = ShardLedger(self._run, number, decider.product)
         ledger.refresh()
-        return OpenShard(number, self._corpus.read_table(f"items/shard-{number:05d}.parquet"), ledger)
+        return OpenShard(number, read_units(self._corpus, number, self._spec.num_buckets, decider), ledger)
 
     async def _undecided(self, shard: OpenShard, num_units: int) -> AsyncIterator[list[tuple[AskedUnit, list[Draw]]]]:
         """Yield the undecided units with their earlier draws, some at a time, asked on another thread."""
@@ -206,11 +210,12 @@ class TraceWorker:
 
     def _begin(self, shard: OpenShard, unit: AskedUnit, draws: list[Draw]) -> asyncio.Future[None] | None:
         """Send a unit to the scheduler; a unit that can't be asked is decided at once."""
-        sampling = UnitSampling(self._spec.sampling, draws)
+        decider = self._spec.decider
+        sampling = UnitSampling(decider.sampling, draws)
         if unit.refused is not None:
-            self._decided(shard, decide_unit(unit.key, sampling, False, unit.refused))
+            self._decided(shard, decider.decide(unit, sampling))
             return None
-        work = UnitWork(sampling, _Asked(unit), one_at_a_time=self._spec.sampling.mode == "sequential")
+        work = UnitWork(sampling, unit, one_at_a_time=decider.sampling.mode == "sequential")
         finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def note(future: asyncio.Future[UnitWork]) -> None:
@@ -218,8 +223,7 @@ class TraceWorker:
             if failure is not None:
                 finished.set_exception(failure)
                 return
-            keep = self._spec.keep_rejected_text
-            row = decide_unit(unit.key, sampling, keep, work.payload.refused, unit.shortened)
+            row = decider.decide(work.payload, sampling)
             if row["outcome"] != "undecided" or row["draws"]:
                 self._decided(shard, row)
             finished.set_result(None)
@@ -230,20 +234,19 @@ class TraceWorker:
     def _decided(self, shard: OpenShard, row: dict[str, Any]) -> None:
         shard.pending.append(row)
         if row["outcome"] != "undecided":
-            self._report.outcomes[row["outcome"]] += 1
+            self._done.outcomes[row["outcome"]] += 1
         if row["error"]:
-            self._report.errors[f"{row['outcome']}: {row['error']}"[:200]] += 1
+            self._done.errors[f"{row['outcome']}: {row['error']}"[:200]] += 1
 
     async def _sample(self, work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
-        asked: _Asked = work.payload
         try:
-            draw = await self._sampler.sample(asked.unit, index, may_be_cancelled)
+            draw = await self._sampler.sample(work.payload, index, may_be_cancelled)
         except PromptRefusedError as error:
-            asked.refused = str(error)
-            draw = Draw(index, 0, "failed", error=asked.refused)
-        self._report.num_draws += 1
-        self._report.prompt_tokens += draw.prompt_tokens
-        self._report.output_tokens += draw.output_tokens
+            work.payload = replace(work.payload, refused=str(error))
+            draw = Draw(index, 0, "failed", error=str(error))
+        self._done.num_draws += 1
+        self._done.prompt_tokens += draw.prompt_tokens
+        self._done.output_tokens += draw.output_tokens
         return draw
 
     async def _commit(self, shard: OpenShard) -> None:
@@ -265,17 +268,20 @@ class TraceWorker:
 
     def _write(self, shard: OpenShard, rows: list[dict[str, Any]]) -> None:
         self._fence.check()
-        shard.ledger.commit(tabulate_decisions(rows))
+        shard.ledger.commit(self._tabulate(rows))
 
     async def _close_shard(self, shard: OpenShard) -> int:
-        """Publish a shard's traces; returns how many of its units have a final outcome."""
+        """Publish a shard; returns how many of its units have a final outcome."""
         async with shard.lock:
             with self._taking_pending(shard) as rows:
                 return await asyncio.to_thread(self._publish, shard, rows)
 
-    def _publish(self, shard: OpenShard, rows: Iterable[dict[str, Any]]) -> int:
+    def _tabulate(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+        return pa.Table.from_pylist(list(rows), schema=self._spec.decider.product.decisions)
+
+    def _publish(self, shard: OpenShard, rows: Sequence[dict[str, Any]]) -> int:
         self._fence.check()
-        tally = shard.ledger.publish(shard.items, tabulate_decisions(list(rows)))
+        tally = shard.ledger.publish(shard.items, self._tabulate(rows))
         return sum(count for outcome, count in tally.outcomes().items() if outcome in FINAL_OUTCOMES)
 
     async def _commit_forever(self) -> None:
@@ -315,7 +321,7 @@ class TraceWorker:
             if self._report.state == "starting":
                 heard_at = self._loop.time()
             else:
-                self._report.engine_s = self._scheduler.busy_s
+                self._done.engine_s = self._scheduler.busy_s
                 self._report.draws_in_flight = self._scheduler.in_flight
             try:
                 drain = await self._link.report(self._report)

@@ -1,4 +1,4 @@
-"""The driver of `infer_traces`: which shards are left, the pool of workers, and when to stop.
+"""The driver of a job that asks units: which shards are left, the pool of workers, and when to stop.
 
 Rows never pass through here: the workers write them. The driver sees shard numbers and counts.
 """
@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,17 +17,17 @@ from typing import Any
 from judgetrace.config import UserError
 from judgetrace.control import RunControl, RunSnapshot, WorkerReport
 from judgetrace.engine import EngineConfig, EngineStartError
-from judgetrace.ledger import current_trace_files, is_finished, list_trace_files
+from judgetrace.ledger import current_shard_files, is_finished, list_shard_files
+from judgetrace.limits import RunLimits
 from judgetrace.live import LiveLine
+from judgetrace.products import Product
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import StageWatch
 from judgetrace.storage import Folder
-from judgetrace.trace_config import LimitsConfig
-from judgetrace.trace_worker import TraceWorker, WorkerSpec
+from judgetrace.unit_worker import UnitWorker, WorkerSpec
 
 STATE_EVERY_S = 10.0
 IDLE_GRACE_S = 5.0
-MIN_UNITS_FOR_FAILED_RATE = 50
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,23 @@ class ShardTask:
     num_units: int
 
 
-def plan_shards(shards: list[tuple[int, int]], limit: int | None) -> list[ShardTask]:
+def plan_shards(shards: Iterable[tuple[int, int]], limit: int | None) -> list[ShardTask]:
     """List the shards, and how many units of each, that a run covers; `shards` are (number, units) in order."""
     tasks, left = [], float("inf") if limit is None else limit
     for number, num_units in shards:
         if left <= 0:
             break
-        tasks.append(ShardTask(number, int(min(num_units, left))))
-        left -= num_units
+        if num_units:
+            tasks.append(ShardTask(number, int(min(num_units, left))))
+            left -= num_units
     return tasks
 
 
-def drop_finished(run: Folder, tasks: list[ShardTask]) -> list[ShardTask]:
+def drop_finished(run: Folder, product: Product, tasks: list[ShardTask]) -> list[ShardTask]:
     """Drop the shards that are finished, and clear away what an interrupted publication left of them."""
-    current = current_trace_files(run)
-    (run / "traces").delete(set(list_trace_files(run)) - set(current.values()))
+    published = run / product.folder
+    current = current_shard_files(published)
+    published.delete(set(list_shard_files(published)) - set(current.values()))
     finished = {shard for shard, name in current.items() if is_finished(name)}
     for name in (run / "ledger").list_files(".parquet", recursive=True):
         if int(name.split("/")[0].removeprefix("shard-")) in finished:
@@ -75,8 +77,8 @@ class ActorLink:
         await self._control.report_fenced.remote(message)
 
 
-class TraceActor(TraceWorker):
-    """A TraceWorker as Ray Data makes it."""
+class UnitActor(UnitWorker):
+    """A UnitWorker as Ray Data makes it."""
 
     def __init__(self, spec: WorkerSpec, control: Any):
         super().__init__(spec, ActorLink(control))
@@ -105,7 +107,7 @@ def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterat
         [{"shard": task.number, "num_units": task.num_units} for task in tasks], override_num_blocks=len(tasks)
     )
     results = shards.map_batches(
-        TraceActor,
+        UnitActor,
         fn_constructor_args=(spec, control),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
@@ -147,11 +149,11 @@ class RunEnd:
     seconds: float
 
 
-class TraceRun:
+class UnitRun:
     """Drives one call of the job to its end."""
 
-    def __init__(self, run: RunFolder, driver: int, limits: LimitsConfig, live: LiveLine):
-        self._run, self._driver, self._limits, self._live = run, driver, limits, live
+    def __init__(self, job: str, run: RunFolder, driver: int, limits: RunLimits, live: LiveLine):
+        self._job, self._run, self._driver, self._limits, self._live = job, run, driver, limits, live
         self._stop_reason: str | None = None
         self._failure: BaseException | None = None
         self._began = time.monotonic()
@@ -165,7 +167,7 @@ class TraceRun:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         control = ray.remote(num_cpus=0, scheduling_strategy=here)(RunControl).remote()
         thread = threading.Thread(target=self._consume, args=(spec, tasks, control), name="ray-data", daemon=True)
-        with StageWatch("infer_traces", needs_of(spec.engine), wait_s) as watch, self._signals():
+        with StageWatch(self._job, needs_of(spec.engine), wait_s) as watch, self._signals():
             thread.start()
             snapshot = self._watch(thread, control, watch)
         self._live.end()
@@ -191,7 +193,7 @@ class TraceRun:
         while thread.is_alive():
             thread.join(timeout=1.0)
             seen: RunSnapshot = ray.get(control.snapshot.remote(), timeout=60)
-            watch.note((seen.num_draws, seen.num_units, sorted(seen.states.items())))
+            watch.note((seen.done.num_draws, seen.done.num_units, sorted(seen.states.items())))
             self._live.show(seen)
             self._note_reasons_to_stop(seen)
             if watch.expired and not seen.states:
@@ -213,24 +215,20 @@ class TraceRun:
     def _note_reasons_to_stop(self, seen: RunSnapshot) -> None:
         if self._stop_reason is not None:
             return
-        limits = self._limits
-        failed = seen.outcomes["failed"] + seen.outcomes["quarantined"]
-        if seen.fenced:
-            self._stop_reason = seen.fenced
-        elif seen.num_units >= MIN_UNITS_FOR_FAILED_RATE and failed > limits.max_failed_rate * seen.num_units:
-            commonest = "; ".join(f"{error} ({count}x)" for error, count in seen.errors.most_common(5))
-            share = f"{failed} of {seen.num_units} units failed or were quarantined"
-            self._stop_reason = f"{share}, more than limits.max_failed_rate; commonest: {commonest}"
-        elif limits.max_output_tokens is not None and seen.output_tokens >= limits.max_output_tokens:
-            self._stop_reason = f"limits.max_output_tokens reached ({seen.output_tokens} output tokens)"
-        elif limits.max_seconds is not None and time.monotonic() - self._began >= limits.max_seconds:
-            self._stop_reason = f"limits.max_seconds reached ({limits.max_seconds:g} s)"
+        self._stop_reason = seen.fenced or self._limits.find_reason(seen.done, time.monotonic() - self._began)
 
     def write_state(self, state: str, seen: RunSnapshot) -> None:
         """Write the driver's latest word for `jobs.status`."""
         self._run.write_state(
             self._driver,
-            {"state": state, "at": time.time(), "seconds": time.monotonic() - self._began, **vars(seen)},
+            {
+                "state": state,
+                "at": time.time(),
+                "seconds": time.monotonic() - self._began,
+                "states": seen.states,
+                "draws_in_flight": seen.draws_in_flight,
+                **vars(seen.done),
+            },
         )
 
     @contextmanager

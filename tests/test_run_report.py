@@ -6,17 +6,12 @@ import pytest
 from rich.console import Console
 
 from judgetrace.ledger import ShardLedger
+from judgetrace.products import TRACE_PRODUCT
 from judgetrace.run_folder import RunFolder
+from judgetrace.run_report import describe_state, summarise_run, tally_run
 from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder, encode_parquet
-from judgetrace.trace_report import (
-    accepted_traces,
-    describe_state,
-    print_summary,
-    print_traces,
-    summarise_run,
-    tally_run,
-)
+from judgetrace.trace_report import accepted_traces, print_trace_summary, print_traces
 from tests.trace_tables import make_decision, make_draw, make_items, table_of
 
 SCALE = ScaleConfig(values=("1", "2", "3", "4", "5"))
@@ -69,24 +64,28 @@ def decide(items, row: int, hit: bool):
 
 def test_finished_and_open_shards_are_counted_alike(run, corpus):
     finished, still_open = (corpus.read_table(f"items/shard-{shard:05d}.parquet") for shard in range(2))
-    ShardLedger(run.folder, 0).publish(finished, table_of(*(decide(finished, row, row < 3) for row in range(5))))
-    ledger = ShardLedger(run.folder, 1)
+    ShardLedger(run.folder, 0, TRACE_PRODUCT).publish(
+        finished, table_of(*(decide(finished, row, row < 3) for row in range(5)))
+    )
+    ledger = ShardLedger(run.folder, 1, TRACE_PRODUCT)
     ledger.commit(table_of(decide(still_open, 0, True), decide(still_open, 1, False)))
-    tally = tally_run(run.folder, corpus)
+    tally = tally_run(run.folder, corpus, TRACE_PRODUCT)
     assert tally.outcomes() == {"accepted": 4, "exhausted": 3}
     assert tally.tokens["output"] == 7 * 15
     ledger.publish(still_open)
-    assert tally_run(run.folder, corpus) == tally
+    assert tally_run(run.folder, corpus, TRACE_PRODUCT) == tally
     assert {row["item_id"] for row in accepted_traces(run.folder, 99)} == {"s0-0000", "s0-0001", "s0-0002", "s1-0000"}
 
 
 def test_the_summary_a_person_sees_holds_the_figures(run, corpus):
     items = corpus.read_table("items/shard-00000.parquet")
-    ShardLedger(run.folder, 0).publish(items, table_of(*(decide(items, row, row < 3) for row in range(5))))
+    ShardLedger(run.folder, 0, TRACE_PRODUCT).publish(
+        items, table_of(*(decide(items, row, row < 3) for row in range(5)))
+    )
     run.write_state(run.claim(0.0), {"state": "running", "at": 0.0, "engine_s": 5.0, "seconds": 9.0})
     out = io.StringIO()
     console = Console(file=out, width=120)
-    print_summary(console, run, summarise_run(run, corpus, 10), SCALE, 4)
+    print_trace_summary(console, summarise_run(run, corpus, TRACE_PRODUCT, 10), SCALE, 4)
     print_traces(console, run)
     text = out.getvalue()
     for part in (

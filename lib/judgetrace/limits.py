@@ -1,0 +1,68 @@
+"""When a run ends early: too many failures, or a budget of tokens, money or time is spent. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel, Field
+
+from judgetrace.config import STRICT
+from judgetrace.control import WorkCounts
+from judgetrace.endpoint_config import EndpointConfig
+
+MIN_UNITS_FOR_FAILED_RATE = 50
+
+
+class LimitsConfig(BaseModel):
+    """When the job ends early. It can always be continued by the same command."""
+
+    model_config = STRICT
+
+    max_failed_rate: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Stop when more than this share of at least 50 units failed or were quarantined.",
+    )
+    max_output_tokens: int | None = Field(default=None, ge=1, description="Budget of output tokens for this call.")
+    max_cost: float | None = Field(
+        default=None, gt=0, description="Budget of money for this call, in the currency of the endpoint's prices."
+    )
+    max_seconds: float | None = Field(default=None, gt=0, description="Budget of time for this call.")
+
+
+@dataclass(frozen=True)
+class RunLimits:
+    """The limits of a call, with the prices that a budget of money needs."""
+
+    config: LimitsConfig
+    endpoint: EndpointConfig | None = None
+
+    def find_reason(self, done: WorkCounts, seconds: float) -> str | None:
+        """Find why the run should end now; None where it may go on."""
+        return self._find_failures(done) or self._find_spent_budget(done, seconds)
+
+    def _find_failures(self, done: WorkCounts) -> str | None:
+        failed = done.outcomes["failed"] + done.outcomes["quarantined"]
+        if done.num_units < MIN_UNITS_FOR_FAILED_RATE or failed <= self.config.max_failed_rate * done.num_units:
+            return None
+        commonest = "; ".join(f"{error} ({count}x)" for error, count in done.errors.most_common(5))
+        share = f"{failed} of {done.num_units} units failed or were quarantined"
+        return f"{share}, more than limits.max_failed_rate; commonest: {commonest}"
+
+    def _find_spent_budget(self, done: WorkCounts, seconds: float) -> str | None:
+        config, cost = self.config, self.cost(done)
+        if config.max_output_tokens is not None and done.output_tokens >= config.max_output_tokens:
+            return f"limits.max_output_tokens reached ({done.output_tokens} output tokens)"
+        if config.max_cost is not None and cost >= config.max_cost:
+            return f"limits.max_cost reached ({cost:.2f})"
+        if config.max_seconds is not None and seconds >= config.max_seconds:
+            return f"limits.max_seconds reached ({config.max_seconds:g} s)"
+        return None
+
+    def cost(self, done: WorkCounts) -> float:
+        """Compute what the tokens cost at the endpoint's prices."""
+        if self.endpoint is None:
+            return 0.0
+        prices = self.endpoint.input_price, self.endpoint.output_price
+        return (done.prompt_tokens * prices[0] + done.output_tokens * prices[1]) / 1e6

@@ -1,0 +1,103 @@
+"""The config of `rate_items`. Imports neither Ray nor vLLM."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+
+from judgetrace.config import UserError
+from judgetrace.endpoint_config import EndpointConfig
+from judgetrace.engine import EngineConfig, ModelConfig
+from judgetrace.limits import LimitsConfig
+from judgetrace.parsing import ThinkingConfig
+from judgetrace.prompts import PromptConfig
+from judgetrace.ratings import DecodingConfig, RatingDecider
+from judgetrace.run_config import LedgerConfig, check_asking, make_contract
+from judgetrace.scale import ScaleConfig
+from judgetrace.session import RayConfig
+
+
+class RateItemsConfig(BaseModel):
+    """Let a rater label a corpus: any vLLM model, with or without an adapter, or any OpenAI-compatible endpoint.
+
+    Reads CORPUS/items (written by prepare_corpus), writes RUN/annotations: a row an item and dimension. Run the same
+    command again after any end: it goes on where it stopped.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    corpus: str = Field(description="The corpus folder; local path, s3:// or any fsspec URL.")
+    run: str = Field(description="The run folder; may be on another filesystem.")
+    rater_id: str | None = Field(
+        default=None,
+        description="What the rater is called in its annotations; by default the name of model or adapter.",
+    )
+    splits: tuple[Literal["train", "validation", "test"], ...] = Field(
+        default=(), description="Rate only the items of these splits; all by default."
+    )
+    guideline: str | None = Field(default=None, description="A guideline to use instead of the corpus's own: a file.")
+    model: ModelConfig = Field(description="The rater's model.")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="The pool of engines.")
+    endpoint: EndpointConfig | None = Field(
+        default=None, description="An endpoint that has the model, in place of vLLM."
+    )
+    prompt: PromptConfig = Field(default_factory=PromptConfig, description="How an item becomes a prompt.")
+    thinking: ThinkingConfig = Field(default_factory=ThinkingConfig, description="How thinking and rating are written.")
+    decoding: DecodingConfig = Field(
+        default_factory=DecodingConfig, description="How the rating is read off the model."
+    )
+    ledger: LedgerConfig = Field(default_factory=LedgerConfig, description="How ratings are kept.")
+    limits: LimitsConfig = Field(default_factory=LimitsConfig, description="When the job ends early.")
+    cluster: RayConfig = Field(default_factory=RayConfig, description="Where the job runs.")
+    limit: int | None = Field(default=None, ge=1, description="A pilot: only the first so many items.")
+    dry_run: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("dry_run", "dry-run"),
+        description="Validate without a cluster, print the resolved config and one rendered prompt.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> RateItemsConfig:
+        rates_apart = self.thinking.constrained_rating != "never" or self.decoding.rating == "expected"
+        check_asking(
+            self.engine,
+            self.thinking,
+            self.endpoint,
+            self.decoding.max_tokens,
+            rates_apart=rates_apart,
+            tokens_key="decoding.max_tokens",
+        )
+        if self.decoding.rating == "expected" and self.thinking.format == "none" and self.decoding.samples > 1:
+            raise ValueError(
+                f"decoding.samples {self.decoding.samples}: without thinking the expected rating is the same "
+                "every time; use 1"
+            )
+        return self
+
+    @property
+    def rater(self) -> str:
+        """What the rater is called."""
+        return self.rater_id or PurePosixPath(self.model.adapter or self.model.path).name
+
+    def decider(self) -> RatingDecider:
+        """Return what decides units."""
+        return RatingDecider(self.rater, self.decoding, self.splits, self.ledger.keep_rejected_text)
+
+    def contract(self, **texts: str) -> dict[str, Any]:
+        """Collect what the rows of a run depend on; see run_config.make_contract."""
+        sections = {"decoding": self.decoding, "thinking": self.thinking}
+        contract = make_contract(sections, self.model, self.engine, self.endpoint, self.prompt, **texts)
+        return contract | {"rater_id": self.rater, "splits": list(self.splits)}
+
+
+def check_scales(decoding: DecodingConfig, scales: ScaleConfig) -> None:
+    """Raise UserError where a nominal scale is asked for a mean or an expectation."""
+    nominal = [name for name, scale in scales.dimensions.items() if scale.type == "nominal"]
+    nominal += ["(default)"] if scales.values is not None and scales.type == "nominal" else []
+    if nominal and (decoding.rating == "expected" or (decoding.samples > 1 and decoding.combine == "mean")):
+        raise UserError(
+            f"decoding: the scale of {nominal[:5]} is nominal and has no mean\n"
+            "expected: decoding.rating = 'sampled', and combine = 'majority' where samples is more than 1"
+        )

@@ -1,0 +1,95 @@
+"""What the configs of all jobs that ask units share, and what of a config the rows of a run depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from judgetrace.config import STRICT
+from judgetrace.draws import CONSTRAINED_RATING_TOKENS
+from judgetrace.endpoint_config import EndpointConfig
+from judgetrace.engine import EngineConfig, ModelConfig
+from judgetrace.fingerprints import hash_text
+from judgetrace.parsing import ThinkingConfig
+from judgetrace.prompts import PromptConfig
+
+RESUMABLE_ENGINE_ARGS = frozenset(
+    {"gpu_memory_utilization", "max_num_seqs", "max_num_batched_tokens", "swap_space", "enable_prefix_caching"}
+)
+"""vLLM arguments that may change between the runs of one run folder: they alter speed, not what is sampled."""
+
+
+class LedgerConfig(BaseModel):
+    """How decisions are kept."""
+
+    model_config = STRICT
+
+    commit_every_s: float = Field(default=20.0, gt=0, description="Decided units are committed at most so late.")
+    keep_rejected_text: bool = Field(default=False, description="Keep the text of rejected draws too.")
+    drain_s: float = Field(
+        default=20.0, ge=0, description="Time for draws in flight to end when the job is told to stop."
+    )
+
+
+def check_asking(
+    engine: EngineConfig,
+    thinking: ThinkingConfig,
+    endpoint: EndpointConfig | None,
+    max_tokens: int,
+    *,
+    rates_apart: bool,
+    tokens_key: str,
+) -> None:
+    """Raise ValueError for sections that contradict each other.
+
+    `rates_apart` says that a rating may take a request of its own; `tokens_key` names `max_tokens` in the config.
+    """
+    # An endpoint may split off the thinking by itself.
+    splits = thinking.parser is not None or (endpoint is not None and thinking.format == "parser")
+    if (thinking.format == "parser") != splits:
+        raise ValueError("thinking.format = 'parser' and thinking.parser = NAME go together")
+    if engine.min_replicas > engine.max_replicas:
+        raise ValueError(f"engine.min_replicas {engine.min_replicas} is more than max_replicas {engine.max_replicas}")
+    if rates_apart and max_tokens <= CONSTRAINED_RATING_TOKENS:
+        raise ValueError(
+            f"{tokens_key} {max_tokens} leaves no room for thinking beside the {CONSTRAINED_RATING_TOKENS} tokens of a "
+            "constrained rating"
+        )
+    num_gpus = engine.tensor_parallel_size * engine.pipeline_parallel_size
+    if num_gpus > 1 and 0 < engine.num_gpus < num_gpus and "distributed_executor_backend" not in engine.args:
+        raise ValueError(
+            f"engine.num_gpus {engine.num_gpus:g} is less than tensor_parallel_size * pipeline_parallel_size "
+            f"= {num_gpus}"
+        )
+    limit = engine.args.get("max_model_len")
+    if limit is not None and max_tokens >= int(limit):
+        raise ValueError(f"{tokens_key} {max_tokens} leaves no room for a prompt in engine.args.max_model_len {limit}")
+
+
+def make_contract(
+    sections: Mapping[str, BaseModel],
+    model: ModelConfig,
+    engine: EngineConfig,
+    endpoint: EndpointConfig | None,
+    prompt: PromptConfig,
+    **texts: str,
+) -> dict[str, Any]:
+    """Collect what the rows of a run depend on: rows of different contracts must not mix.
+
+    All fields of `sections` count. `texts` are fingerprints, and long texts, which are fingerprinted here.
+    """
+    contract = {
+        f"{section}.{key}": value
+        for section, fields in sections.items()
+        for key, value in fields.model_dump(mode="json").items()
+        if (section, key) != ("sampling", "mode")
+    }
+    contract |= {f"prompt.{k}": v for k, v in prompt.model_dump(mode="json").items() if k != "template"}
+    contract |= {f"model.{key}": value for key, value in model.model_dump(mode="json").items()}
+    contract["engine.kind"] = engine.kind
+    contract["engine.args"] = {k: v for k, v in engine.args.items() if k not in RESUMABLE_ENGINE_ARGS}
+    contract["endpoint.base_url"] = None if endpoint is None else endpoint.base_url
+    hashed = {"guideline", "prompt.template"}
+    return contract | {key: hash_text(text) if key in hashed else text for key, text in texts.items()}

@@ -1,0 +1,86 @@
+"""What a job that asks units reads before it starts: the corpus's manifests, its guideline, the prompt template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import pyarrow as pa
+
+from judgetrace.config import UserError
+from judgetrace.corpus import name_shard, read_manifests
+from judgetrace.decisions import Decider
+from judgetrace.fingerprints import hash_text
+from judgetrace.prompts import load_template
+from judgetrace.scale import ScaleConfig
+from judgetrace.schema import ITEMS, TARGET_AGGREGATE, UNIT_KEY
+from judgetrace.storage import Folder
+
+SHARDS_READ_AT_ONCE = 16
+
+
+class RunInputs:
+    """A prepared corpus, and what its units are asked with. Raises UserError for what can't be used."""
+
+    def __init__(self, corpus: str, guideline: str | None, template: str | None):
+        self.corpus = Folder(corpus)
+        manifests = read_manifests(self.corpus)
+        if not manifests:
+            raise UserError(f"corpus = {corpus}: no finished corpus there; run jobs.prepare_corpus first")
+        prepared = manifests[0]["config"]
+        self.scale = ScaleConfig.model_validate(prepared["scale"])
+        self.by_section = bool(prepared["guideline"]["by_section"])
+        self.num_buckets = int(manifests[0]["buckets"])
+        self.guideline = self._read_guideline(guideline)
+        self.template = load_template(template)
+        shards = [shard for manifest in manifests for shard in manifest["shards"]]
+        self.shards = sorted((int(shard["name"][6:-8]), int(shard["units"])) for shard in shards)
+        self.corpus_id = identify_corpus(manifests[0])
+        self.num_units = sum(units for _, units in self.shards)
+        if not self.num_units:
+            raise UserError(f"corpus = {corpus}: it has no units; see its manifest for what was dropped and why")
+
+    def _read_guideline(self, path: str | None) -> str:
+        if path is None:
+            return self.corpus.read_bytes("guideline.md").decode()
+        folder, _, name = path.rpartition("/")
+        try:
+            return Folder(folder or ".").read_bytes(name).decode()
+        except (FileNotFoundError, UnicodeDecodeError) as error:
+            raise UserError(f"guideline = {path}: can't be read: {error}") from error
+
+    def count_selected(self, decider: Decider) -> Iterator[tuple[int, int]]:
+        """Yield (shard, units that a run covers), in order of shards; reads three columns of the items."""
+        with ThreadPoolExecutor(SHARDS_READ_AT_ONCE) as pool:
+            numbers = [number for number, _ in self.shards]
+            yield from zip(numbers, pool.map(lambda n: self._count_selected(n, decider), numbers), strict=True)
+
+    def _count_selected(self, shard: int, decider: Decider) -> int:
+        columns = [*UNIT_KEY, "target_label", "split"]
+        items = self.corpus.read_table(f"items/{name_shard(shard)}", columns)
+        before = read_units_before(self.corpus, shard, self.num_buckets, items)
+        return int(decider.select_units(items, before).num_rows)
+
+
+def identify_corpus(manifest: dict[str, Any]) -> str:
+    """Fingerprint a corpus by its first manifest: its source files, rules and shards, not the folder it lies in."""
+    rules = {name: manifest["config"][name] for name in ("columns", "scale", "target", "split", "shards")}
+    files = [{k: v for k, v in file.items() if k != "url"} for file in manifest["input"]]
+    return hash_text(json.dumps([rules, files, manifest["shards"]], sort_keys=True))
+
+
+def read_units(corpus: Folder, shard: int, num_buckets: int, decider: Decider) -> pa.Table:
+    """Read the units of a shard that a run covers (schema.ITEMS)."""
+    items = corpus.read_table(f"items/{name_shard(shard)}")
+    return decider.select_units(items, read_units_before(corpus, shard, num_buckets, items))
+
+
+def read_units_before(corpus: Folder, shard: int, num_buckets: int, items: pa.Table) -> pa.Table:
+    """Read the keys of the shard before this one in its bucket, where an item's units may lie in both."""
+    if shard >= num_buckets and set(items.column("target_source").to_pylist()) - {TARGET_AGGREGATE}:
+        with suppress(FileNotFoundError):
+            return corpus.read_table(f"items/{name_shard(shard - num_buckets)}", list(UNIT_KEY))
+    return ITEMS.empty_table()

@@ -1,0 +1,149 @@
+"""What every job that asks units does between config and report: claim the run, work, sum up, write the manifest.
+
+Needs a connected Ray. The jobs say what they ask, and show what came of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from judgetrace.decisions import Decider
+from judgetrace.fingerprints import check_model
+from judgetrace.limits import RunLimits
+from judgetrace.live import LiveLine
+from judgetrace.rating_config import RateItemsConfig
+from judgetrace.run_folder import RunFolder
+from judgetrace.run_inputs import RunInputs
+from judgetrace.run_report import summarise_run
+from judgetrace.session import check_resources
+from judgetrace.storage import Folder, encode_json
+from judgetrace.trace_config import InferTracesConfig
+from judgetrace.unit_run import ShardTask, UnitRun, drop_finished, needs_of, plan_shards
+from judgetrace.unit_worker import WorkerSpec
+from judgetrace.versions import list_versions
+
+STOPPED_EARLY_STATUS = 3
+"""Exit status of a run that ended early and can be continued."""
+Show = Callable[[RunFolder, dict[str, Any]], None]
+"""Shows a run and its summary (run_report.summarise_run) to a person."""
+
+
+@dataclass(frozen=True)
+class UnitJob:
+    """One call of a job. `hit` is the outcome that it is after."""
+
+    name: str
+    config: InferTracesConfig | RateItemsConfig
+    inputs: RunInputs
+    decider: Decider
+    hit: str
+
+    def contract(self) -> dict[str, Any]:
+        """Collect what the run's rows depend on. Raises UserError for a model that is not there."""
+        inputs, config = self.inputs, self.config
+        return config.contract(
+            **{
+                "corpus": inputs.corpus_id,
+                "guideline": inputs.guideline,
+                "prompt.template": inputs.template,
+                "model.fingerprint": check_model(config.model, config.endpoint),
+            }
+        )
+
+    def plan(self) -> list[ShardTask]:
+        """List the shards, and how many units of each, that the run covers."""
+        selects = self.decider.product.folder != "traces"
+        shards = self.inputs.count_selected(self.decider) if selects else self.inputs.shards
+        return plan_shards(shards, self.config.limit)
+
+    def describe(self, total: int) -> dict[str, Any]:
+        """Collect what a driver leaves for those who look at its run from elsewhere."""
+        corpus = self.config.corpus if "://" in self.config.corpus else str(Path(self.config.corpus).resolve())
+        return {
+            "job": self.name,
+            "product": self.decider.product.folder,
+            "corpus": corpus,
+            "units": total,
+            "scale": self.inputs.scale.model_dump(mode="json"),
+            "max_draws": self.decider.sampling.max_draws,
+            "config": self.config.model_dump(mode="json"),
+        }
+
+    def worker_spec(self, driver: int) -> WorkerSpec:
+        """Collect what a worker needs."""
+        config, inputs = self.config, self.inputs
+        return WorkerSpec(
+            run=config.run,
+            corpus=config.corpus,
+            driver=driver,
+            model=config.model,
+            engine=config.engine,
+            endpoint=config.endpoint,
+            prompt=config.prompt,
+            template=inputs.template,
+            guideline=inputs.guideline,
+            by_section=inputs.by_section,
+            scale=inputs.scale,
+            thinking=config.thinking,
+            decider=self.decider,
+            num_buckets=inputs.num_buckets,
+            commit_every_s=config.ledger.commit_every_s,
+            drain_s=config.ledger.drain_s,
+        )
+
+
+def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) -> int:
+    """Ask what is not decided yet; returns the job's exit status: 0 complete, 3 ended early and can be continued."""
+    config, product, run = job.config, job.decider.product, RunFolder(Folder(job.config.run))
+    contract = job.contract()
+    check_resources(job.name, needs_of(config.engine), started_here)
+    run.check_store()
+    run.check_contract(contract)
+    planned = job.plan()
+    total = sum(task.num_units for task in planned)
+    driver = run.claim(time.time(), job.describe(total))
+    tasks = drop_finished(run.folder, product, planned)
+    if tasks:
+        # More was appended, or failed units are retried: the run is not complete any more.
+        run.folder.delete(["manifest.json"])
+    before = summarise_run(run, job.inputs.corpus, product, total)
+    decided_before = before["decided"] - before["outcomes"].get("failed", 0)
+    console.print(
+        f"run {config.run}: {total:,} units in {len(planned):,} shards, {decided_before:,} decided earlier; "
+        f"{len(tasks):,} shards to go"
+    )
+    limits = RunLimits(config.limits, config.endpoint)
+    call = UnitRun(job.name, run, driver, limits, LiveLine(total, decided_before, job.hit))
+    if tasks:
+        end = call.work(job.worker_spec(driver), tasks, config.cluster.wait_s)
+    summary = summarise_run(run, job.inputs.corpus, product, total)
+    show(run, summary)
+    if tasks and not end.is_complete:
+        console.print(f"[bold]Ended early[/]: {end.reason}\nRun the same command again to go on.", soft_wrap=True)
+        return STOPPED_EARLY_STATUS
+    left = total - summary["decided"] + summary["outcomes"].get("failed", 0)
+    if left > 0:
+        console.print(f"[bold]{left:,} units failed or were not reached[/]. Run the same command again to go on.")
+        return STOPPED_EARLY_STATUS
+    if config.limit is None:
+        _write_manifest(run, job, contract, summary)
+    return 0
+
+
+def _write_manifest(run: RunFolder, job: UnitJob, contract: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Write the manifest, last: the run is complete."""
+    manifest = {
+        "job": job.name,
+        "config": job.config.model_dump(mode="json"),
+        "contract": contract,
+        "inputs": {"shards": len(job.inputs.shards), "units": job.inputs.num_units},
+        "versions": list_versions(),
+        **summary,
+    }
+    run.folder.write_atomic("manifest.json", encode_json(manifest))
