@@ -17,6 +17,7 @@ from judgetrace.run_inputs import RunInputs
 from judgetrace.session import connect_ray
 from judgetrace.trace_config import InferTracesConfig
 from judgetrace.trace_report import print_trace_summary, print_traces
+from judgetrace.unit_job import UnitJob, run_units
 
 
 def main(arguments: list[str]) -> int:
@@ -28,8 +29,6 @@ def main(arguments: list[str]) -> int:
     if config.dry_run:
         print_dry_run(console, config, inputs)
         return 0
-    # Imported late: it needs Ray, which --help and --dry-run do not.
-    from judgetrace.unit_job import UnitJob, run_units
 
     def show(run: RunFolder, summary: dict[str, Any]) -> None:
         print_traces(console, run)

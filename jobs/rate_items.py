@@ -17,6 +17,7 @@ from judgetrace.rating_report import print_rating_summary, print_ratings
 from judgetrace.run_folder import RunFolder
 from judgetrace.run_inputs import RunInputs
 from judgetrace.session import connect_ray
+from judgetrace.unit_job import UnitJob, run_units
 
 
 def main(arguments: list[str]) -> int:
@@ -29,8 +30,6 @@ def main(arguments: list[str]) -> int:
     if config.dry_run:
         print_dry_run(console, config, inputs)
         return 0
-    # Imported late: it needs Ray, which --help and --dry-run do not.
-    from judgetrace.unit_job import UnitJob, run_units
 
     def show(run: RunFolder, summary: dict[str, Any]) -> None:
         print_ratings(console, run)

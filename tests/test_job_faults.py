@@ -16,6 +16,7 @@ import pytest
 
 from jobs import infer_traces
 from judgetrace.storage import Folder
+from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.test_job_infer_traces import prepare, read_rows, write_config
 from tests.test_reaper import is_alive
 from tests.test_unit_worker import accepted_set, check_rows
@@ -111,7 +112,7 @@ def test_sigterm_drains_commits_and_leaves_a_run_that_goes_on(tmp_path, corpus, 
     with started_job(config, ray_session, log) as job:
         wait_until("some draws", lambda: len(read_journal(journal)) > 100)
         job.send_signal(signal.SIGTERM)
-        assert job.wait(timeout=60) == infer_traces.STOPPED_EARLY_STATUS, log.read_text()
+        assert job.wait(timeout=60) == STOPPED_EARLY_STATUS, log.read_text()
     assert "SIGTERM received" in log.read_text()
     drawn = {tuple(line[2:]) for line in read_journal(journal)}
     with started_job(config, ray_session, log) as job:
@@ -130,7 +131,7 @@ def test_a_second_driver_fences_the_first_and_completes_the_run(tmp_path, corpus
     with started_job(config, ray_session, log) as first:
         wait_until("the first driver", lambda: Folder(f"{run}/ledger").list_files(".parquet", recursive=True))
         with started_job(config, ray_session, tmp_path / "log2") as second:
-            assert first.wait(timeout=90) == infer_traces.STOPPED_EARLY_STATUS, log.read_text()
+            assert first.wait(timeout=90) == STOPPED_EARLY_STATUS, log.read_text()
             assert "replaced by a newer one" in log.read_text()
             assert second.wait(timeout=120) == 0, (tmp_path / "log2").read_text()
     check_complete(run, undisturbed)

@@ -15,6 +15,7 @@ import pytest
 from jobs import decide_again, infer_traces, prepare_corpus, status
 from judgetrace.config import UserError
 from judgetrace.storage import Folder
+from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.test_unit_worker import accepted_set, check_rows
 from tests.trace_tables import read_published
 
@@ -125,7 +126,7 @@ def test_a_token_budget_ends_the_run_cleanly_and_the_same_command_goes_on(tmp_pa
     run = str(tmp_path / "run")
     config = write_config(tmp_path, corpus, run, latency_s=0.2)
     early = infer_traces.main([config, "--limits.max_output_tokens=1500"])
-    assert early == infer_traces.STOPPED_EARLY_STATUS
+    assert early == STOPPED_EARLY_STATUS
     assert not Folder(run).exists("manifest.json")
     done = {row["item_id"] for row in read_rows(run)}
     assert 0 < len(done) < NUM_UNITS
