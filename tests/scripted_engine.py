@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import os
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from judgetrace.engine import Completion, EngineDeadError, EngineSpec, Prompt, PromptRefusedError, Request
+from judgetrace.engine import Completion, EngineDeadError, EngineSpec, LevelScores, Prompt, PromptRefusedError, Request
 
 
 class ScriptedEngine:
@@ -81,6 +82,16 @@ class ScriptedEngine:
         if "journal" in self._script:
             with open(self._script["journal"], "a") as file:
                 file.write(f"{os.getpid()}\t{_node_id()}\t{item_id}\t{index}\n")
+
+    async def score_levels(self, request_id: str, prompt: Prompt, levels: Sequence[str]) -> LevelScores:
+        """Half of the probability lies on the unit's favourite level, a quarter on all others together."""
+        item_id, dimension, target_source, index = request_id.split("\x1f")[:4]
+        if item_id in self._script.get("poison", ()):
+            raise PromptRefusedError(f"scripted refusal of {item_id}")
+        self._note(item_id, index)
+        favourite = _hash_random("unit", item_id, dimension, target_source).choice(self._levels)
+        others = 0.25 / (len(levels) - 1)
+        return LevelScores(tuple(math.log(0.5 if level == favourite else others) for level in levels), None, 1)
 
     def _die_when_due(self) -> None:
         self._num_draws += 1

@@ -1,0 +1,50 @@
+"""When a run ends early."""
+
+from collections import Counter
+
+import pytest
+
+from judgetrace.control import WorkCounts
+from judgetrace.endpoint_config import EndpointConfig
+from judgetrace.limits import LimitsConfig, RunLimits
+
+DONE = WorkCounts(
+    Counter(accepted=70, failed=20, quarantined=10), Counter({"failed: away": 20}), 300, 4_000_000, 500_000
+)
+PRICED = EndpointConfig(base_url="http://localhost", input_price=0.5, output_price=2.0)
+
+
+def reason(done=DONE, seconds=100.0, endpoint=None, **limits):
+    return RunLimits(LimitsConfig(**{"max_failed_rate": 1.0} | limits), endpoint).find_reason(done, seconds)
+
+
+@pytest.mark.parametrize(
+    ("limits", "found"),
+    [
+        ({}, None),
+        ({"max_failed_rate": 0.3}, None),
+        ({"max_failed_rate": 0.29}, "30 of 100 units failed or were quarantined"),
+        ({"max_output_tokens": 500_000}, "limits.max_output_tokens reached (500000 output tokens)"),
+        ({"max_output_tokens": 500_001}, None),
+        ({"max_seconds": 100}, "limits.max_seconds reached (100 s)"),
+        ({"max_seconds": 101}, None),
+    ],
+)
+def test_a_limit_ends_the_run_once_it_is_reached(limits, found):
+    if found is None:
+        assert reason(**limits) is None
+    else:
+        assert reason(**limits).startswith(found)
+
+
+def test_a_budget_of_money_counts_the_endpoints_prices():
+    # 4M prompt tokens at 0.5 a million and 0.5M output tokens at 2 a million: 2 + 1.
+    assert RunLimits(LimitsConfig(), PRICED).cost(DONE) == pytest.approx(3.0)
+    assert reason(endpoint=PRICED, max_cost=3.0) == "limits.max_cost reached (3.00)"
+    assert reason(endpoint=PRICED, max_cost=3.01) is None
+
+
+def test_few_units_do_not_make_a_failed_rate():
+    few = WorkCounts(Counter(failed=49))
+    assert reason(few, max_failed_rate=0.0) is None
+    assert "50 of 50" in reason(WorkCounts(Counter(failed=50)), max_failed_rate=0.0)
