@@ -1,5 +1,9 @@
-"""What of the vLLM engine can be held without running a model."""
+"""The vLLM engine: what can be held without running a model, and the probabilities of levels with one."""
 
+import json
+import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,16 @@ from judgetrace.scale import Scale
 
 pytestmark = pytest.mark.slow
 
-MODEL = Path(__file__).parents[1] / ".cache/judgetrace/smollm2-135m"
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / ".cache/judgetrace/smollm2-135m"
+
+
+@pytest.fixture(scope="module")
+def model() -> Path:
+    from judgetrace import embedded
+
+    embedded.prepare_model(embedded.find_model_file(), MODEL)
+    return MODEL
 
 
 @pytest.mark.parametrize(
@@ -21,16 +34,65 @@ MODEL = Path(__file__).parents[1] / ".cache/judgetrace/smollm2-135m"
         ("<think>On and on", "On and on", None),
     ],
 )
-def test_vllms_own_reasoning_parser_splits_thinking_from_answer(output, reasoning, rating):
+def test_vllms_own_reasoning_parser_splits_thinking_from_answer(model, output, reasoning, rating):
     from transformers import AutoTokenizer
 
-    from judgetrace import embedded
     from judgetrace.vllm_engine import _make_parser
 
-    embedded.prepare_model(embedded.find_model_file(), MODEL)
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.add_tokens(["<think>", "</think>"])
     thinking, answer = _make_parser("deepseek_r1", tokenizer).extract_reasoning(output, None)
     assert thinking == reasoning
     found = parse_answer(thinking, answer or "", False, Scale(values=(1, 2, 3, 4, 5)))
     assert found.rating == rating
+
+
+def save_random_adapter(model: Path, folder: Path) -> None:
+    """Save a LoRA adapter whose both halves are random, so that it does change the model."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
+
+
+def reference(model: Path, adapter: Path | None, asked: list[dict]) -> list[list[float]]:
+    """Log-probabilities of the same token paths by transformers, each path run whole."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    if adapter is not None:
+        network = PeftModel.from_pretrained(network, adapter)
+    found = []
+    for one in asked:
+        start = len(one["prompt"])
+        sums = []
+        for path in one["paths"]:
+            with torch.no_grad():
+                steps = network(torch.tensor([[*one["prompt"], *path]])).logits[0].log_softmax(-1)
+            sums.append(math.fsum(steps[start - 1 + at, token].item() for at, token in enumerate(path)))
+        found.append(sums)
+    return found
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_level_probabilities_are_those_of_whole_continuations(model, tmp_path, adapted):
+    if adapted:
+        save_random_adapter(model, tmp_path)
+    adapter = [str(tmp_path)] if adapted else []
+    command = [sys.executable, "-m", "tests.engine_probe", str(model), *adapter]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    asked = json.loads(done.stdout.splitlines()[-1])
+    lengths = {len(path) for one in asked for path in one["paths"]}
+    assert max(lengths) > 1
+    expected = reference(model, tmp_path if adapted else None, asked)
+    for one, sums in zip(asked, expected, strict=True):
+        assert one["log_probabilities"] == pytest.approx(sums, abs=2e-3)
+    if adapted:
+        plain = reference(model, None, asked)
+        assert plain[0] != pytest.approx(expected[0], abs=0.1)
