@@ -137,3 +137,27 @@ def test_a_mean_on_a_nominal_scale_is_refused(tmp_path, ray_session):
     with pytest.raises(UserError, match="is nominal and has no mean"):
         rate_items.main([config])
     assert rate_items.main([config, "--decoding.combine=majority"]) == 0
+
+
+def test_items_without_a_target_are_rated_where_the_config_says_so(tmp_path, ray_session):
+    corpus = str(tmp_path / "corpus")
+    prepare(tmp_path, str(tmp_path / "unused"), "--dry-run")
+    # Every second item has two labels that are far apart.
+    rows = [
+        {"id": f"item-{i:02d}", "text": "t", "label": label, "who": who}
+        for i in range(20)
+        for who, label in (("a", 1), ("b", 5 if i % 2 else 1))
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "source.csv", index=False)
+    config = tmp_path / "corpus.toml"
+    text = config.read_text().replace('label = "label"', 'label = "label"\nannotator_id = "who"')
+    config.write_text(text.replace('"single"', '"median"'))
+    assert prepare_corpus.main([str(config), f"--corpus={corpus}"]) == 0
+    targets = {}
+    for name, more in (("kept", []), ("all", ["--dropped"])):
+        run = str(tmp_path / name)
+        assert rate_items.main([write_rating_config(tmp_path, corpus, run), *more]) == 0
+        assert {row["outcome"] for row in read_rows(run)} == {"rated"}
+        targets[name] = {row["item_id"]: row["target_label"] for row in read_rows(run)}
+    kept = {f"item-{i:02d}": "1" for i in range(0, 20, 2)}
+    assert targets == {"kept": kept, "all": kept | {f"item-{i:02d}": None for i in range(1, 20, 2)}}

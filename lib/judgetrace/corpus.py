@@ -28,7 +28,7 @@ from judgetrace.staging import STAGED, Piece, QuarantineLog, RowCounts, read_pie
 from judgetrace.storage import Folder, encode_json, encode_parquet
 from judgetrace.units import CorpusRules, find_repeats, make_units, mix_items
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MANIFEST = re.compile(r"manifest-(\d{5})\.json")
 
 

@@ -27,6 +27,8 @@ class Decider(Protocol):
 
     sampling: SamplingConfig
     product: Product
+    asks_dropped: bool
+    """Whether items that the target rule dropped are asked too."""
     scores_levels: bool
     """Whether a draw's rating is read off the probabilities of all levels instead of being sampled."""
 
@@ -48,6 +50,7 @@ class TraceDecider:
     acceptance: AcceptanceConfig
     keep_rejected_text: bool = False
     product: Product = TRACE_PRODUCT
+    asks_dropped: bool = False
     scores_levels: bool = False
 
     def select_units(self, items: pa.Table, before: pa.Table) -> pa.Table:

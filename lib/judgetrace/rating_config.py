@@ -37,6 +37,11 @@ class RateItemsConfig(BaseModel):
     splits: tuple[Literal["train", "validation", "test"], ...] = Field(
         default=(), description="Rate only the items of these splits; all by default."
     )
+    dropped: bool = Field(
+        default=False,
+        description="Rate the items that the target rule dropped too, so that measure_agreement can tell how far the "
+        "filtered figures flatter.",
+    )
     guideline: str | None = Field(default=None, description="A guideline to use instead of the corpus's own: a file.")
     model: ModelConfig = Field(description="The rater's model.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="The pool of engines.")
@@ -83,13 +88,13 @@ class RateItemsConfig(BaseModel):
 
     def decider(self) -> RatingDecider:
         """Return what decides units."""
-        return RatingDecider(self.rater, self.decoding, self.splits, self.ledger.keep_rejected_text)
+        return RatingDecider(self.rater, self.decoding, self.splits, self.dropped, self.ledger.keep_rejected_text)
 
     def contract(self, **texts: str) -> dict[str, Any]:
         """Collect what the rows of a run depend on; see run_config.make_contract."""
         sections = {"decoding": self.decoding, "thinking": self.thinking}
         contract = make_contract(sections, self.model, self.engine, self.endpoint, self.prompt, **texts)
-        return contract | {"rater_id": self.rater, "splits": list(self.splits)}
+        return contract | {"rater_id": self.rater, "splits": list(self.splits), "dropped": self.dropped}
 
 
 def check_scales(decoding: DecodingConfig, scales: ScaleConfig) -> None:

@@ -119,6 +119,7 @@ class RatingDecider:
     rater_id: str
     decoding: DecodingConfig
     splits: tuple[str, ...] = ()
+    asks_dropped: bool = False
     keep_text: bool = False
     product: Product = RATING_PRODUCT
 

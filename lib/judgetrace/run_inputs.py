@@ -37,6 +37,8 @@ class RunInputs:
         self.guideline = self._read_guideline(guideline)
         self.template = load_template(template)
         shards = [shard for manifest in manifests for shard in manifest["shards"]]
+        files = [name for manifest in manifests for name in manifest["files"] if name.startswith("dropped/")]
+        self.dropped_shards = sorted(int(name[len("dropped/shard-") : -len(".parquet")]) for name in files)
         self.shards = sorted((int(shard["name"][6:-8]), int(shard["units"])) for shard in shards)
         self.corpus_id = identify_corpus(manifests[0])
         self.num_units = sum(units for _, units in self.shards)
@@ -53,16 +55,16 @@ class RunInputs:
             raise UserError(f"guideline = {path}: can't be read: {error}") from error
 
     def count_selected(self, decider: Decider) -> Iterator[tuple[int, int]]:
-        """Yield (shard, units that a run covers), in order of shards; reads three columns of the items."""
+        """Yield (shard, units that a run covers), in order of shards; reads few columns of the items."""
+        numbers = {number for number, _ in self.shards}
+        numbers |= set(self.dropped_shards) if decider.asks_dropped else set()
         with ThreadPoolExecutor(SHARDS_READ_AT_ONCE) as pool:
-            numbers = [number for number, _ in self.shards]
-            yield from zip(numbers, pool.map(lambda n: self._count_selected(n, decider), numbers), strict=True)
+            counts = pool.map(lambda number: self._count_selected(number, decider), sorted(numbers))
+            yield from zip(sorted(numbers), counts, strict=True)
 
     def _count_selected(self, shard: int, decider: Decider) -> int:
         columns = [*UNIT_KEY, "target_label", "split"]
-        items = self.corpus.read_table(f"items/{name_shard(shard)}", columns)
-        before = read_units_before(self.corpus, shard, self.num_buckets, items)
-        return int(decider.select_units(items, before).num_rows)
+        return int(read_units(self.corpus, shard, self.num_buckets, decider, columns).num_rows)
 
 
 def identify_corpus(manifest: dict[str, Any]) -> str:
@@ -72,13 +74,35 @@ def identify_corpus(manifest: dict[str, Any]) -> str:
     return hash_text(json.dumps([rules, files, manifest["shards"]], sort_keys=True))
 
 
-def read_units(corpus: Folder, shard: int, num_buckets: int, decider: Decider) -> pa.Table:
-    """Read the units of a shard that a run covers (schema.ITEMS)."""
-    items = corpus.read_table(f"items/{name_shard(shard)}")
-    return decider.select_units(items, read_units_before(corpus, shard, num_buckets, items))
+def read_units(
+    corpus: Folder, shard: int, num_buckets: int, decider: Decider, columns: list[str] | None = None
+) -> pa.Table:
+    """Read the units of a shard that a run covers (schema.ITEMS, or some of its columns).
+
+    A dropped item is a unit without target label; its file has the number of its bucket's first shard.
+    """
+    schema = ITEMS if columns is None else pa.schema([ITEMS.field(name) for name in columns])
+    name = name_shard(shard)
+    items = schema.empty_table()
+    if not decider.asks_dropped or corpus.exists(f"items/{name}"):
+        items = corpus.read_table(f"items/{name}", columns)
+    if decider.asks_dropped and corpus.exists(f"dropped/{name}"):
+        dropped = corpus.read_table(f"dropped/{name}")
+        items = pa.concat_tables([items, _without_targets(dropped).select(schema.names)])
+    return decider.select_units(items, _read_units_before(corpus, shard, num_buckets, items))
 
 
-def read_units_before(corpus: Folder, shard: int, num_buckets: int, items: pa.Table) -> pa.Table:
+def _without_targets(dropped: pa.Table) -> pa.Table:
+    """Make units (schema.ITEMS) without target label of dropped items (schema.DROPPED)."""
+    blank = {
+        "target_source": pa.array([TARGET_AGGREGATE] * len(dropped), pa.string()),
+        "target_label": pa.nulls(len(dropped), pa.string()),
+        "accepted_labels": pa.array([[]] * len(dropped), pa.list_(pa.string())),
+    }
+    return pa.table([blank[n] if n in blank else dropped[n] for n in ITEMS.names], schema=ITEMS)
+
+
+def _read_units_before(corpus: Folder, shard: int, num_buckets: int, items: pa.Table) -> pa.Table:
     """Read the keys of the shard before this one in its bucket, where an item's units may lie in both."""
     if shard >= num_buckets and set(items.column("target_source").to_pylist()) - {TARGET_AGGREGATE}:
         with suppress(FileNotFoundError):

@@ -69,6 +69,10 @@ DROPPED = pa.schema(
         ("reason", pa.string()),  # sd_above_limit, tied, several_annotators
         ("annotator_labels", pa.list_(pa.string())),
         ("label_sd", pa.float64()),
+        ("group", pa.string()),  # this and the following as in ITEMS: a rater can be asked all the same
+        ("split", pa.string()),
+        ("fields", pa.string()),
+        ("extra", pa.string()),
     ]
 )
 """One row an (item, dimension) that the aggregation rule leaves without a target label."""

@@ -82,17 +82,22 @@ def make_units(annotations: pa.Table, rules: CorpusRules) -> tuple[pa.Table, pa.
     A unit's fields, extra columns and group are those of its first row.
     """
     units, dropped = aggregate_labels(annotations.select(ANNOTATIONS.names), rules.target, rules.scales)
-    pairs = pa.concat_tables([annotations.select(["item_id", "dimension"]), units.select(["item_id", "dimension"])])
+    return _add_texts(units, annotations, rules.split, ITEMS), _add_texts(dropped, annotations, rules.split, DROPPED)
+
+
+def _add_texts(table: pa.Table, annotations: pa.Table, split: SplitConfig, schema: pa.Schema) -> pa.Table:
+    """Add group, fields, extra and split to a table of items and dimensions; returns it as `schema`."""
+    pairs = pa.concat_tables([annotations.select(["item_id", "dimension"]), table.select(["item_id", "dimension"])])
     codes = encode_rows(pairs, ["item_id", "dimension"])
     first_of = np.full(codes.max(initial=-1) + 1, -1, dtype=np.int64)
     distinct, first = np.unique(codes[: len(annotations)], return_index=True)
     first_of[distinct] = first
     sources = annotations.take(pa.array(first_of[codes[len(annotations) :]]))
     assert sources["fields"].null_count == 0, "the first row of a unit carries its fields"
-    columns = {name: units[name] for name in units.column_names}
+    columns = {name: table[name] for name in table.column_names}
     columns |= {name: sources[name] for name in ("group", "fields", "extra")}
-    columns["split"] = assign_splits(sources["group"], rules.split)
-    return pa.table({name: columns[name] for name in ITEMS.names}, schema=ITEMS), dropped.cast(DROPPED)
+    columns["split"] = assign_splits(sources["group"], split)
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
 def mix_items(units: pa.Table) -> pa.Table:
