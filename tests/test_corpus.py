@@ -7,6 +7,7 @@ import pytest
 from judgetrace.columns import ColumnsConfig
 from judgetrace.config import UserError
 from judgetrace.corpus import (
+    FORMAT_VERSION,
     BucketResult,
     commit_manifest,
     delete_leftovers,
@@ -59,7 +60,7 @@ def make_manifest(generation: int, total: BucketResult, **changes: Any) -> dict[
     }
     config = {"limit": None, "source": {"layout": "long"}, "guideline": {"by_section": False}}
     config |= {"columns": {"text": "text"}, "scale": {}, "target": {"rule": "median"}, "split": {}}
-    manifest = {"format_version": 1, "generation": generation, "counts": counts, "shards": total.shards, "input": []}
+    manifest = {"format_version": FORMAT_VERSION, "generation": generation, "counts": counts, "shards": total.shards, "input": []}
     return {**manifest, "files": total.files, "config": config, "guideline_sha256": "x", **changes}
 
 
