@@ -4,18 +4,22 @@ import math
 import random
 from collections import Counter
 
+import pyarrow as pa
 import pytest
 
 from judgetrace.accounting import (
     Tally,
     acceptance_beyond_chance,
     add_tallies,
+    coverage_by_dimension,
+    label_counts,
+    tally_ratings,
     tally_traces,
     utilisation_by_draws,
     utilisation_by_label,
 )
 from judgetrace.ledger import join_decisions
-from judgetrace.schema import TRACES
+from judgetrace.schema import RATER_ANNOTATIONS, RATINGS, TRACES
 from tests.trace_tables import make_decision, make_draw, make_items, table_of
 
 
@@ -54,6 +58,32 @@ def test_the_counts_are_those_of_counting_by_hand():
     assert tally.errors == {"quarantined\x1ftoo long": 1}
     assert sorted(utilisation_by_label(tally)) == [("", "1", 1, 1), ("", "2", 1, 1), ("", "4", 0, 1), ("", "5", 0, 1)]
     assert utilisation_by_draws(tally, 4) == {1: 0.25, 2: 0.5, 4: 0.5}
+
+
+def rate(items, row: int, outcome: str, label: str | None, error: str | None = None):
+    unit = items.slice(row, 1).to_pylist()[0]
+    rating = dict.fromkeys(RATINGS.names) | {name: unit[name] for name in ("item_id", "dimension", "target_source")}
+    draws = [make_draw(0, "rated", label, 3), make_draw(1, "unparsed", None, 4)]
+    return rating | {"outcome": outcome, "label": label, "error": error, "draws": draws, "shortened": False}
+
+
+def test_ratings_are_counted_beside_the_target_labels():
+    items = make_items(4, labels="1245")
+    rows = [
+        rate(items, 0, "rated", "2"),
+        rate(items, 1, "rated", "2"),
+        rate(items, 2, "unrated", None, "unparsed"),
+        rate(items, 3, "failed", None, "away"),
+    ]
+    table = join_decisions(items, pa.Table.from_pylist(rows, schema=RATINGS), RATER_ANNOTATIONS)
+    tally = tally_ratings(table)
+    assert tally.outcomes() == {"rated": 2, "unrated": 1, "failed": 1}
+    assert coverage_by_dimension(tally) == [("", 2, 4)]
+    assert label_counts(tally, "") == ({"1": 1, "2": 1, "4": 1, "5": 1}, {"2": 2, "": 2})
+    assert tally.errors == {"unrated\x1funparsed": 1, "failed\x1faway": 1}
+    assert tally.tokens == {"prompt": 800, "output": 28}
+    assert add_tallies([tally_ratings(table.slice(0, 1)), tally_ratings(table.slice(1))]) == tally
+    assert tally_ratings(RATER_ANNOTATIONS.empty_table()) == Tally()
 
 
 def test_tallies_of_any_split_add_up_to_the_same():

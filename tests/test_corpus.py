@@ -60,7 +60,13 @@ def make_manifest(generation: int, total: BucketResult, **changes: Any) -> dict[
     }
     config = {"limit": None, "source": {"layout": "long"}, "guideline": {"by_section": False}}
     config |= {"columns": {"text": "text"}, "scale": {}, "target": {"rule": "median"}, "split": {}}
-    manifest = {"format_version": FORMAT_VERSION, "generation": generation, "counts": counts, "shards": total.shards, "input": []}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "generation": generation,
+        "counts": counts,
+        "shards": total.shards,
+        "input": [],
+    }
     return {**manifest, "files": total.files, "config": config, "guideline_sha256": "x", **changes}
 
 
