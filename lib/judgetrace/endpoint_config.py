@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, Field
 
 from judgetrace.config import STRICT
+
+_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
+_PLAIN_URL = r"^https?://[^/?#@\s]+(/[^?#@\s]*)?$"
+HIDDEN = "a text that is not shown: it may be a key"
+
+
+def _hide_unless(pattern: str) -> BeforeValidator:
+    """Hide a text that does not fit before the error says what was found: people paste keys into the wrong field."""
+    return BeforeValidator(lambda text: HIDDEN if isinstance(text, str) and not re.match(pattern, text) else text)
+
+
+VariableName = Annotated[str, _hide_unless(_NAME), Field(pattern=_NAME)]
+PlainUrl = Annotated[str, _hide_unless(_PLAIN_URL), Field(pattern=_PLAIN_URL)]
 
 
 class EndpointConfig(BaseModel):
@@ -16,13 +29,15 @@ class EndpointConfig(BaseModel):
 
     model_config = STRICT
 
-    base_url: str | None = Field(
-        default=None, description="Where the server is, e.g. http://host:8000/v1; nothing: OPENAI_BASE_URL, or OpenAI."
-    )
-    api_key_env: str | None = Field(
+    base_url: PlainUrl | None = Field(
         default=None,
-        description="Name of the environment variable that holds the key. By default OPENAI_API_KEY without a "
-        "base_url, and no key with one, so that no other server is told OpenAI's key.",
+        description="Where the server is, e.g. http://host:8000/v1, without user and query; nothing: OPENAI_BASE_URL, "
+        "or OpenAI.",
+    )
+    api_key_env: VariableName | None = Field(
+        default=None,
+        description="Name of the environment variable that holds the key, never the key. By default OPENAI_API_KEY "
+        "without a base_url, and no key with one, so that no other server is told OpenAI's key.",
     )
     dialect: Literal["openai", "vllm"] = Field(
         default="openai",
@@ -42,31 +57,10 @@ class EndpointConfig(BaseModel):
     )
     extra_body: dict[str, Any] = Field(
         default_factory=dict,
-        description='Further fields of every request for an answer, such as { reasoning_effort = "low" }; no keys.',
+        description='Further fields of every chat request, such as { reasoning_effort = "low" }; never a key.',
     )
     input_price: float = Field(default=0.0, ge=0, description="Price of a million prompt tokens.")
     output_price: float = Field(default=0.0, ge=0, description="Price of a million output tokens, reasoning included.")
-
-    @field_validator("base_url")
-    @classmethod
-    def _check_base_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            # Not repeated: what is no URL may be a key in the wrong place.
-            raise ValueError("expected a URL such as http://host:8000/v1")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("a base_url holds no user, password or query: it is written to logs and manifests")
-        return value.rstrip("/")
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _check_name(cls, value: str | None) -> str | None:
-        if value is not None and not (value.isidentifier() and len(value) <= 64):
-            # Not repeated: it may be the key itself.
-            raise ValueError("expected the name of an environment variable, such as OPENAI_API_KEY, never the key")
-        return value
 
     @property
     def key_variable(self) -> str | None:

@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from judgetrace.endpoint_config import EndpointConfig
+
 
 class ModelConfig(BaseModel):
     """The model that samples."""
@@ -60,6 +62,8 @@ class EngineSpec:
     engine: EngineConfig
     reasoning_parser: str | None = None
     chat_template_args: Mapping[str, object] = field(default_factory=dict)
+    endpoint: EndpointConfig | None = None
+    """Where the engine is a server."""
 
 
 class EngineDeadError(RuntimeError):

@@ -1,4 +1,4 @@
-"""How many requests are in flight at a server that may be overloaded, and when a failed one is tried again. Pure asyncio.
+"""How many requests are in flight at a server, and when a failed one is tried again. Pure asyncio.
 
 As many requests as the server bears: a sign of overload halves how many may be in flight, every answer lets a little
 more through, up to the allowed number (additive increase, multiplicative decrease). A waiting time that the server
@@ -15,7 +15,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
@@ -47,7 +47,7 @@ class Pacer:
     """
 
     def __init__(self, max_in_flight: int, max_tries: int, longest_wait_s: float = 600.0):
-        """A server that names a longer wait than `longest_wait_s` is not waited for."""
+        """Wait for no server that names a longer wait than `longest_wait_s`."""
         self._max_in_flight, self._max_tries, self._longest_wait_s = max_in_flight, max_tries, longest_wait_s
         self.limit = float(max_in_flight)
         self.in_flight = 0
@@ -121,7 +121,13 @@ class Pacer:
             until = loop.time() + error.wait_s
             if until > self._paused_until:
                 self._paused_until = until
-                loop.call_at(until, self._admit)
+                loop.call_at(until, self._end_pause, until)
+
+    def _end_pause(self, until: float) -> None:
+        # Not by the clock: a timer may come a tick early.
+        if until == self._paused_until:
+            self._paused_until = 0.0
+            self._admit()
 
     def _backoff_s(self, tries: int) -> float:
         """Choose the time to the next try, in seconds: longer from try to try, and spread."""
@@ -143,4 +149,4 @@ def parse_wait(headers: Mapping[str, str], now: datetime) -> float | None:
     except (KeyError, ValueError):
         return None
     # A date without a zone is in UTC.
-    return max(0.0, (until.replace(tzinfo=until.tzinfo or timezone.utc) - now).total_seconds())
+    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - now).total_seconds())
