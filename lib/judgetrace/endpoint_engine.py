@@ -98,12 +98,12 @@ class EndpointEngine:
             try:
                 await client.post("/chat/completions", self._probe(name), read_chat)
             except RequestRefusedError as error:
-                if _OUT_OF_ROOM not in str(error) and (name not in str(error) or name == names[-1]):
-                    raise
-                if _OUT_OF_ROOM not in str(error):
+                if name in str(error) and name != names[-1]:
                     continue
-            break
-        return name
+                if _OUT_OF_ROOM not in str(error):
+                    raise
+            return name
+        raise AssertionError("the last name was returned or raised")
 
     def _probe(self, max_tokens_name: str) -> dict[str, Any]:
         sampled = {"temperature": 1.0, "top_p": 1.0, "seed": 0}

@@ -54,7 +54,7 @@ class Pacer:
         self._tickets = itertools.count()
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._paused_until = 0.0
-        self._last_decrease = -1.0
+        self._num_decreases = 0
         self._random = random.Random()
 
     async def send(self, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -65,12 +65,12 @@ class Pacer:
         ticket = next(self._tickets)
         for tries in range(1, self._max_tries + 1):
             await self._enter(ticket)
-            began = asyncio.get_running_loop().time()
+            num_decreases = self._num_decreases
             try:
                 answer = await attempt()
             except TransientError as error:
                 failure = error
-                self._note_failure(error, began)
+                self._note_failure(error, num_decreases)
             else:
                 self.limit = min(self._max_in_flight, self.limit + self._step / self.limit)
                 return answer
@@ -111,12 +111,13 @@ class Pacer:
                 self.in_flight += 1
                 turn.set_result(None)
 
-    def _note_failure(self, error: TransientError, began: float) -> None:
+    def _note_failure(self, error: TransientError, num_decreases: int) -> None:
+        """Note a failure of a request that was sent after so many decreases of the limit."""
         loop = asyncio.get_running_loop()
-        # Requests that were on their way when the limit fell tell nothing about the new limit.
-        if error.overloaded and began > self._last_decrease:
+        # What was on its way when the limit fell tells nothing about the new limit.
+        if error.overloaded and num_decreases == self._num_decreases:
             self.limit = max(1.0, self.limit / 2)
-            self._last_decrease = loop.time()
+            self._num_decreases += 1
         if error.wait_s is not None and error.wait_s <= self._longest_wait_s:
             until = loop.time() + error.wait_s
             if until > self._paused_until:
