@@ -75,7 +75,7 @@ def test_no_more_requests_are_in_flight_than_allowed_and_no_fewer():
 def test_a_sign_of_overload_halves_the_limit_once_for_all_that_were_on_their_way():
     async def work():
         server, pacer = Server(bears=0), Pacer(16, 1)
-        gone = await asyncio.gather(*(pacer.send(lambda: server.ask()) for _ in range(16)), return_exceptions=True)
+        gone = await asyncio.gather(*(pacer.send(server.ask) for _ in range(16)), return_exceptions=True)
         return pacer.limit, {type(error) for error in gone}
 
     assert run(work()) == (8.0, {OutOfTriesError})
@@ -101,7 +101,7 @@ def test_the_limit_recovers_in_sixteen_rounds_of_answers():
         pacer.limit = 1.0
         rounds = 0
         while pacer.limit < 64:
-            await asyncio.gather(*(pacer.send(lambda: server.ask()) for _ in range(int(pacer.limit))))
+            await asyncio.gather(*(pacer.send(server.ask) for _ in range(int(pacer.limit))))
             rounds += 1
         return rounds
 
@@ -202,7 +202,7 @@ def test_a_server_that_asks_for_too_long_a_wait_is_not_waited_for_and_holds_nobo
 
         with pytest.raises(OutOfTriesError, match="asks to wait for 86400 s: 429: come back tomorrow"):
             await pacer.send(fail)
-        await pacer.send(lambda: server.ask())
+        await pacer.send(server.ask)
         return asyncio.get_running_loop().time()
 
     assert run(work()) == 1.0
@@ -245,7 +245,7 @@ def test_whatever_fails_or_is_cancelled_all_others_end_once_and_no_room_is_lost(
         assert pacer.in_flight == server.in_flight == 0
         # All the room is still there.
         pacer.limit, server.bears, server.most_in_flight = 8.0, 100, 0
-        await asyncio.gather(*(pacer.send(lambda: server.ask()) for _ in range(16)))
+        await asyncio.gather(*(pacer.send(server.ask) for _ in range(16)))
         return server.most_in_flight
 
     assert run(work()) == 8

@@ -54,8 +54,8 @@ class EndpointClient:
             base_url=config.base_url or os.environ.get("OPENAI_BASE_URL"),
             max_retries=0,
             timeout=httpx2.Timeout(config.timeout_s, connect=min(30.0, config.timeout_s)),
-            # On aiohttp, which Ray brings along: half the CPU time of the default.
-            http_client=openai.DefaultAioHttpClient(limits=limits),
+            # The default keeps 100 connections open, whatever the number in use.
+            http_client=openai.DefaultAsyncHttpxClient(limits=limits),
         )
         self._raw_response: Any = httpx2.Response
         url = self._client.base_url
