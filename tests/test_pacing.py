@@ -72,7 +72,7 @@ def test_no_more_requests_are_in_flight_than_allowed_and_no_fewer():
     assert run(work()) == (list(range(10)), 4, 3.0, 0)
 
 
-def test_a_sign_of_overload_halves_the_limit_once_for_all_that_were_on_their_way():
+def test_a_server_that_refuses_all_halves_the_limit_once_for_all_that_were_on_their_way():
     async def work():
         server, pacer = Server(bears=0), Pacer(16, 1)
         gone = await asyncio.gather(*(pacer.send(server.ask) for _ in range(16)), return_exceptions=True)
@@ -95,18 +95,55 @@ def test_other_faults_leave_the_limit_alone():
     assert run(work()) == 16.0
 
 
-def test_the_limit_recovers_in_sixteen_rounds_of_answers():
+def test_the_limit_recovers_in_rounds_of_answers_by_growing_steps():
     async def work():
         server, pacer = Server(), Pacer(64, 3)
         pacer.limit = 1.0
-        rounds = 0
+        limits = []
         while pacer.limit < 64:
             await asyncio.gather(*(pacer.send(server.ask) for _ in range(int(pacer.limit))))
-            rounds += 1
-        return rounds
+            limits.append(pacer.limit)
+        return limits
 
-    # Each round of `limit` answers adds 64 / 16 = 4, a little less within a round since the limit grows meanwhile.
-    assert 16 <= run(work()) <= 19
+    # One more after the first round, two after the second, and never more than a sixteenth of 64.
+    assert run(work()) == [2, 4, 7, 11, *range(15, 64, 4), 64]
+
+
+def test_an_eighth_refused_lowers_the_limit_by_a_sixteenth():
+    async def work():
+        pacer = Pacer(16, 1)
+
+        async def ask(n):
+            await asyncio.sleep(0.1)
+            if n % 8 == 0:
+                raise TransientError("503", overloaded=True)
+
+        await asyncio.gather(*(pacer.send(lambda n=n: ask(n)) for n in range(16)), return_exceptions=True)
+        return pacer.limit
+
+    # 16 less a sixteenth, and seven eighths of a request more.
+    assert run(work()) == 15.875
+
+
+def test_a_server_that_refuses_one_in_ten_whatever_it_is_sent_is_still_asked_by_most():
+    chance = random.Random(0)
+
+    async def work():
+        server, pacer = Server(), Pacer(16, 12)
+
+        async def ask(n):
+            if chance.random() < 0.1:
+                await asyncio.sleep(1.0)
+                raise TransientError("503", overloaded=True)
+            return await server.ask(n)
+
+        answers = await asyncio.gather(*(pacer.send(lambda n=n: ask(n)) for n in range(1600)))
+        return answers, asyncio.get_running_loop().time()
+
+    answers, seconds = run(work())
+    assert answers == list(range(1600))
+    # 1600 requests of a second in 16 slots, each tried 1.11 times: 111 s at best.
+    assert seconds < 111 / 0.75
 
 
 def test_a_server_that_bears_few_is_asked_by_about_so_many_and_nothing_is_lost():

@@ -1,11 +1,12 @@
 """How many requests are in flight at a server, and when a failed one is tried again. Pure asyncio.
 
-As many requests as the server bears: a sign of overload halves how many may be in flight, every answer lets a little
-more through, up to the allowed number (additive increase, multiplicative decrease). A waiting time that the server
-names holds for all requests. Knows neither HTTP clients nor prompts.
+As many requests as the server bears, by additive increase and multiplicative decrease: after each round of as many
+requests as may be in flight, a few more may be, or fewer by half the share that the server refused. That halves them
+where it refuses all; a server that refuses one in ten whatever it is sent is still asked by many. A waiting time that
+the server names holds for all requests. Knows neither HTTP clients nor prompts.
 
-Source: Chiu and Jain (1989), Analysis of the Increase and Decrease Algorithms for Congestion Avoidance; RFC 9110,
-section 10.2.3 (Retry-After).
+Source: Chiu and Jain (1989), Analysis of the Increase and Decrease Algorithms for Congestion Avoidance; Alizadeh et al.
+(2010), Data Center TCP (the decrease in proportion); RFC 9110, section 10.2.3 (Retry-After).
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from typing import TypeVar
 Answer = TypeVar("Answer")
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
-ROUNDS_TO_RECOVER = 16
-"""From a single request in flight to all, in rounds of as many answers as are in flight."""
+LARGEST_STEP = 1 / 16
+"""Of all that are allowed: so many more requests may be in flight after a round in which none was refused. The first
+rounds after a refusal take smaller steps, so that a limit of the server's is overstepped by little."""
 
 
 class TransientError(RuntimeError):
@@ -54,7 +56,7 @@ class Pacer:
         self._tickets = itertools.count()
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._paused_until = 0.0
-        self._num_decreases = 0
+        self._num_decreases = self._num_clean_rounds = self._num_ended = self._num_refused = 0
         self._random = random.Random()
 
     async def send(self, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -70,9 +72,10 @@ class Pacer:
                 answer = await attempt()
             except TransientError as error:
                 failure = error
-                self._note_failure(error, num_decreases)
+                self._count(error.overloaded, num_decreases)
+                self._pause(error.wait_s)
             else:
-                self.limit = min(self._max_in_flight, self.limit + self._step / self.limit)
+                self._count(False, num_decreases)
                 return answer
             finally:
                 self.in_flight -= 1
@@ -82,10 +85,6 @@ class Pacer:
             if tries < self._max_tries:
                 await asyncio.sleep(self._backoff_s(tries))
         raise OutOfTriesError(f"failed {self._max_tries} times, the last time: {failure}")
-
-    @property
-    def _step(self) -> float:
-        return max(1.0, self._max_in_flight / ROUNDS_TO_RECOVER)
 
     async def _enter(self, ticket: int) -> None:
         """Wait for room; requests enter in the order of their tickets."""
@@ -111,18 +110,32 @@ class Pacer:
                 self.in_flight += 1
                 turn.set_result(None)
 
-    def _note_failure(self, error: TransientError, num_decreases: int) -> None:
-        """Note a failure of a request that was sent after so many decreases of the limit."""
-        loop = asyncio.get_running_loop()
+    def _count(self, refused: bool, num_decreases: int) -> None:
+        """Count the end of a request that was sent after so many decreases of the limit; at a round's end, set it."""
         # What was on its way when the limit fell tells nothing about the new limit.
-        if error.overloaded and num_decreases == self._num_decreases:
-            self.limit = max(1.0, self.limit / 2)
-            self._num_decreases += 1
-        if error.wait_s is not None and error.wait_s <= self._longest_wait_s:
-            until = loop.time() + error.wait_s
-            if until > self._paused_until:
-                self._paused_until = until
-                loop.call_at(until, self._end_pause, until)
+        if num_decreases != self._num_decreases:
+            return
+        self._num_ended += 1
+        self._num_refused += refused
+        # Refusals come faster than answers: where they are many, the round ends early.
+        if self._num_ended < int(self.limit) and self._num_refused < max(2.0, self.limit / 4):
+            return
+        share = self._num_refused / self._num_ended
+        self._num_clean_rounds = 0 if share else self._num_clean_rounds + 1
+        step = 1.0 - share if share else max(1.0, min(self._num_clean_rounds, self._max_in_flight * LARGEST_STEP))
+        limit = min(float(self._max_in_flight), max(1.0, self.limit * (1.0 - share / 2) + step))
+        self._num_decreases += limit < self.limit
+        self.limit, self._num_ended, self._num_refused = limit, 0, 0
+
+    def _pause(self, wait_s: float | None) -> None:
+        """Send nothing for so many seconds."""
+        if wait_s is None or wait_s > self._longest_wait_s:
+            return
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
+        if until > self._paused_until:
+            self._paused_until = until
+            loop.call_at(until, self._end_pause, until)
 
     def _end_pause(self, until: float) -> None:
         # Not by the clock: a timer may come a tick early.

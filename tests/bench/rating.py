@@ -109,9 +109,7 @@ async def measure_recovery(engine: EndpointEngine, controls: Any, slots: int) ->
         await asyncio.sleep(0.01)
     seconds = time.monotonic() - began
     failed = sum(isinstance(answer, BaseException) for answer in await asking)
-    say(
-        f"{lowest:g} in flight after an outage of {OUTAGE_S:g} s, all {slots} again {seconds:.2f} s later; {failed} failed"
-    )
+    say(f"outage of {OUTAGE_S:g} s: {lowest:.1f} in flight, all {slots} again {seconds:.2f} s later; {failed} failed")
     return round(seconds, 2)
 
 
