@@ -108,6 +108,10 @@ class LoopbackServer:
 
     async def _close(self) -> None:
         await self._runner.cleanup()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 class ScriptedServer(LoopbackServer):

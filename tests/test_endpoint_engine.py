@@ -84,8 +84,7 @@ def ask(server, *requests, **spec):
         try:
             return await asyncio.gather(*(engine.generate(request) for request in made), return_exceptions=True)
         finally:
-            engine.close()
-            await asyncio.sleep(0)
+            await engine._client.close()
 
     return asyncio.run(work())
 
@@ -93,8 +92,10 @@ def ask(server, *requests, **spec):
 def score(server, levels, begun="<rating>", **spec):
     async def work():
         engine = load_engine(make_spec(server, **spec))
-        prompt = engine.make_prompts([MESSAGES])[0]
-        return await engine.score_levels("r", engine.continue_prompt(prompt, begun) if begun else prompt, levels)
+        try:
+            return await engine.score_levels("r", make_request(engine, begun).prompt, levels)
+        finally:
+            await engine._client.close()
 
     return asyncio.run(work())
 
@@ -355,10 +356,23 @@ def test_a_cancelled_draw_frees_its_slot_and_its_connection():
         slow.cancel()
         answer = await asyncio.wait_for(engine.generate(make_request(engine, seed=2)), 5)
         assert slow.cancelled()
+        await engine._client.close()
         return answer.text
 
     with serving(lambda n, asked: Reply(chat_answer("a"), latency_s=30.0 if n == 0 else 0)) as server:
         assert asyncio.run(work(server)) == "a"
+
+
+def test_closing_from_another_thread_closes_the_connections():
+    async def work(server):
+        engine = load_engine(make_spec(server))
+        await engine.generate(make_request(engine))
+        await asyncio.to_thread(engine.close)
+        await asyncio.sleep(0.1)
+        return engine._client._client.is_closed()
+
+    with serving(lambda n, asked: Reply(chat_answer("a"))) as server:
+        assert asyncio.run(work(server))
 
 
 def rating_answer(*tops):

@@ -13,8 +13,8 @@ import sys
 import time
 import traceback
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -122,19 +122,20 @@ def ask_for(engine: Engine, word: str, begun: str = "", **more) -> Request:
     return Request(word, prompt, **fields)
 
 
-@contextmanager
-def closing(engine: Engine) -> Iterator[Engine]:
+@asynccontextmanager
+async def closing(engine: Engine) -> AsyncIterator[Engine]:
     try:
         yield engine
     finally:
         engine.close()
+        await asyncio.sleep(0.1)  # for what it leaves to the event loop
 
 
 def generate(spec: EngineSpec, *requests: dict) -> list:
     """Make an engine on an event loop and ask it all at once; returns answers or errors in order."""
 
     async def work() -> list:
-        with closing(load_engine(spec)) as engine:
+        async with closing(load_engine(spec)) as engine:
             made = [ask_for(engine, **request) for request in requests]
             return await asyncio.gather(*(engine.generate(one) for one in made), return_exceptions=True)
 
@@ -203,7 +204,7 @@ def test_a_passing_fault_loses_and_doubles_nothing(proxy, fault):
     spec = make_spec(proxy.base_url, timeout_s=8.0)
 
     async def work() -> tuple[list, list]:
-        with closing(load_engine(spec)) as engine:
+        async with closing(load_engine(spec)) as engine:
             requests = [ask_for(engine, word, temperature=0.0) for word in WORDS]
             calm = await asyncio.gather(*(engine.generate(one) for one in requests))
             proxy.asked.clear()
@@ -220,7 +221,7 @@ def test_a_passing_fault_loses_and_doubles_nothing(proxy, fault):
 
 def test_a_waiting_time_that_the_server_names_holds_for_all(proxy):
     async def work() -> tuple[float, int]:
-        with closing(load_engine(make_spec(proxy.base_url, slots=1))) as engine:
+        async with closing(load_engine(make_spec(proxy.base_url, slots=1))) as engine:
             proxy.faults = ["429:2"]
             began = time.monotonic()
             await asyncio.gather(*(engine.generate(ask_for(engine, word, max_tokens=1)) for word in WORDS[:3]))
@@ -233,7 +234,7 @@ def test_a_waiting_time_that_the_server_names_holds_for_all(proxy):
 
 def test_a_fault_that_does_not_pass_fails_its_request_alone(proxy):
     async def work() -> tuple[list, object]:
-        with closing(load_engine(make_spec(proxy.base_url, slots=1, max_tries=2))) as engine:
+        async with closing(load_engine(make_spec(proxy.base_url, slots=1, max_tries=2))) as engine:
             proxy.faults = ["500", "500"]
             failed = (await asyncio.gather(engine.generate(ask_for(engine, "good")), return_exceptions=True))[0]
             return failed, await engine.generate(ask_for(engine, "awful"))
@@ -265,7 +266,7 @@ def test_a_wrong_key_ends_the_start(proxy, monkeypatch):
 
 def test_a_401_in_the_middle_ends_the_engine_and_a_new_start_tells_whether_it_stays(proxy):
     async def work() -> object:
-        with closing(load_engine(make_spec(proxy.base_url))) as engine:
+        async with closing(load_engine(make_spec(proxy.base_url))) as engine:
             proxy.faults = ["401"]
             return (await asyncio.gather(engine.generate(ask_for(engine, "good")), return_exceptions=True))[0]
 
@@ -303,7 +304,7 @@ def test_levels_have_the_probabilities_that_the_local_engine_gives_them(server, 
     monkeypatch.setenv("SMOL_KEY", KEY)
 
     async def score(spec: EngineSpec) -> list[tuple[float, ...]]:
-        with closing(load_engine(spec)) as engine:
+        async with closing(load_engine(spec)) as engine:
             prompts = [ask_for(engine, word, f"I think of {word}.\n<rating>").prompt for word in WORDS]
             scores = await asyncio.gather(*(engine.score_levels(str(n), p, LEVELS) for n, p in enumerate(prompts)))
             return [one.log_probabilities for one in scores]
@@ -320,7 +321,7 @@ def test_the_openai_dialect_scores_what_top_tokens_tell_as_the_vllm_dialect_does
     levels = ("A", "I", "The")
 
     async def score(dialect: str) -> tuple[float, ...]:
-        with closing(load_engine(make_spec(proxy.base_url, dialect=dialect))) as engine:
+        async with closing(load_engine(make_spec(proxy.base_url, dialect=dialect))) as engine:
             return (await engine.score_levels("r", ask_for(engine, "good").prompt, levels)).log_probabilities
 
     coarse, exact = asyncio.run(score("openai")), asyncio.run(score("vllm"))

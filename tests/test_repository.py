@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("ray", "vllm", "torch", "deepspeed", "transformers")
+HEAVY = ("ray", "vllm", "torch", "deepspeed", "transformers", "openai")
 
 PURE_ROOMS = (
     "acceptance",
@@ -20,12 +20,17 @@ PURE_ROOMS = (
     "decisions",
     "draws",
     "embedded",
+    "endpoint_answers",
+    "endpoint_client",
+    "endpoint_config",
+    "endpoint_engine",
     "engine",
     "guideline",
     "intake",
     "labels",
     "ledger",
     "live",
+    "pacing",
     "parsing",
     "prompts",
     "readers",
@@ -42,6 +47,7 @@ PURE_ROOMS = (
     "storage",
     "tasks",
     "text_files",
+    "top_tokens",
     "trace_config",
     "trace_report",
     "trace_worker",
