@@ -21,6 +21,9 @@ import psutil
 import pytest
 
 from judgetrace import embedded
+from judgetrace.acceptance import AcceptanceConfig
+from judgetrace.asking import AskedUnit
+from judgetrace.draws import DrawSampler
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import (
     Engine,
@@ -34,6 +37,9 @@ from judgetrace.engine import (
     load_engine,
 )
 from judgetrace.pacing import OutOfTriesError
+from judgetrace.parsing import ThinkingConfig
+from judgetrace.sampling import Draw, SamplingConfig
+from judgetrace.scale import Scale
 from judgetrace.vllm_engine import engine_arguments
 from tests.loopback import FaultyProxy
 
@@ -52,6 +58,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 LOCAL = EngineConfig(slots=16, args=ARGUMENTS, env=ENVIRONMENT)
+SCALE = Scale(values=(1, 2, 3, 4, 5))
 WORDS = ["good", "awful", "table", "happy", "bitter", "fine"]
 
 
@@ -186,6 +193,27 @@ def test_an_answer_goes_on_from_a_thinking_and_is_one_of_the_choices(proxy):
     answers = generate(make_spec(proxy.base_url), *({"word": word, **request} for word in WORDS))
     assert {answer.text for answer in answers} <= {*levels}
     assert all(answer.finish_reason == "stop" for answer in answers)
+
+
+def test_draws_are_sampled_and_rated_as_with_any_engine(proxy):
+    """Thinking up to its first sentence's end, then a rating that is one of the levels, from the same server."""
+    thinking = ThinkingConfig(constrained_rating="always", stop=(".", "\n"))
+
+    async def work() -> list[Draw]:
+        async with closing(load_engine(make_spec(proxy.base_url))) as engine:
+            sampler = DrawSampler(engine, SamplingConfig(max_tokens=64, seed=1), thinking, AcceptanceConfig())
+            units = [
+                AskedUnit((word, "", "aggregate"), ("4",), ("4",), SCALE, ask_for(engine, word).prompt)
+                for word in WORDS
+            ]
+            return await asyncio.gather(*(sampler.sample(unit, 0, True) for unit in units))
+
+    draws = asyncio.run(work())
+    rated = [draw for draw in draws if draw.reason != "truncated"]
+    assert rated
+    assert all(draw.reason in {"accepted", "disagrees"} and draw.rating in SCALE.values for draw in rated)
+    # The prompt of the thinking, and once more with the thinking behind it.
+    assert all(draw.constrained and draw.prompt_tokens > 2 * 25 for draw in rated)
 
 
 PASSING = {

@@ -2,8 +2,8 @@
 
 Knows two dialects. "openai" is what all such servers understand: chat, and the most probable tokens. "vllm" adds what
 vLLM's server understands: an answer that goes on from given text, or is one of given texts, and the probabilities of
-chosen tokens. Text to go on from is sent as tokens, which the server made: many chat templates drop thinking from
-earlier messages, and the tokens are the same as the local engine's.
+chosen tokens. Text to go on from is sent as tokens, which the server made, and not as a message to continue: many
+chat templates drop thinking from messages, and so the tokens are the local engine's.
 
 Tokens are counted by the server, reasoning included. A cancelled draw counts none, since answers are not streamed; a
 server may bill what it made until then.

@@ -7,6 +7,7 @@ throughput_ratio   answers/s over slots / latency, the most that so many request
                    engine is apart, ramp-up and tail are in; the median of the rounds
 faults             the same with a share of the tries answered by 503: `lost` requests that got no answer, `doubled`
                    answers to a request that is not theirs or came twice, and the rate while the client backs off
+                   and waits longer from try to try (one request that fails five times in a row sets a round's end)
 recovery_s         seconds after a phase in which every try is answered by 503, until as many requests are in flight as
                    allowed again
 
@@ -70,6 +71,7 @@ async def measure(engine: EndpointEngine, controls: Any, options: argparse.Names
     controls.value = options.fault_percent / 100
     faulty = [await measure_round(engine, options.requests, ideal) for _ in range(options.rounds)]
     recovery_s = await measure_recovery(engine, controls, options.slots)
+    await engine._client.close()
     rounds = [*clean, *faulty]
     return {
         "throughput_ratio": statistics.median(one["ratio"] for one in clean),
