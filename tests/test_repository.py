@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("ray", "vllm", "torch", "deepspeed", "transformers")
+HEAVY = ("ray", "vllm", "torch", "deepspeed", "transformers", "openai")
 
 PURE_ROOMS = (
     "acceptance",
@@ -22,7 +22,10 @@ PURE_ROOMS = (
     "draws",
     "dry_run",
     "embedded",
+    "endpoint_answers",
+    "endpoint_client",
     "endpoint_config",
+    "endpoint_engine",
     "engine",
     "fingerprints",
     "guideline",
@@ -32,6 +35,7 @@ PURE_ROOMS = (
     "level_tree",
     "limits",
     "live",
+    "pacing",
     "parsing",
     "products",
     "prompts",
@@ -55,6 +59,7 @@ PURE_ROOMS = (
     "storage",
     "tasks",
     "text_files",
+    "top_tokens",
     "trace_config",
     "trace_report",
     "unit_job",

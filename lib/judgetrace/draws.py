@@ -9,7 +9,15 @@ from typing import Any
 
 from judgetrace.asking import AskedUnit
 from judgetrace.decisions import Decider
-from judgetrace.engine import Completion, Engine, EngineDeadError, Prompt, PromptRefusedError, Request
+from judgetrace.engine import (
+    Completion,
+    Engine,
+    EngineDeadError,
+    Prompt,
+    PromptRefusedError,
+    Request,
+    RequestFailedError,
+)
 from judgetrace.parsing import (
     RATING_CLOSE,
     RATING_OPEN,
@@ -48,6 +56,8 @@ class DrawSampler:
                 raise
             except Exception as error:  # noqa: BLE001 - becomes the draw's reason
                 failure = f"{type(error).__name__}: {error}"[:500]
+                if isinstance(error, RequestFailedError):
+                    break
         return Draw(index, seed, "failed", prompt_tokens=unit.prompt.num_tokens, error=failure)
 
     async def _ask(self, unit: AskedUnit, index: int, seed: int, attempt: int, tokens: list[int] | None) -> Draw:
@@ -117,6 +127,8 @@ class DrawSampler:
 
     def _parse(self, completion: Completion, scale: Scale) -> ParsedOutput:
         was_cut = completion.finish_reason == "length"
+        if completion.reasoning is not None and completion.content is not None:
+            return parse_answer(completion.reasoning, completion.content, was_cut, scale)
         if self._thinking.format != "parser":
             return parse_output(completion.text, was_cut, self._thinking, scale)
         if completion.content is None:

@@ -69,6 +69,7 @@ class EngineSpec:
     reasoning_parser: str | None = None
     chat_template_args: Mapping[str, object] = field(default_factory=dict)
     endpoint: EndpointConfig | None = None
+    """Where the engine is a server."""
 
 
 class EngineDeadError(RuntimeError):
@@ -77,6 +78,10 @@ class EngineDeadError(RuntimeError):
 
 class EngineStartError(RuntimeError):
     """The engine can't start with this model and these arguments: trying again would not help."""
+
+
+class RequestFailedError(RuntimeError):
+    """The engine has tried as often as it should, or can't do this at all: the draw fails, the next run retries it."""
 
 
 class PromptRefusedError(ValueError):
@@ -156,7 +161,7 @@ class Engine(Protocol):
         """Let the answer begin with (or go on with) `text`."""
 
     async def generate(self, request: Request) -> Completion:
-        """Sample a completion. Raises EngineDeadError, PromptRefusedError."""
+        """Sample a completion. Raises EngineDeadError, PromptRefusedError, RequestFailedError."""
 
     async def score_levels(self, request_id: str, prompt: Prompt, levels: Sequence[str]) -> LevelScores:
         """Score whole levels as what follows a prompt that ends with an opened rating tag ("1" is not "10").

@@ -55,6 +55,14 @@ class LevelTree:
         )
 
 
+def find_within_tag(opening: Sequence[int], whole: Sequence[int], alone: Sequence[int]) -> list[int]:
+    """Find the tokens of a text behind an opening tag: the rest of `whole` (tag and text), if it begins with the tag's.
+
+    Some tokenizers put a blank before a text that stands `alone`.
+    """
+    return list(whole[len(opening) :] if list(whole[: len(opening)]) == list(opening) else alone)
+
+
 def _extend(number: int, sequence: tuple[int, ...], closed: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     others = [tokens for n, tokens in enumerate(closed) if n != number]
     whole = closed[number]

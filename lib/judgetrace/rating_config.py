@@ -65,14 +65,9 @@ class RateItemsConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> RateItemsConfig:
-        rates_apart = self.thinking.constrained_rating != "never" or self.decoding.rating == "expected"
+        scores_levels, sampling = self.decoding.rating == "expected", self.decoding.sampling()
         check_asking(
-            self.engine,
-            self.thinking,
-            self.endpoint,
-            self.decoding.max_tokens,
-            rates_apart=rates_apart,
-            tokens_key="decoding.max_tokens",
+            self.engine, self.thinking, self.endpoint, sampling, scores_levels=scores_levels, section="decoding"
         )
         if self.decoding.rating == "expected" and self.thinking.format == "none" and self.decoding.samples > 1:
             raise ValueError(

@@ -14,6 +14,7 @@ from judgetrace.engine import EngineConfig, ModelConfig
 from judgetrace.fingerprints import hash_text
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
+from judgetrace.sampling import SamplingConfig
 
 RESUMABLE_ENGINE_ARGS = frozenset(
     {"gpu_memory_utilization", "max_num_seqs", "max_num_batched_tokens", "swap_space", "enable_prefix_caching"}
@@ -37,14 +38,14 @@ def check_asking(
     engine: EngineConfig,
     thinking: ThinkingConfig,
     endpoint: EndpointConfig | None,
-    max_tokens: int,
+    sampling: SamplingConfig,
     *,
-    rates_apart: bool,
-    tokens_key: str,
+    scores_levels: bool = False,
+    section: str = "sampling",
 ) -> None:
     """Raise ValueError for sections that contradict each other.
 
-    `rates_apart` says that a rating may take a request of its own; `tokens_key` names `max_tokens` in the config.
+    `section` is what `sampling` is called in the config.
     """
     # An endpoint may split off the thinking by itself.
     splits = thinking.parser is not None or (endpoint is not None and thinking.format == "parser")
@@ -52,7 +53,8 @@ def check_asking(
         raise ValueError("thinking.format = 'parser' and thinking.parser = NAME go together")
     if engine.min_replicas > engine.max_replicas:
         raise ValueError(f"engine.min_replicas {engine.min_replicas} is more than max_replicas {engine.max_replicas}")
-    if rates_apart and max_tokens <= CONSTRAINED_RATING_TOKENS:
+    max_tokens, tokens_key = sampling.max_tokens, f"{section}.max_tokens"
+    if (scores_levels or thinking.constrained_rating != "never") and max_tokens <= CONSTRAINED_RATING_TOKENS:
         raise ValueError(
             f"{tokens_key} {max_tokens} leaves no room for thinking beside the {CONSTRAINED_RATING_TOKENS} tokens of a "
             "constrained rating"
@@ -66,6 +68,11 @@ def check_asking(
     limit = engine.args.get("max_model_len")
     if limit is not None and max_tokens >= int(limit):
         raise ValueError(f"{tokens_key} {max_tokens} leaves no room for a prompt in engine.args.max_model_len {limit}")
+    if endpoint is not None:
+        continues = thinking.constrained_rating != "never" or (scores_levels and thinking.format != "none")
+        conflict = endpoint.find_conflict(engine.env, continues, sampling.top_k)
+        if conflict is not None:
+            raise ValueError(conflict)
 
 
 def make_contract(
@@ -90,6 +97,8 @@ def make_contract(
     contract |= {f"model.{key}": value for key, value in model.model_dump(mode="json").items()}
     contract["engine.kind"] = engine.kind
     contract["engine.args"] = {k: v for k, v in engine.args.items() if k not in RESUMABLE_ENGINE_ARGS}
-    contract["endpoint.base_url"] = None if endpoint is None else endpoint.base_url
+    if endpoint is not None:
+        asked = endpoint.model_dump(mode="json", include={"base_url", "dialect", "omit", "extra_body"})
+        contract |= {f"endpoint.{key}": value for key, value in asked.items()}
     hashed = {"guideline", "prompt.template"}
     return contract | {key: hash_text(text) if key in hashed else text for key, text in texts.items()}

@@ -53,15 +53,7 @@ class InferTracesConfig(BaseModel):
     def _check(self) -> InferTracesConfig:
         if self.thinking.format == "none":
             raise ValueError("thinking.format = 'none' leaves no trace to infer; use plain, tags or parser")
-        rates_apart = self.thinking.constrained_rating != "never"
-        check_asking(
-            self.engine,
-            self.thinking,
-            self.endpoint,
-            self.sampling.max_tokens,
-            rates_apart=rates_apart,
-            tokens_key="sampling.max_tokens",
-        )
+        check_asking(self.engine, self.thinking, self.endpoint, self.sampling)
         if self.sampling.keep > self.sampling.max_draws:
             raise ValueError(f"sampling.keep {self.sampling.keep} is more than max_draws {self.sampling.max_draws}")
         return self

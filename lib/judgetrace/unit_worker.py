@@ -133,8 +133,10 @@ class UnitWorker:
         spec = self._spec
         reporting = asyncio.create_task(self._report_forever())
         await self._link.report(self._report)
+        # An endpoint splits off the thinking by a parser of its own.
+        parser = spec.thinking.parser or ("endpoint" if spec.thinking.format == "parser" else None)
         self._engine: Engine = load_engine(
-            EngineSpec(spec.model, spec.engine, spec.thinking.parser, spec.prompt.chat_template_args, spec.endpoint)
+            EngineSpec(spec.model, spec.engine, parser, spec.prompt.chat_template_args, spec.endpoint)
         )
         limit = self._engine.max_model_tokens
         sampling = spec.decider.sampling

@@ -24,7 +24,7 @@ from judgetrace.engine import (
     PromptRefusedError,
     Request,
 )
-from judgetrace.level_tree import Branching, LevelTree
+from judgetrace.level_tree import Branching, LevelTree, find_within_tag
 from judgetrace.parsing import RATING_CLOSE, RATING_OPEN
 from judgetrace.reaper import reaping_new_children
 
@@ -136,10 +136,8 @@ class VllmEngine:
         return self._level_trees[levels]
 
     def _encode_in_tag(self, level: str, closing: str) -> list[int]:
-        """Tokenize what follows the opening tag; some tokenizers put a blank before a text that stands alone."""
-        opening = self._encode(RATING_OPEN)
-        whole = self._encode(f"{RATING_OPEN}{level}{closing}")
-        return whole[len(opening) :] if whole[: len(opening)] == opening else self._encode(f"{level}{closing}")
+        text = level + closing
+        return find_within_tag(self._encode(RATING_OPEN), self._encode(RATING_OPEN + text), self._encode(text))
 
     async def _score_next(self, request_id: str, prompt: Prompt, node: Branching) -> dict[int, float]:
         """Return the log-probability of each token that may come next at a branching of the tree."""
