@@ -9,6 +9,8 @@ import pytest
 
 from judgetrace.session import worker_path
 
+ENDPOINT_KEY = {"JUDGETRACE_TEST_KEY": "sk-test-5f0c1d"}
+"""The key of loopback endpoints, in the environment of tests and of Ray's workers."""
 S3_ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
@@ -41,7 +43,7 @@ def ray_session(s3: str) -> Iterator[str]:
     import ray
     from ray.cluster_utils import Cluster
 
-    environment = {name: os.environ[name] for name in (*S3_ENVIRONMENT, "AWS_ENDPOINT_URL")}
+    environment = {name: os.environ[name] for name in (*S3_ENVIRONMENT, "AWS_ENDPOINT_URL")} | ENDPOINT_KEY
     cluster = Cluster()
     for _ in range(2):
         cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=256 * 2**20)

@@ -20,9 +20,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from jobs import rate_items
 from judgetrace import embedded
 from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.asking import AskedUnit
+from judgetrace.decisions import TraceDecider
 from judgetrace.draws import DrawSampler
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import (
@@ -40,13 +42,17 @@ from judgetrace.pacing import OutOfTriesError
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.sampling import Draw, SamplingConfig
 from judgetrace.scale import Scale
+from judgetrace.storage import Folder
 from judgetrace.vllm_engine import engine_arguments
+from tests.conftest import ENDPOINT_KEY
 from tests.loopback import FaultyProxy
+from tests.test_job_infer_traces import prepare
+from tests.trace_tables import read_published
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 MODEL = Path(__file__).parents[1] / ".cache/judgetrace/smollm2-135m"
-KEY = "sk-real-server-81c4"
+((KEY_IN_WORKERS, KEY),) = ENDPOINT_KEY.items()
 NAME = "smol"
 # In bfloat16 a probability depends on which requests were computed together, by more than the engines may differ.
 ARGUMENTS = {"max_model_len": 512, "dtype": "float32"}
@@ -201,7 +207,9 @@ def test_draws_are_sampled_and_rated_as_with_any_engine(proxy):
 
     async def work() -> list[Draw]:
         async with closing(load_engine(make_spec(proxy.base_url))) as engine:
-            sampler = DrawSampler(engine, SamplingConfig(max_tokens=64, seed=1), thinking, AcceptanceConfig())
+            sampler = DrawSampler(
+                engine, thinking, TraceDecider(SamplingConfig(max_tokens=64, seed=1), AcceptanceConfig())
+            )
             units = [
                 AskedUnit((word, "", "aggregate"), ("4",), ("4",), SCALE, ask_for(engine, word).prompt)
                 for word in WORDS
@@ -356,3 +364,38 @@ def test_the_openai_dialect_scores_what_top_tokens_tell_as_the_vllm_dialect_does
     seen = [n for n, value in enumerate(coarse) if math.isfinite(value)]
     assert seen
     assert [coarse[n] for n in seen] == pytest.approx([exact[n] for n in seen], abs=0.05)
+
+
+def test_rate_items_asks_a_real_server_that_falters(proxy, tmp_path, ray_session):
+    corpus, run = prepare(tmp_path, str(tmp_path / "corpus"), num=30), tmp_path / "run"
+    config = tmp_path / "ratings.toml"
+    config.write_text(
+        f"""corpus = "{corpus}"
+run = "{run}"
+[model]
+path = "{NAME}"
+[endpoint]
+base_url = "{proxy.base_url}"
+api_key_env = "{KEY_IN_WORKERS}"
+dialect = "vllm"
+[engine]
+num_cpus = 0.1
+slots = 8
+[thinking]
+format = "none"
+[decoding]
+rating = "expected"
+max_tokens = 20
+"""
+    )
+    # The first requests are the start's, which ends the run where it is turned away for good.
+    proxy.faults = ["", "", "", "", "503", "cut", "429:1", "malformed", "500"]
+    assert rate_items.main([str(config)]) == 0
+    assert proxy.faults == []
+    rows = read_published(Folder(str(run)), "annotations")
+    assert [row["outcome"] for row in rows] == ["rated"] * 30
+    for row in rows:
+        (draw,) = row["draws"]
+        assert 1 <= row["rating"] <= 5
+        assert 0 < sum(draw["level_probabilities"]) <= 1
+    assert KEY not in "".join(file.read_bytes().decode(errors="replace") for file in run.rglob("*") if file.is_file())

@@ -67,6 +67,10 @@ class EndpointConfig(BaseModel):
         """Name the environment variable of the key; None for a server that is told none."""
         return self.api_key_env or ("OPENAI_API_KEY" if self.base_url is None else None)
 
+    def cost(self, prompt_tokens: int, output_tokens: int) -> float:
+        """Compute what tokens cost."""
+        return (prompt_tokens * self.input_price + output_tokens * self.output_price) / 1e6
+
     def find_conflict(self, engine_env: Mapping[str, str], constrained: bool, top_k: int) -> str | None:
         """Find what a run wants and this endpoint can't do; None where there is nothing.
 

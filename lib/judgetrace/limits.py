@@ -61,8 +61,5 @@ class RunLimits:
         return None
 
     def cost(self, done: WorkCounts) -> float:
-        """Compute what the tokens cost at the endpoint's prices."""
-        if self.endpoint is None:
-            return 0.0
-        prices = self.endpoint.input_price, self.endpoint.output_price
-        return (done.prompt_tokens * prices[0] + done.output_tokens * prices[1]) / 1e6
+        """Compute what the tokens cost at the endpoint's prices; nothing where the engine is our own."""
+        return 0.0 if self.endpoint is None else self.endpoint.cost(done.prompt_tokens, done.output_tokens)

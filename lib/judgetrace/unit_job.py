@@ -124,6 +124,10 @@ def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) ->
         end = call.work(job.worker_spec(driver), tasks, config.cluster.wait_s)
     summary = summarise_run(run, job.inputs.corpus, product, total)
     show(run, summary)
+    if config.endpoint is not None:
+        tokens = summary["tokens"]
+        summary["cost"] = config.endpoint.cost(tokens.get("prompt", 0), tokens.get("output", 0))
+        console.print(f"Cost of all recorded tokens: {summary['cost']:,.4f}")
     if tasks and not end.is_complete:
         console.print(f"[bold]Ended early[/]: {end.reason}\nRun the same command again to go on.", soft_wrap=True)
         return STOPPED_EARLY_STATUS
