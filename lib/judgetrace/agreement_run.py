@@ -1,0 +1,122 @@
+"""The stages of measure_agreement: sources --map--> rows by bucket --reduce--> counts. Runs them as Ray Data tasks."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from judgetrace.agreement_counts import Clusters, Counts, add_counts
+from judgetrace.agreement_intake import IntakeRules, Source, Survey, admit_rows, encode_column, hash_names, read_source
+from judgetrace.agreement_tables import BucketCounts, TableKey, TestSums, count_bucket
+from judgetrace.agreement_units import UnitRules, make_units
+from judgetrace.sources import SourcePart
+from judgetrace.staging import Piece
+from judgetrace.storage import Folder
+
+ROWS_PER_TASK = 1_000_000
+ROWS_PER_BUCKET = 500_000
+COMPACT_AFTER = 16
+
+
+@dataclass(frozen=True)
+class MapTask:
+    """Parts of sources that one task reads."""
+
+    parts: tuple[tuple[int, SourcePart], ...]  # (index of the source, part)
+
+
+@dataclass(frozen=True)
+class MapResult:
+    """What a map task hands back."""
+
+    survey: Survey
+    pieces: dict[int, Piece]
+
+
+def plan_tasks(parts: Sequence[tuple[int, SourcePart]]) -> list[MapTask]:
+    """Join parts, in their order, into tasks of about ROWS_PER_TASK rows."""
+    tasks: list[MapTask] = []
+    own: list[tuple[int, SourcePart]] = []
+    rows = 0
+    for index, part in parts:
+        own.append((index, part))
+        rows += part.num_rows or 0
+        if rows >= ROWS_PER_TASK:
+            tasks.append(MapTask(tuple(own)))
+            own, rows = [], 0
+    return [*tasks, MapTask(tuple(own))] if own else tasks
+
+
+def choose_buckets(parts: Sequence[tuple[int, SourcePart]]) -> int:
+    """Choose the number of buckets so that one fits a task's memory."""
+    return 1 + sum(part.num_rows or 0 for _, part in parts) // ROWS_PER_BUCKET
+
+
+def stage_rows(
+    folder: Folder, sources: Sequence[Source], rules: IntakeRules, num_buckets: int, number: int, task: MapTask
+) -> MapResult:
+    """Read a task's parts and write their rows by bucket, in row groups of one bucket each."""
+    survey = Survey()
+    tables = [
+        admit_rows(read_source(part, sources[index]), sources[index], index, rules, survey, part.file.url)
+        for index, part in task.parts
+    ]
+    rows = pa.concat_tables(tables).combine_chunks()
+    if not len(rows):
+        return MapResult(survey, {})
+    item_codes, _ = encode_column(rows["item_id"])
+    items = rows["item_id"].combine_chunks().dictionary_encode().dictionary.to_numpy(zero_copy_only=False)
+    bucket_of = (hash_names(items) % np.uint64(num_buckets)).astype(np.int64)[item_codes]
+    order = np.argsort(bucket_of, kind="stable")
+    rows, ordered = rows.take(pa.array(order)), bucket_of[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    name = f"_staging/map-{number:05d}-{uuid.uuid4().hex[:8]}.parquet"
+    pieces = {}
+    with folder.open_for_write(name) as file, pq.ParquetWriter(file, rows.schema, compression="lz4") as writer:
+        for group, (start, end) in enumerate(zip(starts, np.append(starts[1:], len(ordered)), strict=True)):
+            writer.write_table(rows.slice(start, end - start), row_group_size=int(end - start))
+            pieces[int(ordered[start])] = Piece(name, [group])
+    return MapResult(survey, pieces)
+
+
+def count_pieces(folder: Folder, schema: pa.Schema, rules: UnitRules, pieces: Sequence[Piece]) -> BucketCounts:
+    """Gather one bucket's rows and count them."""
+    tables = [schema.empty_table()]
+    for piece in pieces:
+        with folder.open_parquet(piece.name) as file:
+            tables.append(file.read_row_groups(piece.row_groups, use_threads=False))
+    return count_bucket(make_units(pa.concat_tables(tables), rules), rules)
+
+
+class Total:
+    """The counts of all buckets, added as they come; bounded by the number of cells and clusters."""
+
+    def __init__(self) -> None:
+        self._parts: dict[TableKey, list[Counts]] = {}
+        self.clusters = Clusters()
+        self.tests: TestSums = {}
+        self.num_units = self.num_duplicates = 0
+
+    def add(self, part: BucketCounts) -> None:
+        """Add a bucket."""
+        self.num_units += part.num_units
+        self.num_duplicates += part.num_duplicates
+        self.clusters.add(part.clusters.names, part.clusters.is_folded)
+        for key, counts in part.tables.items():
+            own = self._parts.setdefault(key, [])
+            own.append(counts)
+            if len(own) >= COMPACT_AFTER:
+                own[:] = [add_counts(own, self.clusters.is_folded)]
+        for test, sums in part.tests.items():
+            known = self.tests.setdefault(test, {})
+            for annotator, numbers in sums.items():
+                known[annotator] = known[annotator] + numbers if annotator in known else numbers
+
+    def finish(self) -> dict[TableKey, Counts]:
+        """Return the tables, in a fixed order."""
+        return {key: add_counts(self._parts[key], self.clusters.is_folded) for key in sorted(self._parts)}
