@@ -195,9 +195,7 @@ def make_complete_features(counts: np.ndarray, ratings: np.ndarray) -> Features:
     rows, cells, amounts = [], [], []
     for rater in range(ratings.shape[1]):
         rows.append(units)
-        cells.append(
-            ((rater + 1) << (2 * _PART_BITS)) | ((ratings[:, rater].astype(np.int64) + 1) << _PART_BITS)
-        )
+        cells.append(((rater + 1) << (2 * _PART_BITS)) | ((ratings[:, rater].astype(np.int64) + 1) << _PART_BITS))
         amounts.append(np.ones(len(units), dtype=np.int64))
     for v in range(counts.shape[1]):
         for w in range(v, counts.shape[1]):

@@ -363,4 +363,3 @@ def _admit_items(table: pa.Table, source: Source, index: int, rules: IntakeRules
 def hash_names(names: Sequence[str] | np.ndarray) -> np.ndarray:
     """Hash names to uint64: SipHash with a fixed key, the same in every process."""
     return np.asarray(pd.util.hash_array(np.asarray(names, dtype=object), categorize=False))
-

@@ -192,7 +192,11 @@ class Measurer:
     """Measures all tables of a run."""
 
     def __init__(
-        self, tables: Mapping[TableKey, Counts], scales: Mapping[str, RatingCodes], resampler: Resampler | None, level: float
+        self,
+        tables: Mapping[TableKey, Counts],
+        scales: Mapping[str, RatingCodes],
+        resampler: Resampler | None,
+        level: float,
     ):
         self._tables, self._scales, self._resampler, self._level = tables, scales, resampler, level
         self.results = Results()
@@ -258,7 +262,9 @@ class Measurer:
                 if other is not None:
                     self._add_difference(where, (who, with_whom), found, other, units)
             elif kind == "rater_rest" and not where["slice_by"]:
-                ceiling = [value for key, value in measured.items() if key[0] == "human_ceiling" and key[1].startswith("each")]
+                ceiling = [
+                    value for key, value in measured.items() if key[0] == "human_ceiling" and key[1].startswith("each")
+                ]
                 if ceiling:
                     self._add_difference(where, (who, CEILING), found, ceiling[0], units)
 
@@ -303,9 +309,7 @@ class Measurer:
                     self.results.rows += list(_list_test_rows(about, test, own))
 
 
-def _add_sums(
-    sums: TestSums, dimension: str, rater: str, flags: tuple[bool, ...]
-) -> dict[str, tuple[int, int, int]]:
+def _add_sums(sums: TestSums, dimension: str, rater: str, flags: tuple[bool, ...]) -> dict[str, tuple[int, int, int]]:
     own: dict[str, np.ndarray] = {}
     for flag in flags:
         for annotator, numbers in sums.get((dimension, rater, flag), {}).items():
@@ -346,7 +350,9 @@ def _count_base(units: Counts) -> dict[str, int]:
 
 def _find_coverage(kind: str, who: str, with_whom: str, compared: int, base: Mapping[str, int]) -> float | None:
     if kind in ("rater_annotator", "human_ceiling", "rater_rest"):
-        pooled = with_whom.startswith("each") or (with_whom == REST and (kind == "rater_rest" or who.startswith("each")))
+        pooled = with_whom.startswith("each") or (
+            with_whom == REST and (kind == "rater_rest" or who.startswith("each"))
+        )
         possible = base["labels"] if pooled else 0
     elif kind in ("human_pair",):
         possible = 0

@@ -99,7 +99,9 @@ def _find_sources(
         if names or config.split or (by_group and has_groups):
             group = "group" if has_groups else None
             slices = tuple((name, name) for name in dict.fromkeys(columns))
-            facts = Source("corpus items", "items", who=None, label=None, group=group, slices=slices, extra=tuple(extra))
+            facts = Source(
+                "corpus items", "items", who=None, label=None, group=group, slices=slices, extra=tuple(extra)
+            )
             add(facts, _list_corpus_files(config.corpus, "items"))
     for run in config.raters:
         name = run.rstrip("/").rpartition("/")[2]
@@ -137,7 +139,9 @@ def _describe_table(number: int, table: TableConfig, slices: Sequence[str], file
 
 
 def _list_corpus_files(corpus: str, kind: str) -> list[SourceFile]:
-    listed = {name.rpartition("/")[2] for m in read_manifests(Folder(corpus)) for name in m["files"] if name.startswith(kind)}
+    listed = {
+        name.rpartition("/")[2] for m in read_manifests(Folder(corpus)) for name in m["files"] if name.startswith(kind)
+    }
     if not listed:
         raise UserError(f"corpus = {corpus}: it has no {kind}; see its manifest for what was quarantined or dropped")
     found = list_source_files(SourceConfig(paths=[f"{corpus.rstrip('/')}/{kind}"]))
@@ -180,9 +184,7 @@ def make_unit_rules(config: MeasureAgreementConfig, inputs: Inputs, survey: Surv
     by_dimension: dict[str, list[tuple[int, str]]] = {}
     for (dimension, annotator), labels in survey.annotators.items():
         by_dimension.setdefault(dimension, []).append((-labels, annotator))
-    named = {
-        dimension: [name for _, name in sorted(found) if name != ""] for dimension, found in by_dimension.items()
-    }
+    named = {dimension: [name for _, name in sorted(found) if name != ""] for dimension, found in by_dimension.items()}
     unnamed = {dimension for dimension, found in by_dimension.items() if any(name == "" for _, name in found)}
     return UnitRules(
         scales=inputs.scales,
@@ -209,6 +211,4 @@ def name_raters(raters: Sequence[tuple[int, str]], sources: Sequence[str]) -> tu
     """Name raters (source, id): by their id; with the source where several sources have the same id."""
     ids = [name for _, name in raters]
     names = [f"{name} ({sources[source]})" if ids.count(name) > 1 else name for source, name in raters]
-    return tuple(
-        f"{name} #{number}" if names.count(name) > 1 else name for number, name in enumerate(names)
-    )
+    return tuple(f"{name} #{number}" if names.count(name) > 1 else name for number, name in enumerate(names))

@@ -136,7 +136,13 @@ class _Tally:
             for start, end in zip(starts, np.append(starts[1:], len(strata)), strict=True):
                 value, kept = divmod(int(strata[start]), 2)
                 key = TableKey(
-                    self.units.dimension, grouping.slice_by, grouping.names[value], name[0], name[1], name[2], bool(kept)
+                    self.units.dimension,
+                    grouping.slice_by,
+                    grouping.names[value],
+                    name[0],
+                    name[1],
+                    name[2],
+                    bool(kept),
                 )
                 span = slice(start, end)
                 assert key not in self.found.tables, key
@@ -165,9 +171,7 @@ class _Tally:
         rows = np.tile(np.arange(len(patterns)), 3)
         cells = np.repeat(np.arange(3), len(patterns))
         everyone = np.arange(len(self.units))
-        self._add(
-            self.groupings, ("units", "", ""), Features(rows, cells, amounts), everyone, self.units.pattern_of
-        )
+        self._add(self.groupings, ("units", "", ""), Features(rows, cells, amounts), everyone, self.units.pattern_of)
 
     def _count_people(self) -> None:
         units, patterns = self.units, self.units.patterns
@@ -245,9 +249,7 @@ class _Tally:
                 ("rater_annotator", EACH_ANNOTATOR, None),
                 ("rater_rest", REST, self.rest),
             ):
-                combos, levels = np.nonzero(
-                    units.patterns[patterns] if second is None else second[patterns] >= 0
-                )
+                combos, levels = np.nonzero(units.patterns[patterns] if second is None else second[patterns] >= 0)
                 partner = levels if second is None else second[patterns[combos], levels]
                 amounts = units.patterns[patterns[combos], levels]
                 features = Features(combos, encode_pairs(codes[combos], partner), amounts)
@@ -311,4 +313,3 @@ def _find_rest_targets(units: Units, rules: UnitRules) -> np.ndarray:
         others[:, level] -= 1
         rest[own, level] = decide_targets(others, rules.target, units.codes.scale).levels
     return rest
-

@@ -227,9 +227,7 @@ def _find_slices(
     return found
 
 
-def _find_split(
-    slices: dict[str, tuple[np.ndarray, list[str]]], groups: np.ndarray, rules: UnitRules
-) -> np.ndarray:
+def _find_split(slices: dict[str, tuple[np.ndarray, list[str]]], groups: np.ndarray, rules: UnitRules) -> np.ndarray:
     """Find the split of each item; that of an item without units follows from its group, where that is known."""
     index, values = slices["split"]
     names = np.array([*values, ""], dtype=object)[index]
@@ -239,4 +237,3 @@ def _find_split(
             zero_copy_only=False
         )
     return np.asarray(names)
-
