@@ -35,15 +35,23 @@ def _poisson_thresholds() -> np.ndarray:
 
 
 _THRESHOLDS = _poisson_thresholds()
+_TOP_BITS = np.arange(1 << 16, dtype=np.uint64) << np.uint64(48)
+_WEIGHT_OF_TOP = np.searchsorted(_THRESHOLDS, _TOP_BITS, side="right").astype(np.uint8)
+_IS_SPLIT = _WEIGHT_OF_TOP != np.searchsorted(_THRESHOLDS, _TOP_BITS | np.uint64(2**48 - 1), side="right")
+"""Draws with equal upper 16 bits have equal weights, but for the few between which a threshold lies."""
 
 
 def draw_weights(clusters: np.ndarray, seed: int, replicates: int) -> np.ndarray:
     """Draw Poisson(1) weights [replicates, G] for clusters [G] (uint64)."""
-    draws = np.empty((len(clusters), replicates), dtype=np.uint64)
-    for row, cluster in zip(draws, clusters, strict=True):
+    weights = np.empty((len(clusters), replicates), dtype=np.uint8)
+    for row, cluster in zip(weights, clusters, strict=True):
         # The raw words of Philox are fixed for good; numpy's own Poisson draws may change between releases.
-        row[:] = np.random.Philox(key=np.array([seed, cluster], dtype=np.uint64)).random_raw(replicates)
-    return np.searchsorted(_THRESHOLDS, draws.T, side="right").astype(np.float64)
+        draws = np.random.Philox(key=np.array([seed, cluster], dtype=np.uint64)).random_raw(replicates)
+        top = (draws >> np.uint64(48)).astype(np.uint16)
+        row[:] = _WEIGHT_OF_TOP[top]
+        if (split := _IS_SPLIT[top]).any():
+            row[split] = np.searchsorted(_THRESHOLDS, draws[split], side="right")
+    return np.ascontiguousarray(weights.T, dtype=np.float64)
 
 
 class Resampler:
