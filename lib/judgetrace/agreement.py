@@ -22,7 +22,8 @@ from judgetrace.panel_statistics import compute_alpha, measure_panel, sum_panel
 from judgetrace.rating_codes import RatingCodes
 from judgetrace.scale import Scale
 
-CHUNK_UNITS = 1 << 17
+CHUNK_UNITS = 1 << 15
+MAX_CODE_BITS = 14
 
 
 @dataclass(frozen=True)
@@ -51,32 +52,53 @@ def count_ratings(ratings: np.ndarray, num_levels: int, num_clusters: int = 1) -
     base = raters + 1
     if num_levels * np.log2(base) > 62:
         raise ValueError(f"{raters} raters and {num_levels} levels: too many for a matrix; use jobs.measure_agreement")
-    # A pattern is a number with a digit for each level: its raters. The last entry is for missing ratings.
-    digit = np.append(base ** np.arange(num_levels, dtype=np.int64), 0)
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+    # Some raters at a time become one number, which a table turns into a pattern: a number with a digit for each level,
+    # the raters who chose it.
+    size = max(1, int(MAX_CODE_BITS / np.log2(num_levels + 1)))
+    digits = np.append(0, base ** np.arange(num_levels, dtype=np.int64))
+    parts = [slice(start, start + size) for start in range(0, raters, size)]
+    tables = [_sum_digits(digits, len(range(raters)[part])) for part in parts]
+    is_single = len(tables) == 1
+    known, pattern_of = np.unique(tables[0], return_inverse=True)
+    totals: dict[int, np.ndarray] = {}
+    amounts = np.zeros((num_clusters, len(known)), dtype=np.int64) if is_single else np.zeros((0, 0), dtype=np.int64)
     for start in range(0, units, CHUNK_UNITS):
         chunk = ratings[:, start : start + CHUNK_UNITS]
-        codes = np.zeros(chunk.shape[1], dtype=np.int64)
-        for row in chunk:
-            levels = np.where(row >= 0, row, num_levels).astype(np.int8 if num_levels < 127 else np.int64)
-            codes += digit[levels]
-        found.append(_count_codes(codes, start, num_clusters, base**num_levels))
-    keys = np.concatenate([np.empty(0, np.int64), *(keys for keys, _ in found)])
-    distinct, index = np.unique(keys // num_clusters, return_inverse=True)
-    amounts = np.zeros((num_clusters, len(distinct)), dtype=np.int64)
-    np.add.at(amounts, (keys % num_clusters, index), np.concatenate([np.empty(0, np.int64), *(n for _, n in found)]))
-    patterns = distinct[:, None] // digit[:-1] % base
-    return PatternCounts(patterns, amounts)
+        clusters = np.arange(start, start + chunk.shape[1]) % num_clusters
+        codes = [_encode_raters(chunk[part], num_levels + 1) for part in parts]
+        if is_single:
+            keys = pattern_of[codes[0]] if num_clusters == 1 else clusters * len(known) + pattern_of[codes[0]]
+            amounts += np.bincount(keys, minlength=amounts.size).reshape(amounts.shape)
+            continue
+        packed = sum(table[code] for table, code in zip(tables, codes, strict=True))
+        distinct, index = np.unique(packed, return_inverse=True)
+        counted = np.bincount(clusters * len(distinct) + index, minlength=num_clusters * len(distinct))
+        for pattern, column in zip(distinct.tolist(), counted.reshape(num_clusters, -1).T, strict=True):
+            totals[pattern] = totals[pattern] + column if pattern in totals else column
+    if not is_single:
+        known = np.array(sorted(totals), dtype=np.int64)
+        amounts = np.stack([totals[pattern] for pattern in known.tolist()], axis=1)
+    present = amounts.any(axis=0)
+    return PatternCounts(known[present][:, None] // digits[1:] % base, amounts[:, present])
 
 
-def _count_codes(codes: np.ndarray, start: int, clusters: int, num_codes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Count (pattern, cluster): returns the distinct keys pattern * clusters + cluster and how often each occurs."""
-    keys = codes if clusters == 1 else codes * clusters + np.arange(start, start + len(codes)) % clusters
-    if num_codes * clusters <= 1 << 16:
-        totals = np.bincount(keys, minlength=1)
-        present = np.flatnonzero(totals)
-        return present, totals[present]
-    return np.unique(keys, return_counts=True)
+def _sum_digits(digits: np.ndarray, raters: int) -> np.ndarray:
+    """Sum the digits of every combination of `raters` ratings, missing ones included, in the order of their codes."""
+    sums = np.zeros(1, dtype=np.int64)
+    for _ in range(raters):
+        sums = (sums[:, None] + digits).reshape(-1)
+    return sums
+
+
+def _encode_raters(ratings: np.ndarray, radix: int) -> np.ndarray:
+    """Encode the ratings [raters, units] of each unit as one number; a missing one is the digit 0."""
+    codes = np.zeros(ratings.shape[1])
+    for row in ratings:
+        codes *= radix
+        digit = np.fmax(row, -1.0)
+        digit += 1.0
+        codes += digit
+    return codes.astype(np.int64)
 
 
 def compute_ratings_alpha(ratings: np.ndarray, metric: str, numbers: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from scipy import sparse
 
 from judgetrace.panel_statistics import CompletePanel, PanelCounts
 
-MAX_CLUSTERS = 4096
+MAX_CLUSTERS = 1024
 _PART_BITS = 21
 _PART_MASK = (1 << _PART_BITS) - 1
 
@@ -35,9 +35,9 @@ class Features:
 class Counts:
     """A table of counts by cluster, sorted by cluster and cell, without zeros; E entries."""
 
-    clusters: np.ndarray  # [E] uint64
+    clusters: np.ndarray  # [E] uint64; uint16 where folded
     cells: np.ndarray  # [E] int64
-    amounts: np.ndarray  # [E] int64
+    amounts: np.ndarray  # [E] int64, int32 where they fit
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -48,7 +48,7 @@ EMPTY_COUNTS = Counts(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0,
 
 def fold_clusters(clusters: np.ndarray) -> np.ndarray:
     """Fold cluster hashes into MAX_CLUSTERS blocks; folding again changes nothing."""
-    return np.asarray(clusters % np.uint64(MAX_CLUSTERS))
+    return np.asarray((clusters % np.uint64(MAX_CLUSTERS)).astype(np.uint16))
 
 
 @dataclass
@@ -69,21 +69,30 @@ class Clusters:
 
 def add_counts(parts: Sequence[Counts], fold: bool = False) -> Counts:
     """Add tables of counts."""
-    clusters = np.concatenate([np.empty(0, np.uint64), *(part.clusters for part in parts)])
-    cells = np.concatenate([np.empty(0, np.int64), *(part.cells for part in parts)])
-    amounts = np.concatenate([np.empty(0, np.int64), *(part.amounts for part in parts)])
-    return _sum_entries(fold_clusters(clusters) if fold else clusters, cells, amounts)
+    if not parts:
+        return EMPTY_COUNTS
+    clusters = np.concatenate([fold_clusters(part.clusters) if fold else part.clusters for part in parts])
+    cells = np.concatenate([part.cells for part in parts])
+    amounts = np.concatenate([part.amounts for part in parts]).astype(np.int64)
+    return _sum_entries(clusters, cells, amounts)
 
 
 def _sum_entries(clusters: np.ndarray, cells: np.ndarray, amounts: np.ndarray) -> Counts:
-    order = np.lexsort((cells, clusters))
-    clusters, cells, amounts = clusters[order], cells[order], amounts[order]
-    is_first = np.ones(len(cells), dtype=bool)
-    is_first[1:] = (clusters[1:] != clusters[:-1]) | (cells[1:] != cells[:-1])
-    starts = np.flatnonzero(is_first)
-    sums = np.add.reduceat(amounts, starts) if len(starts) else amounts
-    kept = sums != 0
-    return Counts(clusters[starts][kept], cells[starts][kept], sums[kept])
+    names, cluster_of = np.unique(clusters, return_inverse=True)
+    columns, column_of = np.unique(cells, return_inverse=True)
+    table = sparse.csr_matrix((amounts, (cluster_of, column_of)), shape=(len(names), len(columns)))
+    table.sum_duplicates()
+    table.eliminate_zeros()
+    rows = np.repeat(names, np.diff(table.indptr))
+    return Counts(rows, columns[table.indices], table.data)
+
+
+def sum_clusters(counts: Counts) -> tuple[np.ndarray, np.ndarray]:
+    """Sum over clusters; returns the cells [K], ascending, and their amounts."""
+    cells, column_of = np.unique(counts.cells, return_inverse=True)
+    amounts = np.zeros(len(cells), dtype=np.int64)
+    np.add.at(amounts, column_of, counts.amounts)
+    return cells, amounts
 
 
 def sum_features(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -66,6 +65,11 @@ class Source:
         named += [self.group, *(column for _, column in self.slices), "extra" if self.extra else None]
         return list(dict.fromkeys(column for column in named if column))
 
+    def name_repetitive(self) -> list[str]:
+        """List the columns whose values repeat: they are read as dictionaries."""
+        named = [self.who, self.label, self.dimension, self.target_source, self.outcome, self.group]
+        return [column for column in named if column]
+
 
 @dataclass(frozen=True)
 class IntakeRules:
@@ -113,7 +117,7 @@ def read_source(part: SourcePart, source: Source) -> pa.Table:
     """Read the needed columns of a part. Raises UserError where one is missing."""
     filesystem, path = open_filesystem(part.file.url)
     with filesystem.open(path, "rb") as stream:
-        file = pq.ParquetFile(stream)
+        file = pq.ParquetFile(stream, read_dictionary=source.name_repetitive())
         missing = [name for name in source.name_columns() if name not in file.schema_arrow.names]
         if missing:
             raise UserError(
@@ -129,7 +133,13 @@ def encode_column(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, list[
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
     codes = pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-    return codes, [None if value is None else str(value) for value in encoded.dictionary.to_pylist()]
+    return codes, [str(value) for value in encoded.dictionary.to_pylist()]
+
+
+def encode_items(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """Encode item ids (no nulls) as int64 codes and their distinct values."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary
 
 
 def admit_rows(
@@ -359,7 +369,3 @@ def _admit_items(table: pa.Table, source: Source, index: int, rules: IntakeRules
     columns |= _read_slices(table, source, rules, survey)
     return pa.table(columns, schema=rules.schema)
 
-
-def hash_names(names: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Hash names to uint64: SipHash with a fixed key, the same in every process."""
-    return np.asarray(pd.util.hash_array(np.asarray(names, dtype=object), categorize=False))

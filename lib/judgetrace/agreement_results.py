@@ -17,6 +17,7 @@ from judgetrace.agreement_counts import (
     decode_pairs,
     lay_out_complete,
     lay_out_panel,
+    sum_clusters,
 )
 from judgetrace.agreement_tables import REST, TARGET, TableKey, TestSums
 from judgetrace.alternative_test import AlternativeTest, run_test
@@ -147,11 +148,11 @@ def _scatter(amounts: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
 
 def measure_counts(kind: str, counts: Counts, codes: RatingCodes, resampler: Resampler | None) -> Measured:
     """Measure a table of counts and its replicates."""
-    total = add_counts([Counts(np.zeros_like(counts.clusters), counts.cells, counts.amounts)])
-    cells, amounts = total.cells, total.amounts.astype(np.float64)
+    cells, totals = sum_clusters(counts)
+    amounts = totals.astype(np.float64)
     measure, num_floats = make_measure(kind, codes, cells)
     values = {name: float(value) for name, value in measure(amounts).items()}
-    compared = count_compared(kind, cells, total.amounts)
+    compared = count_compared(kind, cells, totals)
     reasons = {name: explain(kind, name, cells, compared, codes) for name, v in values.items() if math.isnan(v)}
     replicates: dict[str, np.ndarray] = {}
     if resampler is not None and len(cells):

@@ -11,15 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from judgetrace.agreement_counts import Clusters, Counts, add_counts
-from judgetrace.agreement_intake import IntakeRules, Source, Survey, admit_rows, encode_column, hash_names, read_source
+from judgetrace.agreement_intake import IntakeRules, Source, Survey, admit_rows, read_source
 from judgetrace.agreement_tables import BucketCounts, TableKey, TestSums, count_bucket
 from judgetrace.agreement_units import UnitRules, make_units
+from judgetrace.name_hash import hash_strings
 from judgetrace.sources import SourcePart
 from judgetrace.staging import Piece
 from judgetrace.storage import Folder
 
 ROWS_PER_TASK = 1_000_000
-ROWS_PER_BUCKET = 500_000
+ROWS_PER_BUCKET = 1_000_000
 COMPACT_AFTER = 16
 
 
@@ -69,12 +70,12 @@ def stage_rows(
     rows = pa.concat_tables(tables).combine_chunks()
     if not len(rows):
         return MapResult(survey, {})
-    item_codes, _ = encode_column(rows["item_id"])
-    items = rows["item_id"].combine_chunks().dictionary_encode().dictionary.to_numpy(zero_copy_only=False)
-    bucket_of = (hash_names(items) % np.uint64(num_buckets)).astype(np.int64)[item_codes]
+    hashes = hash_strings(rows["item_id"].combine_chunks())
+    bucket_of = (hashes >> np.uint64(32)).astype(np.int64) % num_buckets
+    bucket_of = bucket_of.astype(np.int16 if num_buckets < 1 << 15 else np.int64)
     order = np.argsort(bucket_of, kind="stable")
     rows, ordered = rows.take(pa.array(order)), bucket_of[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    starts = np.flatnonzero(np.diff(ordered, prepend=ordered.dtype.type(-1)))
     name = f"_staging/map-{number:05d}-{uuid.uuid4().hex[:8]}.parquet"
     pieces = {}
     with folder.open_for_write(name) as file, pq.ParquetWriter(file, rows.schema, compression="lz4") as writer:

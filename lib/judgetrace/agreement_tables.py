@@ -146,7 +146,8 @@ class _Tally:
                 )
                 span = slice(start, end)
                 assert key not in self.found.tables, key
-                self.found.tables[key] = Counts(grouping.clusters[groups[span]], cells[span], amounts[span])
+                small = amounts[span].astype(np.int32 if amounts[span].max() < 1 << 31 else np.int64)
+                self.found.tables[key] = Counts(grouping.clusters[groups[span]], cells[span], small)
 
     def _add_pairs(
         self,

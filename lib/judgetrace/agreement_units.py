@@ -8,13 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from judgetrace.agreement_counts import combine_codes
-from judgetrace.agreement_intake import encode_column, hash_names
+from judgetrace.agreement_intake import encode_column, encode_items
 from judgetrace.count_targets import Targets, decide_targets
 from judgetrace.labels import TargetConfig
+from judgetrace.name_hash import hash_strings
 from judgetrace.rating_codes import NO_RATING, RatingCodes
 from judgetrace.scale import ScaleConfig
 from judgetrace.splits import SplitConfig, assign_splits
@@ -90,11 +92,10 @@ def make_units(rows: pa.Table, rules: UnitRules) -> list[Units]:
     if not len(rows):
         return []
     rows = rows.combine_chunks()
-    item_codes, _ = encode_column(rows["item_id"])
-    items = rows["item_id"].combine_chunks().dictionary_encode().dictionary
+    item_codes, items = encode_items(rows["item_id"])
     dimension_codes, dimensions = encode_column(rows["dimension"])
-    groups = _find_groups(rows, item_codes, items)
-    clusters = hash_names(groups if rules.by_group else items.to_numpy(zero_copy_only=False))
+    groups = _find_groups(rows, item_codes, items) if rules.by_group or rules.split else items
+    clusters = hash_strings(groups if rules.by_group else items)
     found = []
     for code in sorted(range(len(dimensions)), key=lambda code: dimensions[code]):
         own = np.flatnonzero(dimension_codes == code)
@@ -105,19 +106,17 @@ def make_units(rows: pa.Table, rules: UnitRules) -> list[Units]:
     return found
 
 
-def _find_groups(rows: pa.Table, item_codes: np.ndarray, items: pa.Array) -> np.ndarray:
+def _find_groups(rows: pa.Table, item_codes: np.ndarray, items: pa.Array) -> pa.Array:
     """Find the group of each item: the first that a row tells, else the item itself."""
-    groups = items.to_numpy(zero_copy_only=False).copy()
-    if rows["group"].null_count == len(rows):
-        return np.asarray(groups)
     told = np.flatnonzero(pc.is_valid(rows["group"]).to_numpy(zero_copy_only=False))
     distinct, first = np.unique(item_codes[told], return_index=True)
+    groups = items.to_numpy(zero_copy_only=False).copy()
     groups[distinct] = rows["group"].take(pa.array(told[first])).to_numpy(zero_copy_only=False)
-    return np.asarray(groups)
+    return pa.array(groups, pa.string())
 
 
 def _make_dimension(
-    rows: pa.Table, item_codes: np.ndarray, clusters: np.ndarray, groups: np.ndarray, dimension: str, rules: UnitRules
+    rows: pa.Table, item_codes: np.ndarray, clusters: np.ndarray, groups: pa.Array, dimension: str, rules: UnitRules
 ) -> Units:
     scale = rules.scales.of(dimension)
     assert scale is not None, f"the intake lets no row of dimension {dimension!r} through"
@@ -173,11 +172,7 @@ def _drop_repeats(rows: np.ndarray, keys: tuple[np.ndarray, np.ndarray], names: 
 
 def find_repeats(codes: np.ndarray) -> np.ndarray:
     """Find which codes [N] occurred before."""
-    repeated = np.zeros(len(codes), dtype=bool)
-    if len(codes) and len(first := np.unique(codes, return_index=True)[1]) < len(codes):
-        repeated[:] = True
-        repeated[first] = False
-    return repeated
+    return np.asarray(pd.Series(codes).duplicated().to_numpy())
 
 
 def _lay_out_ratings(
@@ -227,13 +222,13 @@ def _find_slices(
     return found
 
 
-def _find_split(slices: dict[str, tuple[np.ndarray, list[str]]], groups: np.ndarray, rules: UnitRules) -> np.ndarray:
+def _find_split(slices: dict[str, tuple[np.ndarray, list[str]]], groups: pa.Array, rules: UnitRules) -> np.ndarray:
     """Find the split of each item; that of an item without units follows from its group, where that is known."""
     index, values = slices["split"]
     names = np.array([*values, ""], dtype=object)[index]
     unknown = np.flatnonzero(index < 0)
     if len(unknown) and not rules.items_have_groups:
-        names[unknown] = assign_splits(pa.array(groups[unknown], pa.string()), rules.split_config).to_numpy(
+        names[unknown] = assign_splits(groups.take(pa.array(unknown)), rules.split_config).to_numpy(
             zero_copy_only=False
         )
     return np.asarray(names)
