@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -18,14 +17,13 @@ from judgetrace.agreement_config import MeasureAgreementConfig
 from judgetrace.agreement_intake import Survey
 from judgetrace.agreement_report import write_report
 from judgetrace.agreement_results import Measurer, Results
-from judgetrace.agreement_run import MapTask, Total, choose_buckets, count_pieces, plan_tasks, stage_rows
-from judgetrace.agreement_sources import Inputs, find_inputs, make_unit_rules
+from judgetrace.agreement_run import Total, collect_counts
+from judgetrace.agreement_sources import Inputs, find_inputs
 from judgetrace.agreement_units import UnitRules
 from judgetrace.bootstrap import Resampler
-from judgetrace.config import UserError, load_config, run_job
+from judgetrace.config import load_config, run_job
 from judgetrace.rating_codes import RatingCodes
 from judgetrace.session import connect_ray
-from judgetrace.staging import Piece
 from judgetrace.storage import Folder, encode_parquet
 from judgetrace.tasks import run_tasks
 from judgetrace.versions import list_versions
@@ -44,13 +42,9 @@ def main(arguments: list[str]) -> int:
     folder = Folder(config.output)
     folder.delete(["agreement.json"])
     with connect_ray(config.cluster):
-        try:
-            survey, pieces = stage_sources(config, inputs, folder)
-            rules = make_unit_rules(config, inputs, survey)
-            total = count_buckets(inputs, rules, folder, pieces)
-        finally:
-            delete_staging(folder)
-    results = measure(config, rules, total, survey)
+        collected = collect_counts(config, inputs, folder, run_tasks)
+    survey, rules, total = collected.survey, collected.rules, collected.total
+    results = measure(config, rules, total)
     document = describe(config, inputs, survey, total, results)
     document["seconds"] = round(time.monotonic() - started, 1)
     folder.write_atomic("agreement.parquet", encode_parquet(results.to_table()))
@@ -61,64 +55,17 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def stage_sources(
-    config: MeasureAgreementConfig, inputs: Inputs, folder: Folder
-) -> tuple[Survey, dict[int, list[Piece]]]:
-    """Run the map stage; returns who said how much and the pieces of each bucket."""
-    num_buckets = config.buckets or choose_buckets(inputs.parts)
-    sources, rules = inputs.sources, inputs.rules
-    survey = Survey()
-    found: list[tuple[int, dict[int, Piece]]] = []
-
-    def stage(number: int, task: MapTask) -> Any:
-        return number, stage_rows(folder, sources, rules, num_buckets, number, task)
-
-    for number, result in run_tasks("map", stage, plan_tasks(inputs.parts)):
-        survey.add(result.survey)
-        found.append((number, result.pieces))
-    check_unusable(config, survey)
-    pieces: dict[int, list[Piece]] = {bucket: [] for bucket in range(num_buckets)}
-    for _, own in sorted(found, key=lambda pair: pair[0]):
-        for bucket, piece in own.items():
-            pieces[bucket].append(piece)
-    return survey, pieces
-
-
-def count_buckets(inputs: Inputs, rules: UnitRules, folder: Folder, pieces: dict[int, list[Piece]]) -> Total:
-    """Run the reduce stage and add up its counts."""
-    schema = inputs.rules.schema
-    total = Total()
-    tasks = [own for own in pieces.values() if own]
-    for counts in run_tasks("count", lambda _, own: count_pieces(folder, schema, rules, own), tasks):
-        total.add(counts)
-    return total
-
-
-def check_unusable(config: MeasureAgreementConfig, survey: Survey) -> None:
-    """Raise UserError where there is nothing to measure, or more rows are unusable than the config bears."""
-    unusable = sum(survey.unusable.values())
-    if not survey.rows:
-        raise UserError("the sources hold no annotations")
-    if unusable > config.max_unusable_rate * survey.rows:
-        raise UserError(
-            f"{unusable} of {survey.rows} rows are unusable, over max_unusable_rate = {config.max_unusable_rate}\n"
-            f"reasons: {dict(survey.unusable.most_common())}\nfor example:\n  "
-            + "\n  ".join(survey.examples)
-            + "\nmend the input or the scale, or raise the limit: such rows are left out, of raters they count as missing"
-        )
-
-
-def measure(config: MeasureAgreementConfig, rules: UnitRules, total: Total, survey: Survey) -> Results:
+def measure(config: MeasureAgreementConfig, rules: UnitRules, total: Total) -> Results:
     """Measure everything."""
-    dimensions = {dimension for dimension, _ in survey.annotators} | {key[0] for key in survey.without_rating}
     tables = total.finish()
-    dimensions |= {key.dimension for key in tables}
-    scales = {name: RatingCodes(scale) for name in dimensions if (scale := rules.scales.of(name)) is not None}
+    scales = {
+        name: RatingCodes(scale) for name in {key.dimension for key in tables} if (scale := rules.scales.of(name))
+    }
     intervals = config.intervals
     resampler = None
     if intervals.replicates:
         resampler = Resampler(total.clusters.names, intervals.seed, intervals.replicates)
-    measurer = Measurer(tables, scales, resampler, intervals.level)
+    measurer = Measurer(tables, scales, resampler, intervals.level, rules.per_annotator)
     measurer.run()
     measurer.add_tests(total.tests, config.alternative_test.eps, rules.rater_names)
     return measurer.results
@@ -145,12 +92,6 @@ def describe(
         "confusion_matrices": results.confusions,
         "versions": list_versions(),
     }
-
-
-def delete_staging(folder: Folder) -> None:
-    """Delete what the map stage wrote."""
-    with suppress(FileNotFoundError):
-        folder.filesystem.rm(folder.path("_staging"), recursive=True)
 
 
 def print_dry_run(config: MeasureAgreementConfig, inputs: Inputs) -> None:

@@ -17,7 +17,9 @@ FIVE = Scale(values=(1, 2, 3, 4, 5), type="interval")
 def measure(first: np.ndarray, second: np.ndarray, scale: Scale = FIVE) -> dict[str, float]:
     """Measure two lists of numbers on a scale."""
     codes = RatingCodes(scale)
-    cells = encode_pairs(codes.encode_numbers(np.asarray(first, float)), codes.encode_numbers(np.asarray(second, float)))
+    cells = encode_pairs(
+        codes.encode_numbers(np.asarray(first, float)), codes.encode_numbers(np.asarray(second, float))
+    )
     distinct, amounts = np.unique(cells, return_counts=True)
     table = PairLayout(distinct, codes).lay_out(amounts.astype(float))
     return {name: float(value) for name, value in measure_pair(table, scale.type == "nominal").items()}
@@ -107,7 +109,11 @@ def test_ac2_of_two_raters_is_that_of_irrcac(seed: int) -> None:
     found = measure(first, second)
     frame = pd.DataFrame({"a": first, "b": second})
 
-    for name, weights in (("gwet_ac1", "identity"), ("gwet_ac2_ordinal", "ordinal"), ("gwet_ac2_quadratic", "quadratic")):
+    for name, weights in (
+        ("gwet_ac1", "identity"),
+        ("gwet_ac2_ordinal", "ordinal"),
+        ("gwet_ac2_quadratic", "quadratic"),
+    ):
         package = CAC(frame, weights=weights, categories=[1, 2, 3, 4, 5], digits=12)
         assert found[name] == pytest.approx(package.gwet()["est"]["coefficient_value"], abs=1e-9)
 
@@ -144,7 +150,9 @@ def test_a_constant_severity_hides_in_icc_3_1_and_shows_in_icc_2_1_and_bias() ->
 @pytest.mark.parametrize(
     ("first", "second", "undefined"),
     [
-        pytest.param([3, 3, 3], [3, 3, 3], {"cohen_kappa", "alpha_interval", "kendall_tau_b", "icc_3_1"}, id="one level"),
+        pytest.param(
+            [3, 3, 3], [3, 3, 3], {"cohen_kappa", "alpha_interval", "kendall_tau_b", "icc_3_1"}, id="one level"
+        ),
         pytest.param([3, 3, 3], [1, 2, 5], {"kendall_tau_b", "spearman", "pearson"}, id="one side constant"),
         pytest.param([], [], {"exact_agreement", "mse", "cohen_kappa", "gwet_ac1", "pearson"}, id="no overlap"),
         pytest.param([2], [3], {"icc_2_1", "pearson", "spearman"}, id="one unit"),

@@ -119,7 +119,7 @@ def sum_features(
 
 
 def combine_codes(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Number the distinct rows of some columns [N] of whole numbers >= -2.
+    """Give numbers to the distinct rows of some columns [N] of whole numbers >= -2.
 
     Returns the first row of each distinct one and the number of each row [N].
     """

@@ -97,12 +97,10 @@ class Survey:
     unusable: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
     slice_values: dict[str, set[str]] = field(default_factory=dict)
-    items: int = 0
 
     def add(self, other: Survey) -> None:
         """Add the survey of another task."""
         self.rows += other.rows
-        self.items += other.items
         self.annotators.update(other.annotators)
         self.raters.update(other.raters)
         self.without_rating.update(other.without_rating)
@@ -117,13 +115,15 @@ def read_source(part: SourcePart, source: Source) -> pa.Table:
     """Read the needed columns of a part. Raises UserError where one is missing."""
     filesystem, path = open_filesystem(part.file.url)
     with filesystem.open(path, "rb") as stream:
-        file = pq.ParquetFile(stream, read_dictionary=source.name_repetitive())
-        missing = [name for name in source.name_columns() if name not in file.schema_arrow.names]
+        schema = pq.read_schema(stream)
+        missing = [name for name in source.name_columns() if name not in schema.names]
         if missing:
             raise UserError(
-                f"{part.file.url}: no column {missing[0]!r}; found: {file.schema_arrow.names}\n"
+                f"{part.file.url}: no column {missing[0]!r}; found: {schema.names}\n"
                 f"set the mapping of {source.name} to the columns that are there"
             )
+        texts = [name for name in source.name_repetitive() if pa.types.is_string(schema.field(name).type)]
+        file = pq.ParquetFile(stream, read_dictionary=texts)
         groups = list(range(part.first_group, part.last_group))
         return file.read_row_groups(groups, columns=source.name_columns(), use_threads=False)
 
@@ -142,42 +142,63 @@ def encode_items(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary
 
 
-def admit_rows(
-    table: pa.Table, source: Source, index: int, rules: IntakeRules, survey: Survey, where: str = ""
-) -> pa.Table:
+@dataclass(frozen=True)
+class Origin:
+    """Where a table comes from."""
+
+    source: Source
+    index: int  # of the source
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """The columns of a table as numbers; -1 for null."""
+
+    dimension: np.ndarray
+    dimensions: list[str]
+    who: np.ndarray
+    names: list[str]
+    rating: np.ndarray  # rating codes, NO_RATING, OFF_SCALE
+
+
+def admit_rows(table: pa.Table, origin: Origin, rules: IntakeRules, survey: Survey) -> pa.Table:
     """Turn a source's table into rows (schema of `rules`), and count into `survey`."""
+    source, size = origin.source, len(table)
     if source.kind == "items":
-        return _admit_items(table, source, index, rules, survey)
-    size = len(table)
+        return _admit_items(table, origin, rules, survey)
     survey.rows += size
-    dimension_codes, dimensions = _encode_or(table, source.dimension, "")
-    who_codes, names = _encode_or(table, source.who, source.constant)
-    scales = {code: _find_scale(rules.scales, name, where) for code, name in enumerate(dimensions)}
-    codes = np.full(size, NO_RATING, dtype=np.int64)
-    for code, scale_codes in scales.items():
-        rows = np.flatnonzero(dimension_codes == code)
-        codes[rows] = _encode_ratings(table, source, scale_codes, rows, len(scales) == 1)
-    reasons = _find_unusable(table, source, (dimension_codes, who_codes, codes), scales)
-    _count_unusable(table, source, reasons, survey, where)
+    dimension, dimensions = _encode_or(table, source.dimension, "")
+    who, names = _encode_or(table, source.who, source.constant)
+    found = [rules.scales.of(name) for name in dimensions]
+    scales = [None if scale is None else RatingCodes(scale) for scale in found]
+    rating = np.full(size, NO_RATING, dtype=np.int64)
+    for code, codes in enumerate(scales):
+        rows = np.flatnonzero(dimension == code)
+        if codes is not None:
+            chosen = table if len(rows) == size else table.take(pa.array(rows))
+            rating[rows] = _encode_ratings(chosen, source, codes)
+    coded = _Codes(dimension, dimensions, who, names, rating)
+    reasons = _find_unusable(table, source, coded, scales)
+    _count_unusable(table, origin, reasons, survey)
     usable = reasons == 0
     if source.kind == "rater":
-        codes[reasons == _OFF_SCALE] = NO_RATING
+        rating[reasons == _OFF_SCALE] = NO_RATING
         usable |= reasons == _OFF_SCALE
-    _count_who((dimension_codes, dimensions), (who_codes, names), (codes, usable), source, index, survey)
     targets = _read_target_sources(table, source)
-    if source.kind == "rater" and targets is not None:
-        about = np.flatnonzero(pc.is_valid(targets).to_numpy(zero_copy_only=False))
-        survey.per_annotator |= {(index, names[code]) for code in np.unique(who_codes[about])}
-        _count_missing(table, source, index, (dimension_codes, dimensions), (who_codes, names), codes, survey)
-    elif source.kind == "rater":
-        _count_missing(table, source, index, (dimension_codes, dimensions), (who_codes, names), codes, survey)
+    _count_who(coded, usable, origin, survey)
+    if source.kind == "rater":
+        _count_missing(table, coded, usable, origin, survey)
+        if targets is not None:
+            about = np.flatnonzero(pc.is_valid(targets).to_numpy(zero_copy_only=False) & usable)
+            survey.per_annotator |= {(origin.index, names[code]) for code in np.unique(who[about])}
     columns = {
         "item_id": table[source.item_id].cast(pa.string()),
-        "dimension": _decode(dimension_codes, dimensions),
-        "source": pa.array(np.full(size, index, dtype=np.int16)),
-        "who": _decode(who_codes, names),
+        "dimension": _decode(dimension, dimensions),
+        "source": pa.array(np.full(size, origin.index, dtype=np.int16)),
+        "who": _decode(who, names),
         "target_source": pa.nulls(size, pa.string()) if targets is None else targets,
-        "code": pa.array(codes.astype(np.int32)),
+        "code": pa.array(rating.astype(np.int32)),
         "group": pa.nulls(size, pa.string()) if source.group is None else table[source.group].cast(pa.string()),
     }
     columns |= _read_slices(table, source, rules, survey)
@@ -207,114 +228,80 @@ def _decode(codes: np.ndarray, values: list[str]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(indices, pa.array(values, pa.string())).cast(pa.string())
 
 
-def _find_scale(scales: ScaleConfig, dimension: str, where: str) -> RatingCodes | None:
-    scale = scales.of(dimension)
-    return None if scale is None else RatingCodes(scale)
-
-
-def _encode_ratings(
-    table: pa.Table, source: Source, codes: RatingCodes | None, rows: np.ndarray, is_all: bool
-) -> np.ndarray:
-    """Encode the ratings of some rows: the number where there is one and the scale has an order, else the label."""
-    if codes is None:
-        return np.full(len(rows), NO_RATING, dtype=np.int64)
-    chosen = table if is_all else table.take(pa.array(rows))
+def _encode_ratings(table: pa.Table, source: Source, codes: RatingCodes) -> np.ndarray:
+    """Encode a table's ratings: the number where there is one and the scale has an order, else the label."""
     if source.rating is not None and codes.scale.type != "nominal":
-        return codes.encode_numbers(_read_floats(chosen[source.rating]))
+        return codes.encode_numbers(_read_floats(table[source.rating]))
     assert source.label is not None
-    column = chosen[source.label]
+    column = table[source.label]
     is_number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
     if is_number and codes.scale.type != "nominal":
         return codes.encode_numbers(_read_floats(column))
-    label_codes, labels = encode_column(column)
-    if codes.scale.type == "nominal" or all(codes.scale.find_level(label) is not None for label in labels):
-        levels = codes.encode_labels(labels)
-    else:
+    index, labels = encode_column(column)
+    found = codes.encode_labels(labels)
+    if codes.scale.type != "nominal":
         numbers = pd.to_numeric(pd.Series(labels, dtype=object), errors="coerce").to_numpy(dtype=float)
-        levels = np.where(np.isnan(numbers), OFF_SCALE, codes.encode_numbers(numbers))
-        exact = codes.encode_labels(labels)
-        levels = np.where(exact >= 0, exact, levels)
-    return np.append(levels, NO_RATING)[label_codes]
+        between = codes.encode_numbers(numbers)
+        found = np.where((found == OFF_SCALE) & ~np.isnan(numbers), between, found)
+    return np.append(found, NO_RATING)[index]
 
 
 def _read_floats(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(column.cast(pa.float64()).to_numpy())
 
 
-def _find_unusable(
-    table: pa.Table,
-    source: Source,
-    codes: tuple[np.ndarray, np.ndarray, np.ndarray],
-    scales: dict[int, RatingCodes | None],
-) -> np.ndarray:
-    dimension_codes, who_codes, ratings = codes
+def _find_unusable(table: pa.Table, source: Source, coded: _Codes, scales: list[RatingCodes | None]) -> np.ndarray:
+    """Find why rows can't be used [N]: 0 where they can."""
     reasons = np.zeros(len(table), dtype=np.int64)
     if source.kind == "human":
-        levels = np.array([0 if scale is None else scale.num_levels for scale in scales.values()] or [0])
-        reasons[ratings >= levels[dimension_codes]] = _BETWEEN_LEVELS
-        reasons[ratings == NO_RATING] = _NO_LABEL
-    reasons[ratings == OFF_SCALE] = _OFF_SCALE
-    unknown = [code for code, scale in scales.items() if scale is None]
-    reasons[np.isin(dimension_codes, unknown) | (dimension_codes < 0)] = _NO_SCALE
-    reasons[who_codes < 0] = _NO_NAME
-    item_ids = table[source.item_id]
-    if item_ids.null_count:
-        reasons[pc.is_null(item_ids).to_numpy()] = _NO_ITEM
+        levels = np.array([0 if scale is None else scale.num_levels for scale in [*scales, None]])
+        reasons[coded.rating >= levels[coded.dimension]] = _BETWEEN_LEVELS
+        reasons[coded.rating == NO_RATING] = _NO_LABEL
+    reasons[coded.rating == OFF_SCALE] = _OFF_SCALE
+    unknown = [code for code, scale in enumerate(scales) if scale is None]
+    reasons[np.isin(coded.dimension, unknown) | (coded.dimension < 0)] = _NO_SCALE
+    reasons[coded.who < 0] = _NO_NAME
+    if table[source.item_id].null_count:
+        reasons[pc.is_null(table[source.item_id]).to_numpy()] = _NO_ITEM
     return reasons
 
 
-def _count_unusable(table: pa.Table, source: Source, reasons: np.ndarray, survey: Survey, where: str) -> None:
+def _count_unusable(table: pa.Table, origin: Origin, reasons: np.ndarray, survey: Survey) -> None:
     faulty = np.flatnonzero(reasons)
     if not len(faulty):
         return
     found, counts = np.unique(reasons[faulty], return_counts=True)
     survey.unusable.update({_REASONS[int(r)]: int(c) for r, c in zip(found, counts, strict=True)})
-    told = table.slice(0, 0) if len(survey.examples) >= MAX_EXAMPLES else table.take(pa.array(faulty[:MAX_EXAMPLES]))
-    label = source.label if source.label in table.column_names else source.rating
-    for row, reason in zip(told.to_pylist(), reasons[faulty].tolist(), strict=False):
-        said = f"{where}: item {row[source.item_id]!r}: {_REASONS[reason]} {row.get(label)!r}"
-        survey.examples = [*survey.examples, said][:MAX_EXAMPLES]
+    told = faulty[: MAX_EXAMPLES - len(survey.examples)]
+    source = origin.source
+    label = source.rating or source.label
+    for row, reason in zip(table.take(pa.array(told)).to_pylist(), reasons[told].tolist(), strict=True):
+        said = f"{origin.url}: item {row[source.item_id]!r}: {_REASONS[reason]} {row[label]!r}"
+        survey.examples.append(said[:300])
 
 
-def _count_who(
-    dimensions: tuple[np.ndarray, list[str]],
-    whos: tuple[np.ndarray, list[str]],
-    ratings: tuple[np.ndarray, np.ndarray],
-    source: Source,
-    index: int,
-    survey: Survey,
-) -> None:
-    codes, usable = ratings
-    keys = (dimensions[0] * max(len(whos[1]), 1) + whos[0])[usable]
-    totals = np.bincount(keys, minlength=1) if len(keys) else np.zeros(0, dtype=np.int64)
+def _count_who(coded: _Codes, usable: np.ndarray, origin: Origin, survey: Survey) -> None:
+    width = max(len(coded.names), 1)
+    totals = np.bincount((coded.dimension * width + coded.who)[usable])
     for key in np.flatnonzero(totals).tolist():
-        dimension, who = divmod(key, max(len(whos[1]), 1))
-        if source.kind == "human":
-            survey.annotators[dimensions[1][dimension], whos[1][who]] += int(totals[key])
+        dimension, who = divmod(key, width)
+        if origin.source.kind == "human":
+            survey.annotators[coded.dimensions[dimension], coded.names[who]] += int(totals[key])
         else:
-            survey.raters[index, whos[1][who]] += int(totals[key])
+            survey.raters[origin.index, coded.names[who]] += int(totals[key])
 
 
-def _count_missing(
-    table: pa.Table,
-    source: Source,
-    index: int,
-    dimensions: tuple[np.ndarray, list[str]],
-    whos: tuple[np.ndarray, list[str]],
-    codes: np.ndarray,
-    survey: Survey,
-) -> None:
-    """Count a rater's rows without a rating by outcome."""
-    missing = np.flatnonzero(codes == NO_RATING)
-    if not len(missing):
-        return
-    outcomes = ["no rating"] * len(missing)
-    if source.outcome is not None:
-        outcomes = [text or "no rating" for text in table[source.outcome].take(pa.array(missing)).to_pylist()]
+def _count_missing(table: pa.Table, coded: _Codes, usable: np.ndarray, origin: Origin, survey: Survey) -> None:
+    """Count a rater's rows without a rating, by outcome."""
+    missing = np.flatnonzero((coded.rating == NO_RATING) & usable)
+    column = origin.source.outcome
+    if column is None or not len(missing):
+        outcomes = ["no rating"] * len(missing)
+    else:
+        outcomes = table[column].take(pa.array(missing)).cast(pa.string()).to_pylist()
     for row, outcome in zip(missing.tolist(), outcomes, strict=True):
-        dimension, who = dimensions[0][row], whos[0][row]
-        if dimension >= 0 and who >= 0:
-            survey.without_rating[dimensions[1][dimension], index, whos[1][who], outcome] += 1
+        dimension, who = coded.dimensions[coded.dimension[row]], coded.names[coded.who[row]]
+        survey.without_rating[dimension, origin.index, who, outcome or "no rating"] += 1
 
 
 def _read_target_sources(table: pa.Table, source: Source) -> pa.Array | None:
@@ -354,18 +341,17 @@ def _read_extra(text: str | None, key: str) -> str | None:
     return None if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
-def _admit_items(table: pa.Table, source: Source, index: int, rules: IntakeRules, survey: Survey) -> pa.Table:
-    survey.items += len(table)
-    size = len(table)
+def _admit_items(table: pa.Table, origin: Origin, rules: IntakeRules, survey: Survey) -> pa.Table:
+    source, size = origin.source, len(table)
+    assert source.dimension is not None, "a corpus' items have dimensions"
     columns = {
         "item_id": table[source.item_id],
-        "dimension": table[source.dimension],
-        "source": pa.array(np.full(size, index, dtype=np.int16)),
+        "dimension": table[source.dimension].cast(pa.string()),
+        "source": pa.array(np.full(size, origin.index, dtype=np.int16)),
         "who": pa.nulls(size, pa.string()),
         "target_source": pa.nulls(size, pa.string()),
         "code": pa.array(np.full(size, NO_RATING, dtype=np.int32)),
-        "group": table[source.group] if source.group else pa.nulls(size, pa.string()),
+        "group": table[source.group].cast(pa.string()) if source.group else pa.nulls(size, pa.string()),
     }
     columns |= _read_slices(table, source, rules, survey)
     return pa.table(columns, schema=rules.schema)
-

@@ -19,7 +19,7 @@ from judgetrace.agreement_counts import (
     lay_out_panel,
     sum_clusters,
 )
-from judgetrace.agreement_tables import REST, TARGET, TableKey, TestSums
+from judgetrace.agreement_tables import EACH_ANNOTATOR, REST, TableKey, TestSums
 from judgetrace.alternative_test import AlternativeTest, run_test
 from judgetrace.bootstrap import Resampler, adjust_holm, find_interval, find_p_value
 from judgetrace.pair_statistics import PairTable, measure_pair
@@ -153,7 +153,7 @@ def measure_counts(kind: str, counts: Counts, codes: RatingCodes, resampler: Res
     measure, num_floats = make_measure(kind, codes, cells)
     values = {name: float(value) for name, value in measure(amounts).items()}
     compared = count_compared(kind, cells, totals)
-    reasons = {name: explain(kind, name, cells, compared, codes) for name, v in values.items() if math.isnan(v)}
+    reasons = {name: explain(kind, name, cells, compared) for name, v in values.items() if math.isnan(v)}
     replicates: dict[str, np.ndarray] = {}
     if resampler is not None and len(cells):
         chunks = [measure(chunk) for chunk in resampler.resample(counts, num_floats)]
@@ -170,23 +170,21 @@ def count_compared(kind: str, cells: np.ndarray, amounts: np.ndarray) -> int:
     return int(amounts.sum())
 
 
-def explain(kind: str, statistic: str, cells: np.ndarray, compared: int, codes: RatingCodes) -> str:
+def explain(kind: str, statistic: str, cells: np.ndarray, compared: int) -> str:
     """Say why a statistic is undefined."""
+    is_panel, is_complete = kind.endswith("_panel"), kind.endswith("_complete")
     if not compared:
-        if kind.endswith("_panel"):
-            return "no unit has two ratings"
-        return "no unit was rated by all" if kind.endswith("_complete") else "no unit has a rating of both"
+        absent = "no unit was rated by all" if is_complete else "no unit has a rating of both"
+        return "no unit has two ratings" if is_panel else absent
     if compared == 1 and statistic not in ("exact_agreement", "adjacent_agreement", "mse", "mae", "bias"):
         return "one unit only"
-    if not kind.endswith(("_panel", "_complete")):
-        first, second = decode_pairs(cells)
-        constant = [len(np.unique(side)) == 1 for side in (first, second)]
-        if all(constant):
-            return "each of the two gives one rating only"
-        if any(constant):
-            return f"the {'first' if constant[0] else 'second'} gives one rating only"
+    if is_panel:
+        return "all ratings are of one category"
+    sides = ("first", "second") if not is_complete else ()
+    constant = [side for side, codes_ in zip(sides, decode_pairs(cells), strict=False) if len(np.unique(codes_)) == 1]
+    if not constant:
         return "the ratings do not vary"
-    return "all ratings are of one category" if kind.endswith("_panel") else "the ratings do not vary"
+    return "each of the two gives one rating only" if len(constant) == 2 else f"the {constant[0]} gives one rating only"
 
 
 class Measurer:
@@ -198,7 +196,9 @@ class Measurer:
         scales: Mapping[str, RatingCodes],
         resampler: Resampler | None,
         level: float,
+        per_annotator: tuple[str, ...] = (),
     ):
+        self._per_annotator = per_annotator
         self._tables, self._scales, self._resampler, self._level = tables, scales, resampler, level
         self.results = Results()
 
@@ -231,10 +231,10 @@ class Measurer:
             if kind == "units":
                 continue
             found = measured[kind, who, with_whom] = measure_counts(kind, counts, codes, self._resampler)
-            if kind == "paired":
+            if kind in ("paired", "ceiling_paired"):
                 continue
             about = where | {"comparison": COMPARISONS[kind], "who": who, "with_whom": with_whom}
-            coverage = _find_coverage(kind, who, with_whom, found.num_compared, base)
+            coverage = _find_coverage((kind, who, with_whom), found.num_compared, base, self._per_annotator)
             self._add_rows(about, found, base["units"], coverage)
             if kind == "rater_target" or (kind == "human_ceiling" and with_whom == REST):
                 self._add_confusion(about, counts, codes)
@@ -262,12 +262,8 @@ class Measurer:
                 other = measured.get(("paired", with_whom, who))
                 if other is not None:
                     self._add_difference(where, (who, with_whom), found, other, units)
-            elif kind == "rater_rest" and not where["slice_by"]:
-                ceiling = [
-                    value for key, value in measured.items() if key[0] == "human_ceiling" and key[1].startswith("each")
-                ]
-                if ceiling:
-                    self._add_difference(where, (who, CEILING), found, ceiling[0], units)
+            elif kind == "rater_rest":
+                self._add_difference(where, (who, CEILING), found, measured["ceiling_paired", who, with_whom], units)
 
     def _add_difference(
         self, where: dict[str, str], whos: tuple[str, str], first: Measured, second: Measured, units: int
@@ -281,14 +277,16 @@ class Measurer:
             low, high = find_interval(replicates, self._level)
             reason = first.reasons.get(name) or second.reasons.get(name)
             row = {"statistic": name, "value": _null(value), "low": _null(low), "high": _null(high)}
-            row |= {"p_value": _null(find_p_value(replicates)) if reason is None else None, "num_units": units}
+            # Slices have intervals only: testing each of them would cost the family its power.
+            tested = reason is None and not where["slice_by"]
+            row |= {"p_value": _null(find_p_value(replicates)) if tested else None, "num_units": units}
             self.results.rows.append({**about, **row, "num_compared": first.num_compared, "undefined": reason})
 
     def _adjust(self) -> None:
-        """Adjust p-values by Holm: a family is one statistic's differences of one kind, over all dimensions."""
+        """Adjust p-values by Holm: a family is one statistic's differences of one kind over all dimensions, unsliced."""
         families: dict[tuple[str, str, bool], list[dict[str, Any]]] = {}
         for row in self.results.rows:
-            if row["comparison"] == "difference":
+            if row["comparison"] == "difference" and not row["slice_by"]:
                 family = (row["population"], row["statistic"], row["with_whom"] == CEILING)
                 families.setdefault(family, []).append(row)
         for rows in families.values():
@@ -349,16 +347,19 @@ def _count_base(units: Counts) -> dict[str, int]:
     return {name: int(units.amounts[units.cells == cell].sum()) for cell, name in enumerate(names)}
 
 
-def _find_coverage(kind: str, who: str, with_whom: str, compared: int, base: Mapping[str, int]) -> float | None:
-    if kind in ("rater_annotator", "human_ceiling", "rater_rest"):
-        pooled = with_whom.startswith("each") or (
-            with_whom == REST and (kind == "rater_rest" or who.startswith("each"))
-        )
-        possible = base["labels"] if pooled else 0
-    elif kind in ("human_pair",):
-        possible = 0
+def _find_coverage(
+    key: tuple[str, str, str], compared: int, base: Mapping[str, int], per_annotator: tuple[str, ...]
+) -> float | None:
+    """Find the share of what could have been compared; None for figures of single annotators."""
+    kind, who, with_whom = key
+    if kind == "human_pair" or (kind == "rater_annotator" and with_whom != EACH_ANNOTATOR):
+        return None
+    if kind == "human_ceiling" and who != EACH_ANNOTATOR:
+        return None
+    if kind in ("human_ceiling", "rater_annotator", "rater_rest") or (kind == "rater_target" and who in per_annotator):
+        possible = base["labels"]
     else:
-        possible = base["with_target"] if with_whom == TARGET or kind.startswith("human") else base["units"]
+        possible = base["units"] if kind.startswith("rater_") and kind != "rater_target" else base["with_target"]
     return compared / possible if possible else None
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from judgetrace.agreement_config import MeasureAgreementConfig
 from judgetrace.agreement_counts import Clusters, Counts, add_counts
-from judgetrace.agreement_intake import IntakeRules, Source, Survey, admit_rows, read_source
+from judgetrace.agreement_intake import IntakeRules, Origin, Source, Survey, admit_rows, check_slice, read_source
+from judgetrace.agreement_sources import Inputs, make_unit_rules
 from judgetrace.agreement_tables import BucketCounts, TableKey, TestSums, count_bucket
 from judgetrace.agreement_units import UnitRules, make_units
+from judgetrace.config import UserError
 from judgetrace.name_hash import hash_strings
 from judgetrace.sources import SourcePart
 from judgetrace.staging import Piece
@@ -58,21 +63,33 @@ def choose_buckets(parts: Sequence[tuple[int, SourcePart]]) -> int:
     return 1 + sum(part.num_rows or 0 for _, part in parts) // ROWS_PER_BUCKET
 
 
-def stage_rows(
-    folder: Folder, sources: Sequence[Source], rules: IntakeRules, num_buckets: int, number: int, task: MapTask
-) -> MapResult:
+@dataclass(frozen=True)
+class StagePlan:
+    """What all map tasks share."""
+
+    sources: tuple[Source, ...]
+    rules: IntakeRules
+    num_buckets: int
+
+
+def stage_rows(folder: Folder, plan: StagePlan, number: int, task: MapTask) -> MapResult:
     """Read a task's parts and write their rows by bucket, in row groups of one bucket each."""
     survey = Survey()
     tables = [
-        admit_rows(read_source(part, sources[index]), sources[index], index, rules, survey, part.file.url)
+        admit_rows(
+            read_source(part, plan.sources[index]),
+            Origin(plan.sources[index], index, part.file.url),
+            plan.rules,
+            survey,
+        )
         for index, part in task.parts
     ]
     rows = pa.concat_tables(tables).combine_chunks()
     if not len(rows):
         return MapResult(survey, {})
     hashes = hash_strings(rows["item_id"].combine_chunks())
-    bucket_of = (hashes >> np.uint64(32)).astype(np.int64) % num_buckets
-    bucket_of = bucket_of.astype(np.int16 if num_buckets < 1 << 15 else np.int64)
+    bucket_of = (hashes >> np.uint64(32)).astype(np.int64) % plan.num_buckets
+    bucket_of = bucket_of.astype(np.int16 if plan.num_buckets < 1 << 15 else np.int64)
     order = np.argsort(bucket_of, kind="stable")
     rows, ordered = rows.take(pa.array(order)), bucket_of[order]
     starts = np.flatnonzero(np.diff(ordered, prepend=ordered.dtype.type(-1)))
@@ -121,3 +138,71 @@ class Total:
     def finish(self) -> dict[TableKey, Counts]:
         """Return the tables, in a fixed order."""
         return {key: add_counts(self._parts[key], self.clusters.is_folded) for key in sorted(self._parts)}
+
+
+class RunTasks(Protocol):
+    """Runs `run(number, task)` for each task and yields the results in any order."""
+
+    def __call__(self, stage: str, run: Callable[[int, Any], Any], tasks: Sequence[Any]) -> Iterable[Any]:
+        """Run a stage."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What the stages leave: counts, who said how much, and the rules they were counted by."""
+
+    survey: Survey
+    rules: UnitRules
+    total: Total
+
+
+def collect_counts(config: MeasureAgreementConfig, inputs: Inputs, folder: Folder, run_tasks: RunTasks) -> Collected:
+    """Run both stages; `folder` holds the staged rows meanwhile. Raises UserError for input that can't be used."""
+    try:
+        survey, pieces = _stage_sources(config, inputs, folder, run_tasks)
+        rules = make_unit_rules(config, inputs, survey)
+        schema, total = inputs.rules.schema, Total()
+        tasks = [own for own in pieces if own]
+        for counts in run_tasks("count", lambda _, own: count_pieces(folder, schema, rules, own), tasks):
+            total.add(counts)
+        return Collected(survey, rules, total)
+    finally:
+        with suppress(FileNotFoundError):
+            folder.filesystem.rm(folder.path("_staging"), recursive=True)
+
+
+def _stage_sources(
+    config: MeasureAgreementConfig, inputs: Inputs, folder: Folder, run_tasks: RunTasks
+) -> tuple[Survey, list[list[Piece]]]:
+    """Run the map stage; returns who said how much and the pieces of each bucket, in the order of sources."""
+    plan = StagePlan(tuple(inputs.sources), inputs.rules, config.buckets or choose_buckets(inputs.parts))
+
+    def stage(number: int, task: MapTask) -> tuple[int, MapResult]:
+        return number, stage_rows(folder, plan, number, task)
+
+    survey = Survey()
+    results = dict(run_tasks("map", stage, plan_tasks(inputs.parts)))
+    pieces: list[list[Piece]] = [[] for _ in range(plan.num_buckets)]
+    for _, result in sorted(results.items()):
+        survey.add(result.survey)
+        for bucket, piece in result.pieces.items():
+            pieces[bucket].append(piece)
+    check_usable(config, inputs, survey)
+    return survey, pieces
+
+
+def check_usable(config: MeasureAgreementConfig, inputs: Inputs, survey: Survey) -> None:
+    """Raise UserError where there is nothing to measure, or more rows are unusable than the config bears."""
+    unusable = sum(survey.unusable.values())
+    if not survey.rows:
+        raise UserError("the sources hold no annotations")
+    for name, values in survey.slice_values.items():
+        check_slice(name, values, config.slices.max_values)
+    if unusable > config.max_unusable_rate * survey.rows:
+        raise UserError(
+            f"{unusable} of {survey.rows} rows are unusable, over max_unusable_rate = {config.max_unusable_rate}\n"
+            f"reasons: {dict(survey.unusable.most_common())}\nfor example:\n  "
+            + "\n  ".join(survey.examples)
+            + f"\nexpected: labels of the scale {inputs.scales.model_dump(exclude_none=True)}\n"
+            "mend the input or the scale, or raise the limit: such rows are left out, of raters they count as missing"
+        )

@@ -35,12 +35,13 @@ class Inputs:
     split_config: SplitConfig
     items_have_groups: bool
     by_group: bool
+    max_slice_values: int
 
     @property
     def rules(self) -> IntakeRules:
         """The rules of the intake; slices are those of any source."""
         names = {name for source in self.sources for name in (*dict(source.slices), *source.extra)}
-        return IntakeRules(self.scales, tuple(sorted(names)))
+        return IntakeRules(self.scales, tuple(sorted(names)), self.max_slice_values)
 
 
 def find_inputs(config: MeasureAgreementConfig) -> Inputs:
@@ -67,7 +68,7 @@ def find_inputs(config: MeasureAgreementConfig) -> Inputs:
             raise UserError(f"{len(faults)} file(s) are corrupt or no Parquet:\n  " + "\n  ".join(faults[:5]))
         parts += [(index, part) for part in own]
     split = SplitConfig.model_validate(prepared["split"]) if prepared else SplitConfig()
-    return Inputs(sources, files, parts, scales, target, split, has_groups, by_group)
+    return Inputs(sources, files, parts, scales, target, split, has_groups, by_group, config.slices.max_values)
 
 
 def _read_prepared(config: MeasureAgreementConfig) -> dict[str, Any] | None:
@@ -186,17 +187,19 @@ def make_unit_rules(config: MeasureAgreementConfig, inputs: Inputs, survey: Surv
         by_dimension.setdefault(dimension, []).append((-labels, annotator))
     named = {dimension: [name for _, name in sorted(found) if name != ""] for dimension, found in by_dimension.items()}
     unnamed = {dimension for dimension, found in by_dimension.items() if any(name == "" for _, name in found)}
+    names = name_raters(raters, [source.name for source in inputs.sources])
     return UnitRules(
         scales=inputs.scales,
         target=inputs.target,
         kinds=tuple(source.kind for source in inputs.sources),
         raters=tuple(raters),
-        rater_names=name_raters(raters, [source.name for source in inputs.sources]),
-        annotators={dimension: tuple(names[: config.max_annotators]) for dimension, names in named.items()},
+        rater_names=names,
+        per_annotator=tuple(name for rater, name in zip(raters, names, strict=True) if rater in survey.per_annotator),
+        annotators={dimension: tuple(own[: config.max_annotators]) for dimension, own in named.items()},
         complete={
-            dimension: tuple(sorted(names))
-            for dimension, names in named.items()
-            if len(names) <= MAX_COMPLETE_PANEL and dimension not in unnamed
+            dimension: tuple(sorted(own))
+            for dimension, own in named.items()
+            if len(own) <= MAX_COMPLETE_PANEL and dimension not in unnamed
         },
         slices=tuple(sorted(config.slices.columns)),
         by_label=config.slices.label,

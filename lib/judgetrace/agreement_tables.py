@@ -22,7 +22,7 @@ from judgetrace.agreement_counts import (
     sum_features,
 )
 from judgetrace.agreement_units import NOT_ASKED, UnitRules, Units
-from judgetrace.alternative_test import compare_scores
+from judgetrace.alternative_test import compare_accuracy, compare_errors
 from judgetrace.count_targets import NO_TARGET, decide_targets
 from judgetrace.rating_codes import NO_RATING
 
@@ -246,15 +246,16 @@ class _Tally:
         if len(rows):
             first, row_of = combine_codes([ratings[rows], units.pattern_of[rated]])
             codes, patterns = ratings[rows][first], units.pattern_of[rated][first]
-            for kind, with_whom, second in (
-                ("rater_annotator", EACH_ANNOTATOR, None),
-                ("rater_rest", REST, self.rest),
+            counts, rest = units.patterns[patterns], self.rest[patterns]
+            combos, levels = np.nonzero(counts)
+            with_rest, left_out = np.nonzero(rest >= 0)
+            others = rest[with_rest, left_out]
+            for kind, with_whom, at, cells in (
+                ("rater_annotator", EACH_ANNOTATOR, (combos, levels), encode_pairs(codes[combos], levels)),
+                ("rater_rest", REST, (with_rest, left_out), encode_pairs(codes[with_rest], others)),
+                ("ceiling_paired", REST, (with_rest, left_out), encode_pairs(left_out, others)),
             ):
-                combos, levels = np.nonzero(units.patterns[patterns] if second is None else second[patterns] >= 0)
-                partner = levels if second is None else second[patterns[combos], levels]
-                amounts = units.patterns[patterns[combos], levels]
-                features = Features(combos, encode_pairs(codes[combos], partner), amounts)
-                self._add(self.groupings, (kind, name, with_whom), features, rated, row_of)
+                self._add(self.groupings, (kind, name, with_whom), Features(at[0], cells, counts[at]), rated, row_of)
             self._compare_with_annotators(name, ratings, rows)
         for annotator in self.rules.annotators.get(units.dimension, ()):
             labels = units.find_labels(annotator)[units.rated_unit]
@@ -270,16 +271,14 @@ class _Tally:
         sizes = units.counts.sum(axis=1)
         named = np.array([who != "" for who in units.names] or [False])[units.label_who]
         labels = np.flatnonzero((of_unit[units.label_unit] >= 0) & (sizes[units.label_unit] >= 2) & named)
-        unit, codes = units.label_unit[labels], units.codes
+        unit, codes, own = units.label_unit[labels], units.codes, units.label_level[labels]
         rating = of_unit[unit]
-        closer = compare_scores(
-            units.counts[unit],
-            units.label_level[labels],
-            codes.read_numbers(rating),
-            codes.read_numbers(np.arange(codes.num_levels)),
-            codes.read_levels(rating),
-            codes.scale.type == "nominal",
-        )
+        if codes.scale.type == "nominal":
+            closer = compare_accuracy(units.counts[unit], own, codes.read_levels(rating))
+        else:
+            numbers = codes.read_numbers(np.arange(codes.num_levels))
+            totals = (units.counts @ numbers)[unit] - numbers[own]
+            closer = compare_errors(sizes[unit] - 1, totals, numbers[own], codes.read_numbers(rating))
         kept = units.kept[unit]
         for flag in (True, False):
             who, size = units.label_who[labels], len(units.names)

@@ -34,13 +34,14 @@ class UnitRules:
     kinds: tuple[str, ...]  # of the sources, by index
     raters: tuple[tuple[int, str], ...]  # (source, name), in the order of all outputs
     rater_names: tuple[str, ...]  # what to call them
+    per_annotator: tuple[str, ...]  # those whose ratings are about single annotators' labels
     annotators: dict[str, tuple[str, ...]]  # dimension -> those with figures of their own
     complete: dict[str, tuple[str, ...]]  # dimension -> all annotators, where they are few
     slices: tuple[str, ...] = ()
     by_label: bool = True
     by_group: bool = False
     split: str | None = None
-    split_config: SplitConfig = SplitConfig()
+    split_config: SplitConfig = field(default_factory=SplitConfig)
     items_have_groups: bool = False
 
 

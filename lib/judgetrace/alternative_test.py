@@ -1,4 +1,4 @@
-"""The alternative-annotator test: may the rater stand in for one of the annotators?
+"""The alternative-annotator test, which tells whether a rater may stand in for one of the annotators.
 
 One annotator at a time is left out; rater and annotator are scored against the others. Accuracy on a nominal scale,
 minus the root mean squared error otherwise. H0: the rater is closer less often than the annotator, by eps or more.
@@ -22,24 +22,26 @@ MIN_ITEMS = 30
 FALSE_DISCOVERY_RATE = 0.05
 
 
-def compare_scores(
-    counts: np.ndarray, own: np.ndarray, rating: np.ndarray, numbers: np.ndarray, levels: np.ndarray, is_nominal: bool
-) -> np.ndarray:
-    """Compare rater and annotator against the other annotators of N items; at least two annotators each.
+def compare_accuracy(counts: np.ndarray, own: np.ndarray, rating: np.ndarray) -> np.ndarray:
+    """Compare rater and annotator by how many of the other annotators they agree with, of N items.
 
-    `counts` [N, V] has all annotators of the item, `own` [N] the left-out one's level, `rating` [N] the rater's number
-    and `levels` [N] its nearest level. Returns 1 where the annotator is closer, -1 where the rater is, 0 for a tie [N].
+    `counts` [N, V] has all annotators of the item, `own` [N] the left-out one's level, `rating` [N] the rater's.
+    Returns 1 where the annotator is closer, -1 where the rater is, 0 for a tie [N].
     """
     rows = np.arange(len(own))
-    others = counts.copy()
-    others[rows, own] -= 1
-    if is_nominal:
-        return np.sign(others[rows, own] - others[rows, levels]).astype(np.int64)
-    # The larger sum of squared errors loses: sum_k (r - h_k)^2 = m r^2 - 2 r sum h + sum h^2, the last being common.
-    total, size = others @ numbers, others.sum(axis=1)
-    person = numbers[own]
-    excess = (rating - person) * (size * (rating + person) - 2 * total)
-    tolerance = 1e-9 * np.maximum(1.0, np.abs(total) + np.abs(size * rating))
+    return np.sign((counts[rows, own] - 1) - (counts[rows, rating] - (rating == own))).astype(np.int64)
+
+
+def compare_errors(sizes: np.ndarray, totals: np.ndarray, own: np.ndarray, rating: np.ndarray) -> np.ndarray:
+    """Compare rater and annotator by the squared distance to the other annotators, of N items.
+
+    `sizes` and `totals` [N] count and sum the other annotators' numbers; `own` and `rating` [N] are numbers.
+    Returns 1 where the annotator is closer, -1 where the rater is, 0 for a tie [N].
+    """
+    # sum_k (r - h_k)^2 = m r^2 - 2 r sum h + sum h^2, and the last is common to both.
+    apart = rating - own
+    excess = apart * (sizes * (rating + own) - 2 * totals)
+    tolerance = 1e-9 * np.maximum(1.0, np.abs(apart) * (np.abs(totals) + np.abs(sizes * rating)))
     return np.where(np.abs(excess) <= tolerance, 0, np.sign(excess)).astype(np.int64)
 
 

@@ -91,7 +91,7 @@ def measure_numbers(table: PairTable) -> dict[str, Array]:
         "mse": divide(np.where(squared_error > 1e-9 * (square_x + square_y), squared_error, 0.0), n),
         "mae": divide((table.by_value * apart).sum(axis=(-2, -1)), n),
         "bias": divide(sum_x - sum_y, n),
-        "pearson": correlate(n, sum_x, sum_y, square_x, square_y, product),
+        "pearson": _correlate(n, (sum_x, sum_y), (square_x, square_y), product),
     }
     found |= compute_iccs_from_sums(
         n, np.stack([sum_x, sum_y], axis=-1), square_x + square_y, square_x + square_y + 2 * product, 2
@@ -107,11 +107,11 @@ def measure_numbers(table: PairTable) -> dict[str, Array]:
     return found
 
 
-def correlate(n: Array, sum_x: Array, sum_y: Array, square_x: Array, square_y: Array, product: Array) -> Array:
+def _correlate(n: Array, sums: tuple[Array, Array], squares: tuple[Array, Array], product: Array) -> Array:
     """Correlate from sums; NaN where one of the two does not vary."""
-    spread_x, spread_y = n * square_x - sum_x**2, n * square_y - sum_y**2
-    varies = (spread_x > 1e-9 * (1 + n * square_x)) & (spread_y > 1e-9 * (1 + n * square_y))
-    found = divide(n * product - sum_x * sum_y, np.sqrt(np.where(varies, spread_x * spread_y, 0.0)))
+    spread_x, spread_y = n * squares[0] - sums[0] ** 2, n * squares[1] - sums[1] ** 2
+    varies = (spread_x > 1e-9 * (1 + n * squares[0])) & (spread_y > 1e-9 * (1 + n * squares[1]))
+    found = divide(n * product - sums[0] * sums[1], np.sqrt(np.where(varies, spread_x * spread_y, 0.0)))
     return np.clip(found, -1.0, 1.0)
 
 

@@ -91,15 +91,15 @@ def make_weights(kind: str, levels: int) -> Array:
     """
     apart = np.abs(np.arange(levels)[:, None] - np.arange(levels)[None, :]).astype(float)
     if kind == "identity":
-        return (apart == 0).astype(float)
+        return np.eye(levels)
     if kind == "adjacent":
-        return (apart <= 1).astype(float)
+        return np.asarray((apart <= 1).astype(float))
     if kind == "linear":
-        return 1 - apart / (levels - 1)
+        return np.asarray(1 - apart / (levels - 1))
     if kind == "quadratic":
-        return 1 - apart**2 / (levels - 1) ** 2
+        return np.asarray(1 - apart**2 / (levels - 1) ** 2)
     assert kind == "ordinal", kind
-    return 1 - apart * (apart + 1) / (levels * (levels - 1))
+    return np.asarray(1 - apart * (apart + 1) / (levels * (levels - 1)))
 
 
 def _agree(sums: PanelSums, weights: Array) -> Array:
