@@ -65,9 +65,9 @@ def measure(config: MeasureAgreementConfig, rules: UnitRules, total: Total) -> R
     resampler = None
     if intervals.replicates:
         resampler = Resampler(total.clusters.names, intervals.seed, intervals.replicates)
-    measurer = Measurer(tables, scales, resampler, intervals.level, rules.per_annotator)
+    measurer = Measurer(tables, scales, resampler, intervals.level, rules.rater_names, rules.per_annotator)
     measurer.run()
-    measurer.add_tests(total.tests, config.alternative_test.eps, rules.rater_names)
+    measurer.add_tests(total.tests, config.alternative_test.eps)
     return measurer.results
 
 

@@ -116,13 +116,8 @@ def test_two_raters_and_two_annotators(tmp_path: Path) -> None:
     assert found == pytest.approx(stats.spearmanr(both["rating_x"], both["rating_y"])[0])
     for one, two in combinations("abcd", 2):
         pair = wide[[one, two]].dropna()
-        # The two are named in the order of how many labels they gave.
-        rows = [
-            r
-            for r in select(results, comparison="human_human", statistic="kendall_tau_b")
-            if {r["who"], r["with_whom"]} == {one, two}
-        ]
-        assert rows[0]["value"] == pytest.approx(stats.kendalltau(pair[one], pair[two])[0])
+        found = read_value(results, "kendall_tau_b", comparison="human_human", who=one, with_whom=two)
+        assert found == pytest.approx(stats.kendalltau(pair[one], pair[two])[0])
 
 
 def test_differences_of_two_raters_are_of_the_units_that_both_rated(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from judgetrace.agreement_counts import (
     lay_out_panel,
     sum_clusters,
 )
-from judgetrace.agreement_tables import EACH_ANNOTATOR, REST, TableKey, TestSums
+from judgetrace.agreement_tables import EACH_ANNOTATOR, REST, TableKey, TestSums, list_expected
 from judgetrace.alternative_test import AlternativeTest, run_test
 from judgetrace.bootstrap import Resampler, adjust_holm, find_interval, find_p_value
 from judgetrace.pair_statistics import PairTable, measure_pair
@@ -196,8 +196,10 @@ class Measurer:
         scales: Mapping[str, RatingCodes],
         resampler: Resampler | None,
         level: float,
+        raters: tuple[str, ...] = (),
         per_annotator: tuple[str, ...] = (),
     ):
+        self._raters, self._expected = raters, list_expected(raters)
         self._per_annotator = per_annotator
         self._tables, self._scales, self._resampler, self._level = tables, scales, resampler, level
         self.results = Results()
@@ -216,6 +218,8 @@ class Measurer:
         for key, counts in self._tables.items():
             if key.dimension == dimension and key.kept in flags:
                 found.setdefault((key.slice_by, key.slice, key.kind, key.who, key.with_whom), []).append(counts)
+        for expected in self._expected:
+            found.setdefault(("", "", *expected), [])
         merged = {name: add_counts(parts) for name, parts in found.items()}
         for slice_by, name in sorted({(key[0], key[1]) for key in merged}):
             own = {key[2:]: counts for key, counts in merged.items() if key[:2] == (slice_by, name)}
@@ -294,12 +298,12 @@ class Measurer:
             for row, adjusted in zip(rows, adjust_holm(p_values), strict=True):
                 row["p_adjusted"] = _null(float(adjusted))
 
-    def add_tests(self, sums: TestSums, eps: float, raters: tuple[str, ...]) -> None:
+    def add_tests(self, sums: TestSums, eps: float) -> None:
         """Add the alternative-annotator test of each rater."""
         for dimension in sorted(self._scales):
             for population in POPULATIONS:
                 flags = (True,) if population == "filtered" else (True, False)
-                for rater in raters:
+                for rater in self._raters:
                     own = _add_sums(sums, dimension, rater, flags)
                     test = run_test(own, eps)
                     self.results.tests.append((dimension, population, rater, test))

@@ -5,7 +5,9 @@ Tables of the same key add up over buckets. All that is measured later is a func
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +45,17 @@ class TableKey(NamedTuple):
     who: str
     with_whom: str
     kept: bool  # units that the target rule keeps, or those that it drops
+
+
+def list_expected(raters: Sequence[str]) -> list[tuple[str, str, str]]:
+    """List (kind, who, with whom) that a dimension has figures of, even where nothing was counted."""
+    found = [("human_panel", ALL_ANNOTATORS, ""), ("human_ceiling", EACH_ANNOTATOR, REST)]
+    for rater in raters:
+        found += [("rater_target", rater, TARGET), ("rater_annotator", rater, EACH_ANNOTATOR)]
+        found += [("rater_rest", rater, REST), ("ceiling_paired", rater, REST)]
+    for first, second in combinations(raters, 2):
+        found += [("rater_rater", first, second), ("paired", first, second), ("paired", second, first)]
+    return [*found, *([("rater_panel", ALL_RATERS, "")] if len(raters) > 1 else [])]
 
 
 TestSums = dict[tuple[str, str, bool], dict[str, np.ndarray]]
@@ -133,7 +146,8 @@ class _Tally:
             order = np.lexsort((cells, grouping.clusters[groups], strata))
             groups, cells, amounts, strata = groups[order], cells[order], amounts[order], strata[order]
             starts = np.flatnonzero(np.diff(strata, prepend=-1))
-            for start, end in zip(starts, np.append(starts[1:], len(strata)), strict=True):
+            ends = np.append(starts[1:], len(strata)) if len(starts) else starts
+            for start, end in zip(starts, ends, strict=True):
                 value, kept = divmod(int(strata[start]), 2)
                 key = TableKey(
                     self.units.dimension,

@@ -167,7 +167,7 @@ def _drop_repeats(rows: np.ndarray, keys: tuple[np.ndarray, np.ndarray], names: 
     codes = unit_of[rows] * max(len(names), 1) + who[rows]
     repeated = find_repeats(codes)
     if "" in names:
-        repeated &= who[rows] != names.index("")
+        repeated = repeated & (who[rows] != names.index(""))
     return rows[~repeated], int(repeated.sum())
 
 

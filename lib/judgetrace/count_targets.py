@@ -24,7 +24,7 @@ class Targets:
     kept: np.ndarray  # [P] whether the rule keeps the item
 
 
-def keep_everything(target: TargetConfig, scale: Scale) -> TargetConfig:
+def keep_everything(target: TargetConfig) -> TargetConfig:
     """Return the rule without what it drops.
 
     `single` (several annotators are dropped) and `per_annotator` (no common target) become majority, the lowest level
@@ -40,7 +40,7 @@ def keep_everything(target: TargetConfig, scale: Scale) -> TargetConfig:
 
 def decide_targets(counts: np.ndarray, target: TargetConfig, scale: Scale) -> Targets:
     """Decide the targets of count vectors [P, V]: annotators who chose each level."""
-    unfiltered = keep_everything(target, scale)
+    unfiltered = keep_everything(target)
     totals = counts.sum(axis=1)
     if unfiltered.rule == "median":
         levels = _take_medians(counts, unfiltered, scale)
