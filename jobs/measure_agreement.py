@@ -15,13 +15,14 @@ from typing import Any
 
 from judgetrace.agreement_config import MeasureAgreementConfig
 from judgetrace.agreement_intake import Survey
-from judgetrace.agreement_report import write_report
+from judgetrace.agreement_report import ReportFacts, write_report
 from judgetrace.agreement_results import Measurer, Results
-from judgetrace.agreement_run import Total, collect_counts
+from judgetrace.agreement_run import Collected, Total, collect_counts
 from judgetrace.agreement_sources import Inputs, find_inputs
 from judgetrace.agreement_units import UnitRules
 from judgetrace.bootstrap import Resampler
 from judgetrace.config import load_config, run_job
+from judgetrace.labels import TargetConfig
 from judgetrace.rating_codes import RatingCodes
 from judgetrace.session import connect_ray
 from judgetrace.storage import Folder, encode_parquet
@@ -48,7 +49,8 @@ def main(arguments: list[str]) -> int:
     document = describe(config, inputs, survey, total, results)
     document["seconds"] = round(time.monotonic() - started, 1)
     folder.write_atomic("agreement.parquet", encode_parquet(results.to_table()))
-    folder.write_atomic("report.md", write_report(results.rows).encode())
+    facts = gather_facts(config, inputs, collected, results)
+    folder.write_atomic("report.md", write_report(results.to_table().to_pylist(), facts).encode())
     folder.write_json("agreement.json", document)
     print(f"{survey.rows:,} annotations, {total.num_units:,} units, {len(results.rows):,} figures")
     print(f"Report: {config.output}/report.md")
@@ -69,6 +71,46 @@ def measure(config: MeasureAgreementConfig, rules: UnitRules, total: Total) -> R
     measurer.run()
     measurer.add_tests(total.tests, config.alternative_test.eps)
     return measurer.results
+
+
+def gather_facts(config: MeasureAgreementConfig, inputs: Inputs, collected: Collected, results: Results) -> ReportFacts:
+    """Gather what the report says besides the figures."""
+    survey, total = collected.survey, collected.total
+    notes = []
+    if survey.unusable:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(survey.unusable.items()))
+        notes.append(f"rows that could not be used: {reasons}; agreement.json has examples.")
+    if total.num_duplicates:
+        notes.append(
+            f"{total.num_duplicates:,} repeated labels of the same annotator and unit: the first of them counts."
+        )
+    raters = dict(zip(collected.rules.raters, collected.rules.rater_names, strict=True))
+    for (dimension, source, rater, outcome), count in sorted(survey.without_rating.items()):
+        where = f" ({dimension})" if dimension else ""
+        notes.append(f"{raters.get((source, rater), rater)}{where}: {count:,} rows without a rating: {outcome}.")
+    return ReportFacts(
+        scales=inputs.scales,
+        rule=describe_rule(inputs.target),
+        level=config.intervals.level,
+        replicates=config.intervals.replicates,
+        resampled="groups" if inputs.by_group else "items",
+        annotations=survey.rows,
+        units=total.num_units,
+        raters=collected.rules.rater_names,
+        notes=notes,
+        confusions=results.confusions,
+    )
+
+
+def describe_rule(target: TargetConfig) -> str:
+    """Describe the target rule in a line."""
+    details = {
+        "median": f"items with a sample SD above {target.max_sd:g} are dropped" if target.max_sd is not None else ""
+    }
+    details["majority"] = f"ties: {target.tie}"
+    details["single"] = "items with several labels are dropped"
+    detail = details.get(target.rule, "")
+    return f"{target.rule} ({detail})" if detail else target.rule
 
 
 def describe(
