@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from judgetrace.labels import UNITS, TargetConfig, aggregate_labels, check_rule
+from judgetrace.labels import LEFT_OUT, UNITS, TargetConfig, aggregate_labels, check_rule
 from judgetrace.scale import ScaleConfig
-from judgetrace.schema import ANNOTATIONS, DROPPED
+from judgetrace.schema import ANNOTATIONS
 
 FIVE = ScaleConfig(values=("1", "2", "3", "4", "5"))
 RULES = ("median", "majority", "rounded_mean", "single", "per_annotator")
@@ -134,7 +134,7 @@ def test_dimensions_are_aggregated_apart_and_on_their_own_scales() -> None:
 def test_no_annotations_give_no_units_with_all_columns(rule: str) -> None:
     units, dropped = aggregate_labels(ANNOTATIONS.empty_table(), TargetConfig(rule=rule), FIVE)  # type: ignore[arg-type]
 
-    assert (units, dropped) == (UNITS.empty_table(), DROPPED.empty_table())
+    assert (units, dropped) == (UNITS.empty_table(), LEFT_OUT.empty_table())
 
 
 @pytest.mark.parametrize("rule", RULES)

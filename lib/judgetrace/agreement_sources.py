@@ -33,7 +33,6 @@ class Inputs:
     scales: ScaleConfig
     target: TargetConfig
     split_config: SplitConfig
-    items_have_groups: bool
     by_group: bool
     max_slice_values: int
 
@@ -68,7 +67,7 @@ def find_inputs(config: MeasureAgreementConfig) -> Inputs:
             raise UserError(f"{len(faults)} file(s) are corrupt or no Parquet:\n  " + "\n  ".join(faults[:5]))
         parts += [(index, part) for part in own]
     split = SplitConfig.model_validate(prepared["split"]) if prepared else SplitConfig()
-    return Inputs(sources, files, parts, scales, target, split, has_groups, by_group, config.slices.max_values)
+    return Inputs(sources, files, parts, scales, target, split, by_group, config.slices.max_values)
 
 
 def _read_prepared(config: MeasureAgreementConfig) -> dict[str, Any] | None:
@@ -93,17 +92,15 @@ def _find_sources(
         sources.append(source)
 
     if config.corpus is not None:
-        add(Source("corpus", "human"), _list_corpus_files(config.corpus, "annotations"))
-        names = list(config.slices.columns)
-        columns = [name for name in names if name in ("split", "group")] + (["split"] if config.split else [])
-        extra = [name for name in names if name not in columns]
-        if names or config.split or (by_group and has_groups):
-            group = "group" if has_groups else None
-            slices = tuple((name, name) for name in dict.fromkeys(columns))
-            facts = Source(
-                "corpus items", "items", who=None, label=None, group=group, slices=slices, extra=tuple(extra)
+        annotations = _list_corpus_files(config.corpus, "annotations")
+        if not annotations:
+            raise UserError(
+                f"corpus = {config.corpus}: it has no annotations; see its manifest for what became of them"
             )
-            add(facts, _list_corpus_files(config.corpus, "items"))
+        add(Source("corpus", "human"), annotations)
+        facts = _describe_items(config, has_groups, by_group)
+        if facts is not None:
+            add(facts, [*_list_corpus_files(config.corpus, "items"), *_list_corpus_files(config.corpus, "dropped")])
     for run in config.raters:
         name = run.rstrip("/").rpartition("/")[2]
         add(
@@ -121,6 +118,24 @@ def _find_sources(
         found = list_source_files(SourceConfig(paths=table.paths, format="parquet"))
         add(_describe_table(number, table, config.slices.columns, found[0]), found)
     return sources, files
+
+
+def _describe_items(config: MeasureAgreementConfig, has_groups: bool, by_group: bool) -> Source | None:
+    """Describe what is needed of a corpus' items: groups and slices; None where nothing is."""
+    names = [name for name in config.slices.columns if name != "split"]
+    splits = config.split is not None or "split" in config.slices.columns
+    needs_groups = has_groups and (by_group or splits)
+    if not names and not needs_groups:
+        return None
+    return Source(
+        name="corpus items",
+        kind="items",
+        who=None,
+        label=None,
+        group="group" if needs_groups else None,
+        slices=(("group", "group"),) if "group" in names else (),
+        extra=tuple(name for name in names if name != "group"),
+    )
 
 
 def _describe_table(number: int, table: TableConfig, slices: Sequence[str], file: SourceFile) -> Source:
@@ -144,7 +159,7 @@ def _list_corpus_files(corpus: str, kind: str) -> list[SourceFile]:
         name.rpartition("/")[2] for m in read_manifests(Folder(corpus)) for name in m["files"] if name.startswith(kind)
     }
     if not listed:
-        raise UserError(f"corpus = {corpus}: it has no {kind}; see its manifest for what was quarantined or dropped")
+        return []
     found = list_source_files(SourceConfig(paths=[f"{corpus.rstrip('/')}/{kind}"]))
     return [file for file in found if file.url.rpartition("/")[2] in listed]
 
@@ -174,6 +189,7 @@ def select_current(files: Sequence[SourceFile]) -> list[SourceFile]:
 
 def _check_slices(config: MeasureAgreementConfig, sources: Sequence[Source]) -> None:
     known = {name for source in sources for name in (*dict(source.slices), *source.extra)}
+    known |= {"split"} if config.corpus is not None else set()
     missing = [name for name in config.slices.columns if name not in known]
     if missing:
         raise UserError(f"slices.columns: no source has the column(s) {missing}")
@@ -206,7 +222,6 @@ def make_unit_rules(config: MeasureAgreementConfig, inputs: Inputs, survey: Surv
         by_group=inputs.by_group,
         split=config.split,
         split_config=inputs.split_config,
-        items_have_groups=inputs.items_have_groups,
     )
 
 

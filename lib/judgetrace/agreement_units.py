@@ -42,7 +42,11 @@ class UnitRules:
     by_group: bool = False
     split: str | None = None
     split_config: SplitConfig = field(default_factory=SplitConfig)
-    items_have_groups: bool = False
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether the items' groups matter."""
+        return self.by_group or self.split is not None or "split" in self.slices
 
 
 @dataclass
@@ -95,7 +99,7 @@ def make_units(rows: pa.Table, rules: UnitRules) -> list[Units]:
     rows = rows.combine_chunks()
     item_codes, items = encode_items(rows["item_id"])
     dimension_codes, dimensions = encode_column(rows["dimension"])
-    groups = _find_groups(rows, item_codes, items) if rules.by_group or rules.split else items
+    groups = _find_groups(rows, item_codes, items) if rules.needs_groups else items
     clusters = hash_strings(groups if rules.by_group else items)
     found = []
     for code in sorted(range(len(dimensions)), key=lambda code: dimensions[code]):
@@ -125,9 +129,9 @@ def _make_dimension(
     is_rating = np.array([kind != "items" for kind in rules.kinds])[rows["source"].to_numpy()]
     member = np.zeros(len(clusters), dtype=bool)
     member[item_codes[is_rating]] = True
-    slices = _find_slices(rows, item_codes, len(clusters), rules)
     if rules.split is not None:
-        member &= _find_split(slices, groups, rules) == rules.split
+        member &= pc.equal(assign_splits(groups, rules.split_config), rules.split).to_numpy(zero_copy_only=False)
+    slices = _find_slices(rows, item_codes, groups, rules)
     unit_of_item = np.cumsum(member) - 1
     unit_of_item[~member] = -1
     unit_of = unit_of_item[item_codes]
@@ -156,7 +160,7 @@ def _make_dimension(
         rated_unit=rated[0],
         rated_about=rated[1],
         ratings=rated[2],
-        slices={name: (index[member], values) for name, (index, values) in slices.items() if name in rules.slices},
+        slices={name: (index[member], values) for name, (index, values) in slices.items()},
         num_duplicates=repeats + rated[3],
     )
 
@@ -208,28 +212,18 @@ def _lay_out_ratings(
 
 
 def _find_slices(
-    rows: pa.Table, item_codes: np.ndarray, num_items: int, rules: UnitRules
+    rows: pa.Table, item_codes: np.ndarray, groups: pa.Array, rules: UnitRules
 ) -> dict[str, tuple[np.ndarray, list[str]]]:
     """Find each item's value of the slice columns: the first that a row of the dimension tells, else -1."""
-    wanted = [*rules.slices, *(["split"] if rules.split and "split" not in rules.slices else [])]
     found = {}
-    for name in wanted:
+    for name in rules.slices:
+        if name == "split":
+            found[name] = encode_column(assign_splits(groups, rules.split_config))
+            continue
         codes, values = encode_column(rows[f"slice:{name}"])
         told = np.flatnonzero(codes >= 0)
         distinct, first = np.unique(item_codes[told], return_index=True)
-        index = np.full(num_items, -1, dtype=np.int64)
+        index = np.full(len(groups), -1, dtype=np.int64)
         index[distinct] = codes[told[first]]
         found[name] = (index, values)
     return found
-
-
-def _find_split(slices: dict[str, tuple[np.ndarray, list[str]]], groups: pa.Array, rules: UnitRules) -> np.ndarray:
-    """Find the split of each item; that of an item without units follows from its group, where that is known."""
-    index, values = slices["split"]
-    names = np.array([*values, ""], dtype=object)[index]
-    unknown = np.flatnonzero(index < 0)
-    if len(unknown) and not rules.items_have_groups:
-        names[unknown] = assign_splits(groups.take(pa.array(unknown)), rules.split_config).to_numpy(
-            zero_copy_only=False
-        )
-    return np.asarray(names)

@@ -26,6 +26,9 @@ TieRule = Literal["drop", "floor", "ceil", "either"]
 UNITS = pa.schema([ITEMS.field(name) for name in ITEMS.names[:7]])
 """The columns of a unit that follow from its labels: item_id ... label_sd of ITEMS."""
 
+LEFT_OUT = pa.schema([DROPPED.field(name) for name in DROPPED.names[:5]])
+"""The columns of a dropped row that follow from its labels: item_id ... label_sd of DROPPED."""
+
 Levels = tuple[int, ...]
 
 
@@ -103,12 +106,12 @@ class _Groups:
 def aggregate_labels(annotations: pa.Table, target: TargetConfig, scales: ScaleConfig) -> tuple[pa.Table, pa.Table]:
     """Aggregate annotations (schema ANNOTATIONS; every label a level of its scale) into units and dropped rows.
 
-    Returns tables of the schemas UNITS and DROPPED, in order of item id and dimension. The order of rows is free.
+    Returns tables of the schemas UNITS and LEFT_OUT, in order of item id and dimension. The order of rows is free.
     """
     groups = _group_labels(annotations, scales)
     sds = _measure_sds(groups)
     if target.rule == "per_annotator":
-        return _keep_each_annotator(groups, sds), DROPPED.empty_table()
+        return _keep_each_annotator(groups, sds), LEFT_OUT.empty_table()
     accepted, reasons = _decide(groups, sds, target)
     kept = np.array([levels is not None for levels in accepted], dtype=bool)
     label_sd = pa.array(sds, from_pandas=True)
@@ -130,7 +133,7 @@ def aggregate_labels(annotations: pa.Table, target: TargetConfig, scales: ScaleC
         "annotator_labels": groups.label_lists.filter(pa.array(~kept)),
         "label_sd": label_sd.filter(pa.array(~kept)),
     }
-    return pa.table(units, schema=UNITS), pa.table(dropped, schema=DROPPED)
+    return pa.table(units, schema=UNITS), pa.table(dropped, schema=LEFT_OUT)
 
 
 def _group_labels(annotations: pa.Table, scales: ScaleConfig) -> _Groups:

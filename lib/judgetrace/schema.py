@@ -58,6 +58,8 @@ DROPPED = pa.schema(
         ("reason", pa.string()),  # sd_above_limit, tied, several_annotators
         ("annotator_labels", pa.list_(pa.string())),
         ("label_sd", pa.float64()),
+        ("group", pa.string()),  # as in ITEMS
+        ("extra", pa.string()),  # as in ITEMS
     ]
 )
 """One row an (item, dimension) that the aggregation rule leaves without a target label."""

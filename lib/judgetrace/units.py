@@ -81,18 +81,29 @@ def make_units(annotations: pa.Table, rules: CorpusRules) -> tuple[pa.Table, pa.
 
     A unit's fields, extra columns and group are those of its first row.
     """
-    units, dropped = aggregate_labels(annotations.select(ANNOTATIONS.names), rules.target, rules.scales)
-    pairs = pa.concat_tables([annotations.select(["item_id", "dimension"]), units.select(["item_id", "dimension"])])
-    codes = encode_rows(pairs, ["item_id", "dimension"])
-    first_of = np.full(codes.max(initial=-1) + 1, -1, dtype=np.int64)
-    distinct, first = np.unique(codes[: len(annotations)], return_index=True)
-    first_of[distinct] = first
-    sources = annotations.take(pa.array(first_of[codes[len(annotations) :]]))
+    units, left_out = aggregate_labels(annotations.select(ANNOTATIONS.names), rules.target, rules.scales)
+    sources = _find_first_rows(annotations, units)
     assert sources["fields"].null_count == 0, "the first row of a unit carries its fields"
     columns = {name: units[name] for name in units.column_names}
     columns |= {name: sources[name] for name in ("group", "fields", "extra")}
     columns["split"] = assign_splits(sources["group"], rules.split)
-    return pa.table({name: columns[name] for name in ITEMS.names}, schema=ITEMS), dropped.cast(DROPPED)
+    sources = _find_first_rows(annotations, left_out)
+    dropped = {name: left_out[name] for name in left_out.column_names}
+    dropped |= {name: sources[name] for name in ("group", "extra")}
+    return (
+        pa.table({name: columns[name] for name in ITEMS.names}, schema=ITEMS),
+        pa.table({name: dropped[name] for name in DROPPED.names}, schema=DROPPED),
+    )
+
+
+def _find_first_rows(annotations: pa.Table, rows: pa.Table) -> pa.Table:
+    """Find the first annotation of the (item_id, dimension) of each of `rows`."""
+    pairs = pa.concat_tables([annotations.select(["item_id", "dimension"]), rows.select(["item_id", "dimension"])])
+    codes = encode_rows(pairs, ["item_id", "dimension"])
+    first_of = np.full(codes.max(initial=-1) + 1, -1, dtype=np.int64)
+    distinct, first = np.unique(codes[: len(annotations)], return_index=True)
+    first_of[distinct] = first
+    return annotations.take(pa.array(first_of[codes[len(annotations) :]]))
 
 
 def mix_items(units: pa.Table) -> pa.Table:
