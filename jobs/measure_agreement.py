@@ -16,11 +16,16 @@ from typing import Any
 from judgetrace.agreement_config import MeasureAgreementConfig
 from judgetrace.agreement_intake import Survey
 from judgetrace.agreement_report import ReportFacts, write_report
-from judgetrace.agreement_results import Measurer, Results
-from judgetrace.agreement_run import Collected, Total, collect_counts
+from judgetrace.agreement_results import (
+    DimensionCounts,
+    MeasureRules,
+    Results,
+    join_results,
+    measure_dimension,
+    split_dimensions,
+)
+from judgetrace.agreement_run import Collected, RunTasks, Total, collect_counts
 from judgetrace.agreement_sources import Inputs, find_inputs
-from judgetrace.agreement_units import UnitRules
-from judgetrace.bootstrap import Resampler
 from judgetrace.config import load_config, run_job
 from judgetrace.labels import TargetConfig
 from judgetrace.rating_codes import RatingCodes
@@ -44,8 +49,8 @@ def main(arguments: list[str]) -> int:
     folder.delete(["agreement.json"])
     with connect_ray(config.cluster):
         collected = collect_counts(config, inputs, folder, run_tasks)
-    survey, rules, total = collected.survey, collected.rules, collected.total
-    results = measure(config, rules, total)
+        results = measure(config, collected, run_tasks)
+    survey, total = collected.survey, collected.total
     document = describe(config, inputs, survey, total, results)
     document["seconds"] = round(time.monotonic() - started, 1)
     folder.write_atomic("agreement.parquet", encode_parquet(results.to_table()))
@@ -57,20 +62,26 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def measure(config: MeasureAgreementConfig, rules: UnitRules, total: Total) -> Results:
-    """Measure everything."""
+def measure(config: MeasureAgreementConfig, collected: Collected, run_tasks: RunTasks) -> Results:
+    """Measure everything, a task for each dimension."""
+    rules, total = collected.rules, collected.total
     tables = total.finish()
-    scales = {
-        name: RatingCodes(scale) for name in {key.dimension for key in tables} if (scale := rules.scales.of(name))
-    }
-    intervals = config.intervals
-    resampler = None
-    if intervals.replicates:
-        resampler = Resampler(total.clusters.names, intervals.seed, intervals.replicates)
-    measurer = Measurer(tables, scales, resampler, intervals.level, rules.rater_names, rules.per_annotator)
-    measurer.run()
-    measurer.add_tests(total.tests, config.alternative_test.eps)
-    return measurer.results
+    codes = {name: RatingCodes(scale) for name in {key.dimension for key in tables} if (scale := rules.scales.of(name))}
+    measure_rules = MeasureRules(
+        clusters=total.clusters.names,
+        replicates=config.intervals.replicates,
+        seed=config.intervals.seed,
+        level=config.intervals.level,
+        eps=config.alternative_test.eps,
+        raters=rules.rater_names,
+        per_annotator=rules.per_annotator,
+    )
+
+    def run(number: int, counts: DimensionCounts) -> tuple[int, Results]:
+        return number, measure_dimension(counts, measure_rules)
+
+    parts = dict(run_tasks("measure", run, split_dimensions(tables, total.tests, codes)))
+    return join_results([part for _, part in sorted(parts.items())])
 
 
 def gather_facts(config: MeasureAgreementConfig, inputs: Inputs, collected: Collected, results: Results) -> ReportFacts:
@@ -87,7 +98,7 @@ def gather_facts(config: MeasureAgreementConfig, inputs: Inputs, collected: Coll
     raters = dict(zip(collected.rules.raters, collected.rules.rater_names, strict=True))
     for (dimension, source, rater, outcome), count in sorted(survey.without_rating.items()):
         where = f" ({dimension})" if dimension else ""
-        notes.append(f"{raters.get((source, rater), rater)}{where}: {count:,} rows without a rating: {outcome}.")
+        notes.append(f"{raters.get((source, rater), rater)}{where}: {count:,} row(s) without a rating: {outcome}.")
     return ReportFacts(
         scales=inputs.scales,
         rule=describe_rule(inputs.target),
@@ -97,6 +108,7 @@ def gather_facts(config: MeasureAgreementConfig, inputs: Inputs, collected: Coll
         annotations=survey.rows,
         units=total.num_units,
         raters=collected.rules.rater_names,
+        eps=config.alternative_test.eps,
         notes=notes,
         confusions=results.confusions,
     )

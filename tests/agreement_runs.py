@@ -31,7 +31,7 @@ def collect(folder: Path, config: dict[str, Any]) -> tuple[MeasureAgreementConfi
 def measure_here(folder: Path, **config: Any) -> Results:
     """Measure what a config names."""
     parsed, collected = collect(folder, config)
-    return measure(parsed, collected.rules, collected.total)
+    return measure(parsed, collected, run_here)
 
 
 def write_table(path: Path, frame: pd.DataFrame, row_group_size: int | None = None) -> str:

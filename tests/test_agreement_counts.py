@@ -47,13 +47,15 @@ def test_clusters_are_folded_for_good_once_there_are_too_many_however_they_come(
     parts.add(names[100:])
     parts.add(names[:5])
 
-    assert whole.is_folded and parts.is_folded
+    assert whole.is_folded
+    assert parts.is_folded
     assert whole.names.tolist() == parts.names.tolist()
     # A part that was folded elsewhere folds the whole, though few clusters are left of it.
     few = Clusters()
     few.add(names[:3])
     few.add(np.array([17], dtype=np.uint16), is_folded=True)
-    assert few.is_folded and few.names.max() < MAX_CLUSTERS
+    assert few.is_folded
+    assert few.names.max() < MAX_CLUSTERS
 
 
 def test_features_are_summed_over_groups_of_units() -> None:

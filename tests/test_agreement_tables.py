@@ -246,7 +246,8 @@ def test_a_scale_of_words_is_counted_by_position(tmp_path: Path) -> None:
     words = measure_here(tmp_path, tables=tables, scale=scale, intervals={"replicates": 0})
     numbers = run(tmp_path, draw_people(11), [])
 
-    assert words.rows and [row["value"] for row in words.rows if row["slice_by"] == ""] == [
+    assert words.rows
+    assert [row["value"] for row in words.rows if row["slice_by"] == ""] == [
         row["value"] for row in numbers.rows if row["slice_by"] == ""
     ]
     assert Scale(**scale).numbers == (0, 1, 2, 3, 4)

@@ -5,7 +5,7 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from judgetrace.agreement_counts import encode_pairs
-from judgetrace.agreement_results import PairLayout
+from judgetrace.agreement_measures import PairLayout
 from judgetrace.pair_statistics import measure_pair
 from judgetrace.rating_codes import RatingCodes
 from judgetrace.scale import Scale
@@ -171,3 +171,34 @@ def test_full_agreement_is_one_on_every_coefficient() -> None:
     errors = {"mse", "mae", "bias"}
     assert all(value == pytest.approx(1.0) for name, value in found.items() if name not in errors)
     assert all(found[name] == 0.0 for name in errors)
+
+
+def test_replicates_of_rank_correlations_on_a_coarser_grid_are_close_to_those_on_all_numbers() -> None:
+    from judgetrace import agreement_measures
+    from judgetrace.agreement_counts import Counts
+    from judgetrace.bootstrap import Resampler
+
+    random = np.random.default_rng(0)
+    truth = random.uniform(1, 5, 300)
+    first, second = (np.round(np.clip(truth + random.normal(0, 0.7, 300), 1, 5), 2) for _ in range(2))
+    codes = RatingCodes(FIVE)
+    cells = encode_pairs(codes.encode_numbers(first), codes.encode_numbers(second))
+    clusters = np.arange(300, dtype=np.uint64)
+    counts, resampler = Counts(clusters, cells, np.ones(300, dtype=np.int64)), Resampler(clusters, 0, 100)
+
+    coarse = agreement_measures.measure_counts("rater_rater", counts, codes, resampler)
+    limit, agreement_measures.MAX_RANK_CELLS = agreement_measures.MAX_RANK_CELLS, 10**9
+    try:
+        exact = agreement_measures.measure_counts("rater_rater", counts, codes, resampler)
+    finally:
+        agreement_measures.MAX_RANK_CELLS = limit
+
+    assert coarse.values == exact.values
+    for name in ("kendall_tau_b", "spearman"):
+        assert coarse.values[name] == pytest.approx(
+            {"kendall_tau_b": stats.kendalltau, "spearman": stats.spearmanr}[name](first, second).statistic
+        )
+        spread = exact.replicates[name].std()
+        assert coarse.replicates[name].std() == pytest.approx(spread, rel=0.05)
+        assert np.abs(coarse.replicates[name] - exact.replicates[name]).max() < 0.3 * spread
+    assert coarse.replicates["mse"].tolist() == exact.replicates["mse"].tolist()

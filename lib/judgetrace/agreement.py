@@ -15,7 +15,7 @@ from judgetrace.agreement_counts import (
     lay_out_panel,
     make_panel_features,
 )
-from judgetrace.agreement_results import PairLayout
+from judgetrace.agreement_measures import PairLayout
 from judgetrace.bootstrap import draw_weights, find_interval
 from judgetrace.pair_statistics import measure_pair
 from judgetrace.panel_statistics import compute_alpha, measure_panel, sum_panel

@@ -243,7 +243,7 @@ def _encode_ratings(table: pa.Table, source: Source, codes: RatingCodes) -> np.n
         numbers = pd.to_numeric(pd.Series(labels, dtype=object), errors="coerce").to_numpy(dtype=float)
         between = codes.encode_numbers(numbers)
         found = np.where((found == OFF_SCALE) & ~np.isnan(numbers), between, found)
-    return np.append(found, NO_RATING)[index]
+    return np.asarray(np.append(found, NO_RATING)[index])
 
 
 def _read_floats(column: pa.ChunkedArray) -> np.ndarray:

@@ -1,78 +1,33 @@
-"""The Markdown report of measure_agreement: what to look at first, warnings, then the tables behind it.
-
-Knows rows of statistics (schema AGREEMENT) and confusion matrices, nothing of how they were counted.
-"""
+"""The Markdown report of measure_agreement: what to look at first, what to mind, then the tables behind it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from judgetrace.agreement_figures import (
+    HEADLINES,
+    PAIR_COLUMNS,
+    PANEL_COLUMNS,
+    Figures,
+    Row,
+    Where,
+    Who,
+    show,
+    show_count,
+    show_p,
+    show_share,
+    title,
+    write_table,
+)
 from judgetrace.agreement_results import CEILING
 from judgetrace.agreement_tables import ALL_ANNOTATORS, ALL_RATERS, EACH_ANNOTATOR, REST, TARGET
+from judgetrace.agreement_warnings import count_units, find_warnings
 from judgetrace.scale import ScaleConfig
 
-Row = Mapping[str, Any]
-
-MAX_SLICES = 12
-MAX_PAIRS = 15
-SKEW = 0.6
-"""Where one label has a larger share of the targets, percent agreement and AC1 are high by themselves."""
-
-HEADLINE = {"nominal": "alpha_nominal", "ordinal": "alpha_ordinal", "interval": "alpha_interval"}
-COLUMNS = {
-    "nominal": ("alpha_nominal", "cohen_kappa", "gwet_ac1", "exact_agreement"),
-    "ordinal": (
-        "alpha_ordinal",
-        "kendall_tau_b",
-        "kappa_quadratic",
-        "exact_agreement",
-        "adjacent_agreement",
-        "mae",
-        "bias",
-    ),
-    "interval": ("alpha_interval", "kendall_tau_b", "icc_3_1", "icc_2_1", "exact_agreement", "mse", "bias"),
-}
-PANEL_COLUMNS = {
-    "nominal": ("alpha_nominal", "fleiss_kappa", "gwet_ac1", "exact_agreement"),
-    "ordinal": (
-        "alpha_ordinal",
-        "alpha_interval",
-        "fleiss_kappa",
-        "gwet_ac2_ordinal",
-        "exact_agreement",
-        "adjacent_agreement",
-    ),
-    "interval": (
-        "alpha_interval",
-        "alpha_ordinal",
-        "fleiss_kappa",
-        "gwet_ac2_quadratic",
-        "exact_agreement",
-        "adjacent_agreement",
-    ),
-}
-TITLES = {
-    "alpha_nominal": "alpha (nominal)",
-    "alpha_ordinal": "alpha (ordinal)",
-    "alpha_interval": "alpha (interval)",
-    "fleiss_kappa": "Fleiss' kappa",
-    "cohen_kappa": "Cohen's kappa",
-    "kappa_linear": "linear kappa",
-    "kappa_quadratic": "quadratic kappa",
-    "gwet_ac1": "AC1",
-    "gwet_ac2_ordinal": "AC2 (ordinal)",
-    "gwet_ac2_quadratic": "AC2 (quadratic)",
-    "kendall_tau_b": "tau-b",
-    "exact_agreement": "exact",
-    "adjacent_agreement": "within one level",
-    "mae": "mean error",
-    "mse": "MSE",
-    "bias": "bias",
-    "icc_2_1": "ICC(2,1)",
-    "icc_3_1": "ICC(3,1)",
-}
+MAX_LINES = 20
+PANEL: Who = ("human_human", ALL_ANNOTATORS, "")
 
 
 @dataclass(frozen=True)
@@ -87,369 +42,250 @@ class ReportFacts:
     annotations: int
     units: int
     raters: Sequence[str]
+    eps: float
     notes: Sequence[str] = ()
-    confusions: Sequence[Row] = field(default_factory=list)
+    confusions: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
 
 def write_report(rows: Sequence[Row], facts: ReportFacts) -> str:
-    """Write the report."""
-    report = _Report(rows, facts)
-    return "\n".join(report.write()) + "\n"
+    """Write the report of rows of statistics (schema AGREEMENT)."""
+    return "\n".join(_Report(Figures(rows, facts.scales), facts).write()) + "\n"
 
 
 class _Report:
-    def __init__(self, rows: Sequence[Row], facts: ReportFacts):
-        self.facts = facts
-        self.found: dict[tuple[str, str, str, str], dict[tuple[str, str, str], dict[str, Row]]] = {}
-        for row in rows:
-            where = (row["dimension"], row["population"], row["slice_by"], row["slice"])
-            who = (row["comparison"], row["who"], row["with_whom"])
-            self.found.setdefault(where, {}).setdefault(who, {})[row["statistic"]] = row
-        self.dimensions = sorted({key[0] for key in self.found})
+    def __init__(self, figures: Figures, facts: ReportFacts):
+        self._figures, self._facts, self._raters = figures, facts, facts.raters
 
     def write(self) -> Iterator[str]:
-        facts = self.facts
-        yield "# Agreement"
-        yield ""
+        facts = self._facts
+        yield from ("# Agreement", "")
         yield (
-            f"{facts.annotations:,} annotations of {facts.units:,} units (an item in a dimension). "
-            f"Target rule: {facts.rule}. "
-            + (
-                f"In brackets: {facts.level:.0%} intervals, {facts.replicates:,} bootstrap replicates over {facts.resampled}."
-                if facts.replicates
-                else "No intervals were asked for."
-            )
+            f"{facts.annotations:,} annotations of {facts.units:,} units (a unit is an item in a dimension). "
+            f"Target label: {facts.rule}."
         )
+        if facts.replicates:
+            how = f"{facts.replicates:,} replicates over {facts.resampled}"
+            yield f"In brackets: {facts.level:.0%} intervals from {how}."
         yield from self._write_first_look()
-        warnings = list(self._find_warnings())
-        yield from ("", "## Mind", "", *(f"- {text}" for text in warnings)) if warnings else ()
-        for dimension in self.dimensions:
+        warnings = [*find_warnings(self._figures, self._raters, facts.replicates), *facts.notes]
+        if warnings:
+            yield from ("", "## Mind", "", *(f"- {text}" for text in warnings))
+        for dimension in self._figures.dimensions:
             yield from self._write_dimension(dimension)
-        yield from _write_key()
+        yield from KEY
 
-    def _type(self, dimension: str) -> str:
-        scale = self.facts.scales.of(dimension)
-        return "nominal" if scale is None else scale.type
-
-    def _cell(self, where: tuple[str, str, str, str], who: tuple[str, str, str], statistic: str) -> Row:
-        return self.found.get(where, {}).get(who, {}).get(statistic, {})
+    def _populations(self, dimension: str) -> list[str]:
+        """List the populations to show: one of them where the target rule drops nothing."""
+        kept, everything = (count_units(self._figures, dimension, name) for name in ("filtered", "all"))
+        return ["all"] if kept == everything else ["filtered", "all"]
 
     def _write_first_look(self) -> Iterator[str]:
-        """Write the one table to look at first: each rater beside the human ceiling."""
         yield from ("", "## First look", "")
-        if not self.facts.raters:
-            yield "No rater was given: how far people agree is what a rater can be held against."
-            yield ""
+        columns = ["dimension", "units", "statistic", "people among themselves"]
+        if self._raters:
+            yield (
+                "`rater, target`: the rater against what people agree on. `rater, others` and `person, others`: the "
+                "rater, and each annotator in turn, against what the item's other annotators agree on, on the units "
+                "that the rater rated; the second is the human ceiling. `difference`: the first minus the second. A "
+                "rater agrees with people as well as a person does where the difference is not below 0."
+            )
+            more = ["rater, target", "coverage", "rater, others", "person, others", "difference"]
+            columns = ["dimension", "units", "rater", "statistic", *more, columns[-1]]
         else:
             yield (
-                "How close each rater comes to what people agree on, and how close a person does. `rater, rest` and "
-                "`person, rest` are both against the other annotators of the item, on the items that the rater rated, "
-                "so they compare like with like; `difference` is the first minus the second. A rater whose difference "
-                "is not below 0 agrees with people as well as one of them does."
+                "No rater was given. `person, others`, each annotator in turn against what the item's other annotators "
+                "agree on, is the ceiling that a rater can be held against."
             )
-            yield ""
-        columns = ["dimension", "statistic", "people among themselves", "person, rest (ceiling)"]
-        if self.facts.raters:
-            columns = [
-                "dimension",
-                "rater",
-                "statistic",
-                "rater, target",
-                "coverage",
-                "rater, rest",
-                "difference",
-                "people among themselves",
-            ]
-        yield from _table(columns, self._list_first_look())
+            columns.insert(3, "person, others")
+        yield ""
+        yield from write_table(columns, self._list_first_look())
 
     def _list_first_look(self) -> Iterator[list[str]]:
-        for dimension in self.dimensions:
-            statistic = HEADLINE[self._type(dimension)]
-            where = (dimension, "all", "", "")
-            people = _show(self._cell(where, ("human_human", ALL_ANNOTATORS, ""), statistic))
-            name = dimension or "(the one)"
-            if not self.facts.raters:
-                ceiling = self._cell(where, ("human_ceiling", EACH_ANNOTATOR, REST), statistic)
-                yield [name, TITLES[statistic], people, _show(ceiling)]
-            for rater in self.facts.raters:
-                target = self._cell(where, ("rater_target", rater, TARGET), statistic)
-                rest = self._cell(where, ("rater_rest", rater, REST), statistic)
-                gap = self._cell(where, ("difference", rater, CEILING), statistic)
-                yield [
-                    name,
-                    rater,
-                    TITLES[statistic],
-                    _show(target),
-                    _percent(target.get("coverage")),
-                    _show(rest),
-                    _show(gap, sign=True),
-                    people,
-                ]
-
-    def _find_warnings(self) -> Iterator[str]:
-        yield from self.facts.notes
-        for dimension in self.dimensions:
-            named = f"{dimension}: " if dimension else ""
-            for text in self._find_skew(dimension):
-                yield named + text
-            for rater in self.facts.raters:
-                for text in self._find_rater_warnings(dimension, rater):
-                    yield named + text
-            for text in self._find_filter(dimension):
-                yield named + text
-
-    def _find_skew(self, dimension: str) -> Iterator[str]:
-        units = {
-            key[3]: next(iter(next(iter(found.values())).values()))["num_units"]
-            for key, found in self.found.items()
-            if key[:3] == (dimension, "all", "label") and found
-        }
-        total = sum(units.values())
-        if total and max(units.values()) / total > SKEW:
-            label, count = max(units.items(), key=lambda pair: pair[1])
-            yield (
-                f"{count / total:.0%} of the target labels are `{label}`. Exact agreement, AC1 and AC2 are high by "
-                "themselves then; look at alpha and kappa, and at the confusion matrix."
-            )
-
-    def _find_rater_warnings(self, dimension: str, rater: str) -> Iterator[str]:
-        where, who = (dimension, "all", "", ""), ("rater_target", rater, TARGET)
-        found = self.found.get(where, {}).get(who, {})
-        first = next(iter(found.values()), {})
-        coverage = first.get("coverage")
-        if coverage is not None and coverage < 1:
-            yield f"{rater} gave a rating for {_percent(coverage)} of the units; the others are in no figure of its."
-        bias, low, high = (found.get("bias", {}).get(key) for key in ("value", "low", "high"))
-        if bias is not None and low is not None and high is not None and (low > 0 or high < 0):
-            yield (
-                f"{rater} rates {abs(bias):.2f} {'above' if bias > 0 else 'below'} the target on average. ICC(3,1), "
-                "tau-b and correlations don't see that; ICC(2,1), alpha and the errors do."
-            )
-        undefined = [TITLES.get(name, name) for name, row in found.items() if row["undefined"] and row["num_compared"]]
-        if undefined:
-            reason = next(row["undefined"] for row in found.values() if row["undefined"])
-            yield f"{rater}: {', '.join(undefined[:5])} undefined: {reason}."
-
-    def _find_filter(self, dimension: str) -> Iterator[str]:
-        kept, everything = (
-            self._cell((dimension, population, "", ""), ("human_human", ALL_ANNOTATORS, ""), "exact_agreement")
-            for population in ("filtered", "all")
-        )
-        if not everything or not everything["num_units"]:
-            return
-        dropped = everything["num_units"] - (kept["num_units"] if kept else 0)
-        if dropped:
-            yield (
-                f"the target rule drops {dropped:,} of {everything['num_units']:,} units, those on which people "
-                "disagree. Figures on the others (`filtered`) flatter everybody; the first look is on all units."
-            )
+        figures = self._figures
+        for dimension in figures.dimensions:
+            statistic = HEADLINES[figures.type_of(dimension)]
+            for population in self._populations(dimension):
+                where = (dimension, population, "", "")
+                start = [dimension or "(one)", f"{population}: {count_units(figures, dimension, population):,}"]
+                people = show(figures.find(where, PANEL, statistic))
+                if not self._raters:
+                    ceiling = show(figures.find(where, ("human_ceiling", EACH_ANNOTATOR, REST), statistic))
+                    yield [*start, title(statistic), ceiling, people]
+                for rater in self._raters:
+                    target = figures.find(where, ("rater_target", rater, TARGET), statistic)
+                    rest = figures.find(where, ("rater_rest", rater, REST), statistic)
+                    person = figures.find(where, ("ceiling_beside", rater, REST), statistic)
+                    gap = figures.find(where, ("difference", rater, CEILING), statistic)
+                    shown = [show(target), show_share(target.get("coverage")), show(rest), show(person)]
+                    yield [*start, rater, title(statistic), *shown, show(gap, sign=True), people]
 
     def _write_dimension(self, dimension: str) -> Iterator[str]:
-        kind = self._type(dimension)
-        scale = self.facts.scales.of(dimension)
-        levels = ", ".join(scale.values) if scale else ""
-        yield from ("", f"## {dimension or 'Figures'}", "", f"{kind} scale: {levels}", "")
-        populations = [name for name in ("filtered", "all") if (dimension, name, "", "") in self.found]
-        if len(populations) == 2 and self._is_equal(dimension):
-            populations = ["all"]
-        yield from self._write_people(dimension, kind, populations)
-        yield from self._write_raters(dimension, kind, populations)
-        yield from self._write_alternative(dimension, populations)
+        kind, levels = self._figures.type_of(dimension), self._figures.levels_of(dimension)
+        yield from ("", f"## {dimension or 'The figures'}", "", f"Scale ({kind}): {', '.join(levels)}.")
+        yield from self._write_raters(dimension, kind)
+        yield from self._write_alternative(dimension)
+        yield from self._write_people(dimension, kind)
+        if len(self._raters) > 1:
+            yield from self._write_raters_among_themselves(dimension, kind)
         yield from self._write_slices(dimension, kind)
         yield from self._write_confusions(dimension)
 
-    def _is_equal(self, dimension: str) -> bool:
-        """Whether the target rule drops nothing."""
-        units = [
-            self._cell((dimension, population, "", ""), ("human_human", ALL_ANNOTATORS, ""), "exact_agreement").get(
-                "num_units"
-            )
-            for population in ("filtered", "all")
-        ]
-        return units[0] == units[1]
-
-    def _write_people(self, dimension: str, kind: str, populations: Sequence[str]) -> Iterator[str]:
-        yield from ("### People among themselves", "")
+    def _write_people(self, dimension: str, kind: str) -> Iterator[str]:
+        figures, populations = self._figures, self._populations(dimension)
+        yield from ("", "### People among themselves", "")
         columns = PANEL_COLUMNS[kind]
         lines = []
         for population in populations:
-            found = self.found[dimension, population, "", ""]
-            panel = found.get(("human_human", ALL_ANNOTATORS, ""), {})
-            lines.append([population, _units(panel), *(_show(panel.get(name, {})) for name in columns)])
-        yield from _table(["population", "units", *(TITLES[name] for name in columns)], lines)
-        iccs = self.found[dimension, populations[-1], "", ""].get(("human_human", ALL_ANNOTATORS, ""), {})
-        if iccs.get("icc_2_1", {}).get("value") is not None:
-            both = ", ".join(f"{TITLES[name]} {_show(iccs[name])}" for name in ("icc_2_1", "icc_3_1"))
-            yield from ("", f"On the units that all annotators rated: {both}.")
-        yield from ("", "Each annotator against the target of the item's others, the human ceiling:", "")
-        yield from self._write_pairs(dimension, kind, populations, ("human_ceiling",), MAX_PAIRS)
-        if any(key[0] == "human_human" and key[2] for key in self.found[dimension, populations[-1], "", ""]):
-            yield from ("", "Annotators in pairs, those with most labels:", "")
-            yield from self._write_pairs(dimension, kind, populations[-1:], ("human_human",), MAX_PAIRS)
-
-    def _write_raters(self, dimension: str, kind: str, populations: Sequence[str]) -> Iterator[str]:
-        if not self.facts.raters:
-            return
-        yield from ("", "### Raters and people", "")
+            where = (dimension, population, "", "")
+            first = figures.one_of(where, PANEL)
+            coverage = show_share(first.get("coverage"))
+            lines.append(
+                [population, show_count(first, "num_units"), coverage, *figures.find_cells(where, PANEL, columns)]
+            )
+        yield from write_table(["population", "units", "of two labels or more", *map(title, columns)], lines)
+        last = (dimension, populations[-1], "", "")
+        if figures.find(last, PANEL, "icc_2_1").get("value") is not None:
+            both = ", ".join(
+                f"{title(name)} {show(figures.find(last, PANEL, name))}" for name in ("icc_2_1", "icc_3_1")
+            )
+            yield from ("", f"On the units that all annotators labelled: {both}.")
+        yield from ("", "Each annotator against what the item's other annotators agree on:", "")
         yield from self._write_pairs(
-            dimension, kind, populations, ("rater_target", "rater_rest", "rater_annotator"), 6 * MAX_PAIRS
+            dimension, kind, [(p, who) for p in populations for who in self._ceilings(dimension, p)]
         )
-        if len(self.facts.raters) < 2:
+        pairs = [who for who in figures.list_who(last, "human_human") if who[2]]
+        if pairs:
+            yield from ("", "Two annotators each, of those with most labels:", "")
+            yield from self._write_pairs(dimension, kind, [(populations[-1], who) for who in pairs])
+
+    def _ceilings(self, dimension: str, population: str) -> list[Who]:
+        found = self._figures.list_who((dimension, population, "", ""), "human_ceiling")
+        pooled = [who for who in found if who[1] == EACH_ANNOTATOR]
+        return pooled + [who for who in found if who[1] != EACH_ANNOTATOR] if population == "all" else pooled
+
+    def _write_raters(self, dimension: str, kind: str) -> Iterator[str]:
+        if not self._raters:
             return
+        populations = self._populations(dimension)
+        yield from ("", "### Raters and people", "")
+        lines: list[tuple[str, Who]] = []
+        for rater in self._raters:
+            for comparison, with_whom in (
+                ("rater_target", TARGET),
+                ("rater_rest", REST),
+                ("rater_annotator", EACH_ANNOTATOR),
+            ):
+                lines += [(population, (comparison, rater, with_whom)) for population in populations]
+        yield from self._write_pairs(dimension, kind, lines, limit=len(lines))
+        where = (dimension, "all", "", "")
+        single = [who for who in self._figures.list_who(where, "rater_annotator") if who[2] != EACH_ANNOTATOR]
+        if single:
+            yield from ("", "With single annotators, those with most labels:", "")
+            yield from self._write_pairs(dimension, kind, [("all", who) for who in single])
+
+    def _write_raters_among_themselves(self, dimension: str, kind: str) -> Iterator[str]:
         yield from ("", "### Raters among themselves", "")
-        panel = self.found[dimension, "all", "", ""].get(("rater_rater", ALL_RATERS, ""), {})
+        where: Where = (dimension, "all", "", "")
+        panel: Who = ("rater_rater", ALL_RATERS, "")
         columns = PANEL_COLUMNS[kind]
-        yield from _table(
-            ["", "units", *(TITLES[n] for n in columns)],
-            [[ALL_RATERS, _units(panel), *(_show(panel.get(n, {})) for n in columns)]],
-        )
+        first = self._figures.one_of(where, panel)
+        line = [show_count(first, "num_units"), show_share(first.get("coverage"))]
+        cells = self._figures.find_cells(where, panel, columns)
+        yield from write_table(["units", "of two ratings or more", *map(title, columns)], [[*line, *cells]])
         yield ""
-        yield from self._write_pairs(dimension, kind, populations[-1:], ("rater_rater",), MAX_PAIRS)
-        yield from self._write_differences(dimension, kind, populations[-1])
-
-    def _write_pairs(
-        self, dimension: str, kind: str, populations: Sequence[str], comparisons: Sequence[str], limit: int
-    ) -> Iterator[str]:
-        columns, lines = COLUMNS[kind], []
-        for comparison in comparisons:
-            for population in populations:
-                found = self.found[dimension, population, "", ""]
-                keys = [
-                    key
-                    for key in found
-                    if key[0] == comparison
-                    and key[2]
-                    and "bias" in found[key]
-                    or key[0] == comparison
-                    and key[2]
-                    and kind == "nominal"
-                ]
-                keys.sort(key=lambda key: (key[1] != EACH_ANNOTATOR, key[1], key[2] != EACH_ANNOTATOR, key[2]))
-                for key in keys:
-                    first = next(iter(found[key].values()))
-                    cells = [_show(found[key].get(name, {}), sign=name == "bias") for name in columns]
-                    lines.append(
-                        [population, key[1], key[2], f"{first['num_compared']:,}", _percent(first["coverage"]), *cells]
-                    )
-        yield from _table(
-            ["population", "who", "with", "pairs", "coverage", *(TITLES[name] for name in columns)], lines[:limit]
-        )
-        if len(lines) > limit:
-            yield from ("", f"... and {len(lines) - limit} more in agreement.parquet")
-
-    def _write_differences(self, dimension: str, kind: str, population: str) -> Iterator[str]:
-        """Write the differences between raters against the target."""
-        found = self.found[dimension, population, "", ""]
-        keys = [key for key in found if key[0] == "difference" and key[2] != CEILING]
-        if not keys:
-            return
+        pairs = [who for who in self._figures.list_who(where, "rater_rater") if who[2]]
+        yield from self._write_pairs(dimension, kind, [("all", who) for who in pairs])
         yield from ("", "Differences against the target, first minus second, on the units that both rated:", "")
         lines = []
-        for key in keys[:MAX_PAIRS]:
-            for name in COLUMNS[kind]:
-                row = found[key].get(name)
-                if row is not None:
-                    lines.append(
-                        [key[1], key[2], TITLES[name], _show(row, sign=True), _p(row["p_value"]), _p(row["p_adjusted"])]
-                    )
-        yield from _table(["first", "second", "statistic", "difference", "p", "p (Holm)"], lines)
+        for who in self._figures.list_who(where, "difference"):
+            for name in PAIR_COLUMNS[kind] if who[2] != CEILING else ():
+                row = self._figures.find(where, who, name)
+                tested = [show_p(row.get("p_value")), show_p(row.get("p_adjusted"))]
+                lines.append([who[1], who[2], title(name), show(row, sign=True), *tested])
+        yield from write_table(["first", "second", "statistic", "difference", "p", "p (Holm)"], lines)
 
-    def _write_alternative(self, dimension: str, populations: Sequence[str]) -> Iterator[str]:
+    def _write_pairs(
+        self, dimension: str, kind: str, pairs: Sequence[tuple[str, Who]], limit: int = MAX_LINES
+    ) -> Iterator[str]:
+        columns, lines = PAIR_COLUMNS[kind], []
+        for population, who in pairs[:limit]:
+            where = (dimension, population, "", "")
+            first = self._figures.one_of(where, who)
+            counted = [show_count(first, "num_compared"), show_share(first.get("coverage"))]
+            lines.append([population, who[1], who[2], *counted, *self._figures.find_cells(where, who, columns)])
+        yield from write_table(["population", "who", "with", "pairs", "coverage", *map(title, columns)], lines)
+        if len(pairs) > limit:
+            yield from ("", f"{len(pairs) - limit} more are in agreement.parquet.")
+
+    def _write_alternative(self, dimension: str) -> Iterator[str]:
         lines = []
-        for population in populations:
-            found = self.found[dimension, population, "", ""]
-            for rater in self.facts.raters:
-                test = found.get(("alternative_test", rater, ALL_ANNOTATORS), {})
-                rate, advantage = test.get("winning_rate", {}), test.get("advantage_probability", {})
-                if rate.get("value") is None:
-                    verdict = rate.get("undefined") or ""
-                else:
-                    verdict = "passes" if rate["value"] >= 0.5 else "does not pass"
-                lines.append([population, rater, _show(rate), _show(advantage), verdict])
-        if lines:
-            yield from ("", "### May the rater stand in for an annotator?", "")
-            yield "The alternative-annotator test: the share of annotators that the rater replaces (passes from .5)."
-            yield ""
-            yield from _table(["population", "rater", "winning rate", "advantage probability", ""], lines)
+        for population in self._populations(dimension):
+            where = (dimension, population, "", "")
+            for rater in self._raters:
+                who = ("alternative_test", rater, ALL_ANNOTATORS)
+                rate, advantage = (self._figures.find(where, who, n) for n in ("winning_rate", "advantage_probability"))
+                verdict = rate.get("undefined") or ("passes" if (rate.get("value") or 0.0) >= 0.5 else "does not pass")
+                tested = len(self._figures.list_who(where, "alternative_test")) and sum(
+                    found[1] == rater and found[2] != ALL_ANNOTATORS
+                    for found in self._figures.list_who(where, "alternative_test")
+                )
+                lines.append([population, rater, f"{tested:,}", show(rate), show(advantage), verdict])
+        if not lines:
+            return
+        yield from ("", "### May the rater stand in for an annotator?", "")
+        yield (
+            "The alternative-annotator test. Winning rate: the share of annotators whom the rater replaces, its lower "
+            f"cost being worth {self._facts.eps:g}; it passes from .5. Advantage probability: how often the rater is at "
+            "least as close to the others as the annotator is."
+        )
+        yield ""
+        columns = ["population", "rater", "annotators", "winning rate", "advantage probability", ""]
+        yield from write_table(columns, lines)
 
     def _write_slices(self, dimension: str, kind: str) -> Iterator[str]:
-        wheres = [key for key in self.found if key[0] == dimension and key[1] == "all" and key[2]]
-        for slice_by in sorted({key[2] for key in wheres}):
-            own = [key for key in wheres if key[2] == slice_by]
-            scale = self.facts.scales.of(dimension)
-            order = list(scale.values) if scale and slice_by == "label" else []
-            own.sort(key=lambda key: (order.index(key[3]) if key[3] in order else len(order), key[3]))
-            title = "target label" if slice_by == "label" else slice_by
-            yield from ("", f"### By {title}", "")
-            columns = ("exact_agreement", "mae", "bias") if kind != "nominal" else ("exact_agreement",)
-            if slice_by != "label":
-                columns = (HEADLINE[kind], *columns)
+        figures, levels = self._figures, list(self._figures.levels_of(dimension))
+        whos = [("human_ceiling", EACH_ANNOTATOR, REST), *(("rater_target", rater, TARGET) for rater in self._raters)]
+        wheres = figures.list_slices(dimension)
+        for slice_by in sorted({where[2] for where in wheres}):
+            is_label = slice_by == "label"
+            own = [where for where in wheres if where[2] == slice_by]
+            own.sort(key=lambda where: (levels.index(where[3]) if is_label else 0, where[3]))
+            name = "target label" if is_label else slice_by
+            columns = ("exact_agreement",) if kind == "nominal" else ("exact_agreement", "mae", "bias")
+            columns = columns if is_label else (HEADLINES[kind], *columns)
             lines = []
-            for key in own[:MAX_SLICES]:
-                for who in (
-                    ("human_ceiling", EACH_ANNOTATOR, REST),
-                    *(("rater_target", rater, TARGET) for rater in self.facts.raters),
-                ):
-                    found = self.found[key].get(who)
-                    if found:
-                        first = next(iter(found.values()))
-                        cells = [_show(found.get(name, {}), sign=name == "bias") for name in columns]
-                        lines.append(
-                            [key[3], who[1], who[2], f"{first['num_units']:,}", _percent(first["coverage"]), *cells]
-                        )
-            yield from _table([title, "who", "with", "units", "coverage", *(TITLES[name] for name in columns)], lines)
+            for where in own:
+                for who in whos:
+                    first = figures.one_of(where, who)
+                    if first:
+                        counted = [show_count(first, "num_units"), show_share(first.get("coverage"))]
+                        lines.append([where[3], who[1], who[2], *counted, *figures.find_cells(where, who, columns)])
+            yield from ("", f"### By {name}", "")
+            yield from write_table(
+                [name, "who", "with", "units", "coverage", *map(title, columns)], lines[: 3 * MAX_LINES]
+            )
 
     def _write_confusions(self, dimension: str) -> Iterator[str]:
-        for matrix in self.facts.confusions:
-            pooled = matrix["comparison"] == "rater_target" or matrix["who"] == EACH_ANNOTATOR
-            if matrix["dimension"] != dimension or matrix["population"] != "all" or matrix["slice_by"] or not pooled:
-                continue
-            yield from ("", f"### Confusion: {matrix['who']} (rows) and {matrix['with_whom']} (columns)", "")
-            lines = [
-                [level, *(f"{count:,}" for count in row)]
-                for level, row in zip(matrix["levels"], matrix["counts"], strict=True)
-            ]
-            yield from _table(["", *matrix["levels"]], lines)
+        for matrix in self._facts.confusions:
+            is_pooled = matrix["comparison"] == "rater_target" or matrix["who"] == EACH_ANNOTATOR
+            is_whole = matrix["population"] == "all" and not matrix["slice_by"]
+            if matrix["dimension"] == dimension and is_whole and is_pooled:
+                rows = zip(matrix["levels"], matrix["counts"], strict=True)
+                yield from ("", f"### {matrix['who']} (rows) and {matrix['with_whom']} (columns)", "")
+                yield from write_table(
+                    ["", *matrix["levels"]], [[level, *(f"{count:,}" for count in row)] for level, row in rows]
+                )
 
 
-def _write_key() -> Iterator[str]:
-    yield from ("", "## How to read it", "")
-    yield "- alpha: Krippendorff's, agreement beyond chance; 1 is perfect, 0 is chance. It bears missing ratings."
-    yield "- bias: the mean of the first's ratings minus the second's, in scale units."
-    yield "- coverage: compared over what could have been; ratings that a rater did not give count against it."
-    yield "- all, filtered: all units, or those that the target rule keeps. Where it drops none there is one of them."
-    yield "- Ratings that are no levels are rounded to 1/100 of a step; what needs levels uses the nearest one."
-    yield "- p: two-sided, from the bootstrap; Holm over all differences of a statistic. agreement.parquet has all figures."
-
-
-def _table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(columns) + " |"
-    yield "|" + "|".join("---" for _ in columns) + "|"
-    for line in lines:
-        yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
-
-
-def _show(row: Row, sign: bool = False) -> str:
-    """Show a value with its interval; a dash where there is none."""
-    value, low, high = row.get("value"), row.get("low"), row.get("high")
-    if value is None:
-        return "–" if row.get("undefined") else ""
-    mark = "+" if sign else ""
-    if low is None or high is None:
-        return f"{value:{mark}.3f}"
-    return f"{value:{mark}.3f} [{low:{mark}.3f}, {high:{mark}.3f}]"
-
-
-def _units(found: Mapping[str, Row]) -> str:
-    first = next(iter(found.values()), {})
-    return f"{first['num_units']:,}" if first else ""
-
-
-def _percent(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.1%}" if value in (0.0, 1.0) or 0.001 < value < 0.9995 else f"{value:.3%}"
-
-
-def _p(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+KEY = (
+    "",
+    "## How to read it",
+    "",
+    "- alpha: Krippendorff's. 1: people agree fully, 0: as if by chance. It bears missing labels.",
+    "- bias: the mean of the first's ratings minus the second's, in units of the scale.",
+    "- coverage: what was compared over what could have been. Ratings that a rater did not give count against it.",
+    "- all, filtered: all units, or those that the target rule keeps. Where it drops none they are the same.",
+    "- Ratings that are no levels are rounded to 1/100 of a step; statistics of levels take the nearest one.",
+    "- p: two-sided, from the replicates; Holm: over all pairs of raters and all dimensions of one statistic.",
+    "- agreement.parquet has every figure: more statistics, single annotators, slices. `undefined` says why one is null.",
+)

@@ -52,7 +52,7 @@ def list_expected(raters: Sequence[str]) -> list[tuple[str, str, str]]:
     found = [("human_panel", ALL_ANNOTATORS, ""), ("human_ceiling", EACH_ANNOTATOR, REST)]
     for rater in raters:
         found += [("rater_target", rater, TARGET), ("rater_annotator", rater, EACH_ANNOTATOR)]
-        found += [("rater_rest", rater, REST), ("ceiling_paired", rater, REST)]
+        found += [("rater_rest", rater, REST), ("ceiling_beside", rater, REST)]
     for first, second in combinations(raters, 2):
         found += [("rater_rater", first, second), ("paired", first, second), ("paired", second, first)]
     return [*found, *([("rater_panel", ALL_RATERS, "")] if len(raters) > 1 else [])]
@@ -267,7 +267,7 @@ class _Tally:
             for kind, with_whom, at, cells in (
                 ("rater_annotator", EACH_ANNOTATOR, (combos, levels), encode_pairs(codes[combos], levels)),
                 ("rater_rest", REST, (with_rest, left_out), encode_pairs(codes[with_rest], others)),
-                ("ceiling_paired", REST, (with_rest, left_out), encode_pairs(left_out, others)),
+                ("ceiling_beside", REST, (with_rest, left_out), encode_pairs(left_out, others)),
             ):
                 self._add(self.groupings, (kind, name, with_whom), Features(at[0], cells, counts[at]), rated, row_of)
             self._compare_with_annotators(name, ratings, rows)

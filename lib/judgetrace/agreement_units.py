@@ -101,11 +101,12 @@ def make_units(rows: pa.Table, rules: UnitRules) -> list[Units]:
     dimension_codes, dimensions = encode_column(rows["dimension"])
     groups = _find_groups(rows, item_codes, items) if rules.needs_groups else items
     clusters = hash_strings(groups if rules.by_group else items)
+    items_of = _Items(clusters, groups)
     found = []
     for code in sorted(range(len(dimensions)), key=lambda code: dimensions[code]):
         own = np.flatnonzero(dimension_codes == code)
         part = rows if len(own) == len(rows) else rows.take(pa.array(own))
-        units = _make_dimension(part, item_codes[own], clusters, groups, dimensions[code], rules)
+        units = _make_dimension(part, item_codes[own], items_of, dimensions[code], rules)
         if len(units):
             found.append(units)
     return found
@@ -120,9 +121,16 @@ def _find_groups(rows: pa.Table, item_codes: np.ndarray, items: pa.Array) -> pa.
     return pa.array(groups, pa.string())
 
 
-def _make_dimension(
-    rows: pa.Table, item_codes: np.ndarray, clusters: np.ndarray, groups: pa.Array, dimension: str, rules: UnitRules
-) -> Units:
+@dataclass(frozen=True)
+class _Items:
+    """What a bucket knows of its items, by their codes."""
+
+    clusters: np.ndarray  # uint64
+    groups: pa.Array
+
+
+def _make_dimension(rows: pa.Table, item_codes: np.ndarray, items: _Items, dimension: str, rules: UnitRules) -> Units:
+    clusters, groups = items.clusters, items.groups
     scale = rules.scales.of(dimension)
     assert scale is not None, f"the intake lets no row of dimension {dimension!r} through"
     codes = RatingCodes(scale)

@@ -29,7 +29,7 @@ def compare_accuracy(counts: np.ndarray, own: np.ndarray, rating: np.ndarray) ->
     Returns 1 where the annotator is closer, -1 where the rater is, 0 for a tie [N].
     """
     rows = np.arange(len(own))
-    return np.sign((counts[rows, own] - 1) - (counts[rows, rating] - (rating == own))).astype(np.int64)
+    return np.asarray(np.sign((counts[rows, own] - 1) - (counts[rows, rating] - (rating == own))), dtype=np.int64)
 
 
 def compare_errors(sizes: np.ndarray, totals: np.ndarray, own: np.ndarray, rating: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ def _poisson_thresholds() -> np.ndarray:
 _THRESHOLDS = _poisson_thresholds()
 _TOP_BITS = np.arange(1 << 16, dtype=np.uint64) << np.uint64(48)
 _WEIGHT_OF_TOP = np.searchsorted(_THRESHOLDS, _TOP_BITS, side="right").astype(np.uint8)
-_IS_SPLIT = _WEIGHT_OF_TOP != np.searchsorted(_THRESHOLDS, _TOP_BITS | np.uint64(2**48 - 1), side="right")
+_IS_SPLIT = np.searchsorted(_THRESHOLDS, _TOP_BITS | np.uint64(2**48 - 1), side="right") != _WEIGHT_OF_TOP
 """Draws with equal upper 16 bits have equal weights, but for the few between which a threshold lies."""
 
 

@@ -26,22 +26,20 @@ from judgetrace.panel_statistics import (
 
 @dataclass(frozen=True)
 class PairTable:
-    """Units by the ratings of two raters."""
+    """Units by the ratings of two raters, in the forms that the statistics need."""
 
     by_level: Array  # [..., V, V] by (nearest) level: first rater, second rater
-    by_value: Array  # [..., A, B] by number
-    first: Array  # [A] the first rater's numbers, ascending
-    second: Array  # [B] the second rater's
+    by_rank: Array  # [..., A, B] by number, ascending
+    amounts: Array  # [..., K] by cell
+    first: Array  # [K] the first rater's number in a cell
+    second: Array  # [K] the second rater's
     numbers: Array  # [V] the levels' numbers
 
 
-def measure_pair(table: PairTable, is_nominal: bool, with_ranks: bool = True) -> dict[str, Array]:
+def measure_pair(table: PairTable, is_nominal: bool) -> dict[str, Array]:
     """Measure all two-rater statistics [...] by name. `bias` is the mean of first minus second."""
     found = measure_levels(table, is_nominal)
-    if is_nominal:
-        return found
-    found |= measure_numbers(table)
-    return found | (measure_ranks(table) if with_ranks else {})
+    return found if is_nominal else found | measure_numbers(table) | measure_ranks(table.by_rank)
 
 
 def measure_levels(table: PairTable, is_nominal: bool) -> dict[str, Array]:
@@ -80,16 +78,12 @@ def measure_numbers(table: PairTable) -> dict[str, Array]:
     """Measure what is a function of the numbers' sums and products."""
     middle = (table.numbers.max() + table.numbers.min()) / 2
     x, y = table.first - middle, table.second - middle
-    rows, columns = table.by_value.sum(axis=-1), table.by_value.sum(axis=-2)
-    n = rows.sum(axis=-1)
-    sum_x, sum_y = (rows * x).sum(axis=-1), (columns * y).sum(axis=-1)
-    square_x, square_y = (rows * x**2).sum(axis=-1), (columns * y**2).sum(axis=-1)
-    product = ((table.by_value * y).sum(axis=-1) * x).sum(axis=-1)
+    powers = np.stack([np.ones_like(x), x, y, x**2, y**2, x * y, np.abs(x - y)], axis=1)
+    n, sum_x, sum_y, square_x, square_y, product, apart = np.moveaxis(table.amounts @ powers, -1, 0)
     squared_error = square_x + square_y - 2 * product
-    apart = np.abs(x[:, None] - y[None, :])
     found = {
         "mse": divide(np.where(squared_error > 1e-9 * (square_x + square_y), squared_error, 0.0), n),
-        "mae": divide((table.by_value * apart).sum(axis=(-2, -1)), n),
+        "mae": divide(apart, n),
         "bias": divide(sum_x - sum_y, n),
         "pearson": _correlate(n, (sum_x, sum_y), (square_x, square_y), product),
     }
@@ -115,12 +109,12 @@ def _correlate(n: Array, sums: tuple[Array, Array], squares: tuple[Array, Array]
     return np.clip(found, -1.0, 1.0)
 
 
-def measure_ranks(table: PairTable) -> dict[str, Array]:
-    """Measure Kendall's tau-b and Spearman's rho."""
-    rows, columns = table.by_value.sum(axis=-1), table.by_value.sum(axis=-2)
+def measure_ranks(joint: Array) -> dict[str, Array]:
+    """Measure Kendall's tau-b and Spearman's rho of tables [..., A, B] whose rows and columns ascend."""
+    rows, columns = joint.sum(axis=-1), joint.sum(axis=-2)
     return {
-        "kendall_tau_b": compute_tau(table.by_value, rows, columns),
-        "spearman": compute_spearman(table.by_value, rows, columns),
+        "kendall_tau_b": compute_tau(joint, rows, columns),
+        "spearman": compute_spearman(joint, rows, columns),
     }
 
 

@@ -26,7 +26,8 @@ class RatingCodes:
         self._numbers = np.array(scale.numbers)
         ordered = np.sort(self._numbers)
         self._lowest, self._highest = ordered[0], ordered[-1]
-        self._unit = float(np.diff(ordered).min()) / GRID_PER_STEP
+        self.step = float(np.diff(ordered).min())
+        self._unit = self.step / GRID_PER_STEP
 
     def encode_numbers(self, numbers: np.ndarray) -> np.ndarray:
         """Encode ratings [N] as int64 codes; NO_RATING for NaN, OFF_SCALE outside the lowest and highest level."""
