@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from judgetrace.agreement_config import MeasureAgreementConfig
-from judgetrace.agreement_intake import Survey
+from judgetrace.agreement_counts import MAX_CLUSTERS
 from judgetrace.agreement_report import ReportFacts, write_report
 from judgetrace.agreement_results import (
     DimensionCounts,
@@ -26,6 +26,7 @@ from judgetrace.agreement_results import (
 )
 from judgetrace.agreement_run import Collected, RunTasks, Total, collect_counts
 from judgetrace.agreement_sources import Inputs, find_inputs
+from judgetrace.agreement_survey import Survey
 from judgetrace.config import load_config, run_job
 from judgetrace.labels import TargetConfig
 from judgetrace.rating_codes import RatingCodes
@@ -35,6 +36,7 @@ from judgetrace.tasks import run_tasks
 from judgetrace.versions import list_versions
 
 FORMAT_VERSION = 1
+BLOCKS = f", hashed into {MAX_CLUSTERS:,} blocks"
 
 
 def main(arguments: list[str]) -> int:
@@ -104,7 +106,7 @@ def gather_facts(config: MeasureAgreementConfig, inputs: Inputs, collected: Coll
         rule=describe_rule(inputs.target),
         level=config.intervals.level,
         replicates=config.intervals.replicates,
-        resampled="groups" if inputs.by_group else "items",
+        resampled=("groups" if inputs.by_group else "items") + (BLOCKS if total.clusters.is_folded else ""),
         annotations=survey.rows,
         units=total.num_units,
         raters=collected.rules.rater_names,

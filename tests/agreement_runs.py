@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jobs.measure_agreement import measure
+from jobs.measure_agreement import gather_facts, measure
 from judgetrace.agreement_config import MeasureAgreementConfig
+from judgetrace.agreement_report import write_report
 from judgetrace.agreement_results import Results
 from judgetrace.agreement_run import Collected, collect_counts
 from judgetrace.agreement_sources import find_inputs
@@ -32,6 +33,14 @@ def measure_here(folder: Path, **config: Any) -> Results:
     """Measure what a config names."""
     parsed, collected = collect(folder, config)
     return measure(parsed, collected, run_here)
+
+
+def report_here(folder: Path, **config: Any) -> str:
+    """Measure what a config names and write the report."""
+    parsed, collected = collect(folder, config)
+    results = measure(parsed, collected, run_here)
+    facts = gather_facts(parsed, find_inputs(parsed), collected, results)
+    return write_report(results.to_table().to_pylist(), facts)
 
 
 def write_table(path: Path, frame: pd.DataFrame, row_group_size: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Read annotations of people and raters, whatever table they lie in, into one form; count who said how much.
+"""Read annotations of people and raters, whatever table they lie in, into one form.
 
 A source is one of: a corpus' annotations, its items (groups, splits, slices), a run of rate_items, a long table. Only
 the columns that are needed are read. Rows that can't be used are counted by reason, with examples.
@@ -7,8 +7,7 @@ the columns that are needed are read. Rows that can't be used are counted by rea
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from judgetrace.agreement_survey import MAX_EXAMPLES, Survey, check_slice
 from judgetrace.config import UserError
 from judgetrace.rating_codes import NO_RATING, OFF_SCALE, RatingCodes
 from judgetrace.scale import ScaleConfig
@@ -25,7 +25,6 @@ from judgetrace.sources import SourcePart
 from judgetrace.storage import open_filesystem
 
 Kind = Literal["human", "rater", "items"]
-MAX_EXAMPLES = 5
 
 ROWS = pa.schema(
     [
@@ -83,32 +82,6 @@ class IntakeRules:
     def schema(self) -> pa.Schema:
         """The schema of the rows: ROWS and a column for each slice."""
         return pa.schema([*ROWS, *((f"slice:{name}", pa.string()) for name in self.slices)])
-
-
-@dataclass
-class Survey:
-    """Who said how much; adds over tasks."""
-
-    rows: int = 0
-    annotators: Counter[tuple[str, str]] = field(default_factory=Counter)  # (dimension, annotator) -> labels
-    raters: Counter[tuple[int, str]] = field(default_factory=Counter)  # (source, rater) -> rows
-    without_rating: Counter[tuple[str, int, str, str]] = field(default_factory=Counter)  # (dim, source, rater, why)
-    per_annotator: set[tuple[int, str]] = field(default_factory=set)  # raters with rows about one annotator's label
-    unusable: Counter[str] = field(default_factory=Counter)
-    examples: list[str] = field(default_factory=list)
-    slice_values: dict[str, set[str]] = field(default_factory=dict)
-
-    def add(self, other: Survey) -> None:
-        """Add the survey of another task."""
-        self.rows += other.rows
-        self.annotators.update(other.annotators)
-        self.raters.update(other.raters)
-        self.without_rating.update(other.without_rating)
-        self.per_annotator |= other.per_annotator
-        self.unusable.update(other.unusable)
-        self.examples = [*self.examples, *other.examples][:MAX_EXAMPLES]
-        for name, values in other.slice_values.items():
-            self.slice_values.setdefault(name, set()).update(values)
 
 
 def read_source(part: SourcePart, source: Source) -> pa.Table:
@@ -188,7 +161,7 @@ def admit_rows(table: pa.Table, origin: Origin, rules: IntakeRules, survey: Surv
     targets = _read_target_sources(table, source)
     _count_who(coded, usable, origin, survey)
     if source.kind == "rater":
-        _count_missing(table, coded, usable, origin, survey)
+        _count_missing(table, coded, reasons, origin, survey)
         if targets is not None:
             about = np.flatnonzero(pc.is_valid(targets).to_numpy(zero_copy_only=False) & usable)
             survey.per_annotator |= {(origin.index, names[code]) for code in np.unique(who[about])}
@@ -291,17 +264,17 @@ def _count_who(coded: _Codes, usable: np.ndarray, origin: Origin, survey: Survey
             survey.raters[origin.index, coded.names[who]] += int(totals[key])
 
 
-def _count_missing(table: pa.Table, coded: _Codes, usable: np.ndarray, origin: Origin, survey: Survey) -> None:
+def _count_missing(table: pa.Table, coded: _Codes, reasons: np.ndarray, origin: Origin, survey: Survey) -> None:
     """Count a rater's rows without a rating, by outcome."""
-    missing = np.flatnonzero((coded.rating == NO_RATING) & usable)
+    missing = np.flatnonzero((coded.rating == NO_RATING) & np.isin(reasons, (0, _OFF_SCALE)))
     column = origin.source.outcome
-    if column is None or not len(missing):
-        outcomes = ["no rating"] * len(missing)
-    else:
+    outcomes = [None] * len(missing)
+    if column is not None and len(missing):
         outcomes = table[column].take(pa.array(missing)).cast(pa.string()).to_pylist()
     for row, outcome in zip(missing.tolist(), outcomes, strict=True):
+        why = _REASONS[_OFF_SCALE] if reasons[row] else outcome or "no rating"
         dimension, who = coded.dimensions[coded.dimension[row]], coded.names[coded.who[row]]
-        survey.without_rating[dimension, origin.index, who, outcome or "no rating"] += 1
+        survey.without_rating[dimension, origin.index, who, why] += 1
 
 
 def _read_target_sources(table: pa.Table, source: Source) -> pa.Array | None:
@@ -325,15 +298,6 @@ def _read_slices(table: pa.Table, source: Source, rules: IntakeRules, survey: Su
         survey.slice_values.setdefault(name, set()).update(values)
         check_slice(name, survey.slice_values[name], rules.max_slice_values)
     return columns
-
-
-def check_slice(name: str, values: set[str], limit: int) -> None:
-    """Raise UserError where a slice column has too many values."""
-    if len(values) > limit:
-        raise UserError(
-            f"slices.columns: {name!r} has more than {limit} values, for example {sorted(values)[:5]}\n"
-            "expected a column of few values; leave it out, or raise slices.max_values"
-        )
 
 
 def _read_extra(text: str | None, key: str) -> str | None:

@@ -235,8 +235,8 @@ class _Report:
         yield from ("", "### May the rater stand in for an annotator?", "")
         yield (
             "The alternative-annotator test. Winning rate: the share of annotators whom the rater replaces, its lower "
-            f"cost being worth {self._facts.eps:g}; it passes from .5. Advantage probability: how often the rater is at "
-            "least as close to the others as the annotator is."
+            f"cost being worth {self._facts.eps:g}; it passes from .5. Advantage probability: how often the rater is "
+            "at least as close to the others as the annotator is."
         )
         yield ""
         columns = ["population", "rater", "annotators", "winning rate", "advantage probability", ""]
@@ -287,5 +287,5 @@ KEY = (
     "- all, filtered: all units, or those that the target rule keeps. Where it drops none they are the same.",
     "- Ratings that are no levels are rounded to 1/100 of a step; statistics of levels take the nearest one.",
     "- p: two-sided, from the replicates; Holm: over all pairs of raters and all dimensions of one statistic.",
-    "- agreement.parquet has every figure: more statistics, single annotators, slices. `undefined` says why one is null.",
+    "- agreement.parquet has every figure, with more statistics; its column `undefined` says why one is null.",
 )

@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 
 from judgetrace.agreement_config import MeasureAgreementConfig
 from judgetrace.agreement_counts import Clusters, Counts, add_counts
-from judgetrace.agreement_intake import IntakeRules, Origin, Source, Survey, admit_rows, check_slice, read_source
+from judgetrace.agreement_intake import IntakeRules, Origin, Source, admit_rows, read_source
 from judgetrace.agreement_sources import Inputs, make_unit_rules
-from judgetrace.agreement_tables import BucketCounts, TableKey, TestSums, count_bucket
+from judgetrace.agreement_survey import Survey, check_slice
+from judgetrace.agreement_tables import BucketCounts, TableKey, TestSums
+from judgetrace.agreement_tally import count_bucket
 from judgetrace.agreement_units import UnitRules, make_units
 from judgetrace.config import UserError
 from judgetrace.name_hash import hash_strings

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from judgetrace.agreement_config import MeasureAgreementConfig, TableConfig
-from judgetrace.agreement_intake import IntakeRules, Source, Survey
+from judgetrace.agreement_intake import IntakeRules, Source
+from judgetrace.agreement_survey import Survey
 from judgetrace.agreement_units import UnitRules
 from judgetrace.config import UserError
 from judgetrace.corpus import read_manifests
