@@ -84,6 +84,7 @@ def test_a_unit_has_the_text_and_group_of_its_first_row_and_the_split_of_its_gro
     ]
     assert units["split"].to_pylist() == [assign_split(f"group of {item}", SplitConfig()) for item in "ij"]
     assert dropped["item_id"].to_pylist() == ["k"]
+    assert dropped["group"].null_count == 0
 
 
 def test_units_of_one_item_share_its_text_where_annotators_are_kept_apart() -> None:

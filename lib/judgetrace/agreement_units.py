@@ -1,0 +1,237 @@
+"""The rows of one bucket as units: who chose which level of an item, what the raters say, the target, the cluster.
+
+A bucket holds all rows of its items, so that what a unit adds to any count can be told here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from judgetrace.agreement_counts import combine_codes
+from judgetrace.agreement_intake import encode_column, encode_items
+from judgetrace.count_targets import Targets, decide_targets
+from judgetrace.labels import TargetConfig
+from judgetrace.name_hash import hash_strings
+from judgetrace.rating_codes import NO_RATING, RatingCodes
+from judgetrace.scale import ScaleConfig
+from judgetrace.splits import SplitConfig, assign_splits
+
+NOT_ASKED = -2
+"""In place of a rating: the rater has no row about this unit."""
+
+
+@dataclass(frozen=True)
+class UnitRules:
+    """What all reduce tasks share."""
+
+    scales: ScaleConfig
+    target: TargetConfig
+    kinds: tuple[str, ...]  # of the sources, by index
+    raters: tuple[tuple[int, str], ...]  # (source, name), in the order of all outputs
+    rater_names: tuple[str, ...]  # what to call them
+    per_annotator: tuple[str, ...]  # those whose ratings are about single annotators' labels
+    annotators: dict[str, tuple[str, ...]]  # dimension -> those with figures of their own
+    complete: dict[str, tuple[str, ...]]  # dimension -> all annotators, where they are few
+    slices: tuple[str, ...] = ()
+    by_label: bool = True
+    by_group: bool = False
+    split: str | None = None
+    split_config: SplitConfig = field(default_factory=SplitConfig)
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether the items' groups matter."""
+        return self.by_group or self.split is not None or "split" in self.slices
+
+
+@dataclass
+class Units:
+    """The units of a dimension in a bucket: U units, N labels of people, R raters, Q rated rows, V levels."""
+
+    dimension: str
+    codes: RatingCodes
+    clusters: np.ndarray  # [U] uint64
+    counts: np.ndarray  # [U, V] people who chose each level
+    pattern_of: np.ndarray  # [U] index of the unit's count vector
+    patterns: np.ndarray  # [P, V] the distinct count vectors
+    targets: Targets  # [P] of the patterns
+    label_unit: np.ndarray  # [N]
+    label_who: np.ndarray  # [N] index into names
+    label_level: np.ndarray  # [N]
+    names: list[str]
+    rated_unit: np.ndarray  # [Q]
+    rated_about: np.ndarray  # [Q] the annotator (index into names) whose label the rating is about; -1: the target
+    ratings: np.ndarray  # [Q, R] rating codes; NO_RATING, NOT_ASKED
+    slices: dict[str, tuple[np.ndarray, list[str]]] = field(default_factory=dict)  # name -> value index [U], values
+    num_duplicates: int = 0
+
+    def __len__(self) -> int:
+        return len(self.clusters)
+
+    @property
+    def target(self) -> np.ndarray:
+        """The target levels [U] without what the rule drops; NO_TARGET where no person gave a label."""
+        return np.asarray(self.targets.levels[self.pattern_of])
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Whether the target rule keeps the unit [U]."""
+        return np.asarray(self.targets.kept[self.pattern_of])
+
+    def find_labels(self, who: str) -> np.ndarray:
+        """Find an annotator's levels [U]; NO_RATING where they gave none."""
+        levels = np.full(len(self), NO_RATING, dtype=np.int64)
+        if who in self.names:
+            own = np.flatnonzero(self.label_who == self.names.index(who))
+            levels[self.label_unit[own]] = self.label_level[own]
+        return levels
+
+
+def make_units(rows: pa.Table, rules: UnitRules) -> list[Units]:
+    """Make the units of a bucket (schema of the intake's rules, in the order of sources), by dimension."""
+    if not len(rows):
+        return []
+    rows = rows.combine_chunks()
+    item_codes, items = encode_items(rows["item_id"])
+    dimension_codes, dimensions = encode_column(rows["dimension"])
+    groups = _find_groups(rows, item_codes, items) if rules.needs_groups else items
+    clusters = hash_strings(groups if rules.by_group else items)
+    items_of = _Items(clusters, groups)
+    found = []
+    for code in sorted(range(len(dimensions)), key=lambda code: dimensions[code]):
+        own = np.flatnonzero(dimension_codes == code)
+        part = rows if len(own) == len(rows) else rows.take(pa.array(own))
+        units = _make_dimension(part, item_codes[own], items_of, dimensions[code], rules)
+        if len(units):
+            found.append(units)
+    return found
+
+
+def _find_groups(rows: pa.Table, item_codes: np.ndarray, items: pa.Array) -> pa.Array:
+    """Find the group of each item: the first that a row tells, else the item itself."""
+    told = np.flatnonzero(pc.is_valid(rows["group"]).to_numpy(zero_copy_only=False))
+    distinct, first = np.unique(item_codes[told], return_index=True)
+    groups = items.to_numpy(zero_copy_only=False).copy()
+    groups[distinct] = rows["group"].take(pa.array(told[first])).to_numpy(zero_copy_only=False)
+    return pa.array(groups, pa.string())
+
+
+@dataclass(frozen=True)
+class _Items:
+    """What a bucket knows of its items, by their codes."""
+
+    clusters: np.ndarray  # uint64
+    groups: pa.Array
+
+
+def _make_dimension(rows: pa.Table, item_codes: np.ndarray, items: _Items, dimension: str, rules: UnitRules) -> Units:
+    clusters, groups = items.clusters, items.groups
+    scale = rules.scales.of(dimension)
+    assert scale is not None, f"the intake lets no row of dimension {dimension!r} through"
+    codes = RatingCodes(scale)
+    is_rating = np.array([kind != "items" for kind in rules.kinds])[rows["source"].to_numpy()]
+    member = np.zeros(len(clusters), dtype=bool)
+    member[item_codes[is_rating]] = True
+    if rules.split is not None:
+        member &= pc.equal(assign_splits(groups, rules.split_config), rules.split).to_numpy(zero_copy_only=False)
+    slices = _find_slices(rows, item_codes, groups, rules)
+    unit_of_item = np.cumsum(member) - 1
+    unit_of_item[~member] = -1
+    unit_of = unit_of_item[item_codes]
+    who_codes, names = encode_column(rows["who"])
+    people = np.array([kind == "human" for kind in rules.kinds])[rows["source"].to_numpy()]
+    ratings = rows["code"].to_numpy().astype(np.int64)
+    label_rows, repeats = _drop_repeats(np.flatnonzero(people & (unit_of >= 0)), (unit_of, who_codes), names)
+    num_units, levels = int(member.sum()), codes.num_levels
+    cells = unit_of[label_rows] * levels + ratings[label_rows]
+    counts = np.bincount(cells, minlength=num_units * levels).reshape(num_units, levels).astype(np.int64)
+    first, pattern_of = combine_codes(list(counts.T)) if num_units else (np.empty(0, np.int64), np.empty(0, np.int64))
+    patterns = counts[first]
+    rated = _lay_out_ratings(rows, unit_of, (who_codes, names), ratings, rules)
+    return Units(
+        dimension=dimension,
+        codes=codes,
+        clusters=clusters[member],
+        counts=counts,
+        pattern_of=pattern_of,
+        patterns=patterns,
+        targets=decide_targets(patterns, rules.target, scale),
+        label_unit=unit_of[label_rows],
+        label_who=who_codes[label_rows],
+        label_level=ratings[label_rows],
+        names=names,
+        rated_unit=rated[0],
+        rated_about=rated[1],
+        ratings=rated[2],
+        slices={name: (index[member], values) for name, (index, values) in slices.items()},
+        num_duplicates=repeats + rated[3],
+    )
+
+
+def _drop_repeats(rows: np.ndarray, keys: tuple[np.ndarray, np.ndarray], names: list[str]) -> tuple[np.ndarray, int]:
+    """Keep the first of an annotator's labels of a unit; nobody's labels ("") are all kept."""
+    unit_of, who = keys
+    codes = unit_of[rows] * max(len(names), 1) + who[rows]
+    repeated = find_repeats(codes)
+    if "" in names:
+        repeated = repeated & (who[rows] != names.index(""))
+    return rows[~repeated], int(repeated.sum())
+
+
+def find_repeats(codes: np.ndarray) -> np.ndarray:
+    """Find which codes [N] occurred before."""
+    return np.asarray(pd.Series(codes).duplicated().to_numpy())
+
+
+def _lay_out_ratings(
+    rows: pa.Table, unit_of: np.ndarray, whos: tuple[np.ndarray, list[str]], ratings: np.ndarray, rules: UnitRules
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Lay out the raters' rows as unit [Q], about whom [Q], ratings [Q, R], and the number of duplicates."""
+    who_codes, names = whos
+    sources = rows["source"].to_numpy()
+    rater_of = np.full((len(rules.kinds), max(len(names), 1)), -1, dtype=np.int64)
+    for number, (source, name) in enumerate(rules.raters):
+        if name in names:
+            rater_of[source, names.index(name)] = number
+    own = np.flatnonzero(np.array([kind == "rater" for kind in rules.kinds])[sources] & (unit_of >= 0))
+    if not len(own):
+        empty = np.empty(0, dtype=np.int64)
+        return empty, empty, np.empty((0, len(rules.raters)), dtype=np.int64), 0
+    raters = rater_of[sources[own], who_codes[own]]
+    about = np.full(len(own), -1, dtype=np.int64)
+    if rows["target_source"].null_count < len(rows):
+        target_codes, targets = encode_column(rows["target_source"].take(pa.array(own)))
+        known = {name: code for code, name in enumerate(names)}
+        # An annotator without any label here: the rating has no counterpart, yet counts as a row of its own.
+        index = np.array([known.get(name, len(names) + n) for n, name in enumerate(targets)] + [-1], dtype=np.int64)
+        about = index[target_codes]
+    _, row_of = combine_codes([unit_of[own], about])
+    repeated = find_repeats(row_of * len(rules.raters) + raters)
+    keep = ~repeated
+    first, row_of = combine_codes([unit_of[own][keep], about[keep]])
+    table = np.full((len(first), len(rules.raters)), NOT_ASKED, dtype=np.int64)
+    table[row_of, raters[keep]] = ratings[own][keep]
+    return unit_of[own][keep][first], about[keep][first], table, int(repeated.sum())
+
+
+def _find_slices(
+    rows: pa.Table, item_codes: np.ndarray, groups: pa.Array, rules: UnitRules
+) -> dict[str, tuple[np.ndarray, list[str]]]:
+    """Find each item's value of the slice columns: the first that a row of the dimension tells, else -1."""
+    found = {}
+    for name in rules.slices:
+        if name == "split":
+            found[name] = encode_column(assign_splits(groups, rules.split_config))
+            continue
+        codes, values = encode_column(rows[f"slice:{name}"])
+        told = np.flatnonzero(codes >= 0)
+        distinct, first = np.unique(item_codes[told], return_index=True)
+        index = np.full(len(groups), -1, dtype=np.int64)
+        index[distinct] = codes[told[first]]
+        found[name] = (index, values)
+    return found

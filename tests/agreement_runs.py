@@ -1,0 +1,102 @@
+"""Run measure_agreement's stages in this process, and read its rows; what the tests of agreement share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jobs.measure_agreement import gather_facts, measure
+from judgetrace.agreement_config import MeasureAgreementConfig
+from judgetrace.agreement_report import write_report
+from judgetrace.agreement_results import Results
+from judgetrace.agreement_run import Collected, collect_counts
+from judgetrace.agreement_sources import find_inputs
+from judgetrace.storage import Folder
+
+
+def run_here(_: str, run: Callable[[int, Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+    """Run a stage's tasks one after another, the last first: their order must not matter."""
+    return (run(number, task) for number, task in reversed(list(enumerate(tasks))))
+
+
+def collect(folder: Path, config: dict[str, Any]) -> tuple[MeasureAgreementConfig, Collected]:
+    """Count what a config names."""
+    parsed = MeasureAgreementConfig(output=str(folder / "out"), **config)
+    return parsed, collect_counts(parsed, find_inputs(parsed), Folder(parsed.output), run_here)
+
+
+def measure_here(folder: Path, **config: Any) -> Results:
+    """Measure what a config names."""
+    parsed, collected = collect(folder, config)
+    return measure(parsed, collected, run_here)
+
+
+def report_here(folder: Path, **config: Any) -> str:
+    """Measure what a config names and write the report."""
+    parsed, collected = collect(folder, config)
+    results = measure(parsed, collected, run_here)
+    facts = gather_facts(parsed, find_inputs(parsed), collected, results)
+    return write_report(results.to_table().to_pylist(), facts)
+
+
+def write_table(path: Path, frame: pd.DataFrame, row_group_size: int | None = None) -> str:
+    """Write a frame as Parquet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(path, index=False, row_group_size=row_group_size)
+    return str(path)
+
+
+def select(results: Results, **wanted: Any) -> list[dict[str, Any]]:
+    """Select rows by their columns; all units unless a slice is asked for."""
+    wanted = {"slice_by": "", "population": "all", **wanted}
+    return [row for row in results.rows if wanted.items() <= row.items()]
+
+
+def read_value(results: Results, statistic: str, **wanted: Any) -> float:
+    """Read the value of the one row that is meant."""
+    (row,) = select(results, statistic=statistic, **wanted)
+    return float("nan") if row["value"] is None else float(row["value"])
+
+
+def draw_people(seed: int, items: int = 40, people: str = "abcd", missing: float = 0.25) -> pd.DataFrame:
+    """Draw labels 1 ... 5 of some people, in long form."""
+    random = np.random.default_rng(seed)
+    centre = random.integers(1, 6, items)
+    rows = [
+        {
+            "item_id": f"item {item}",
+            "annotator_id": who,
+            "label": str(np.clip(centre[item] + random.integers(-1, 2), 1, 5)),
+        }
+        for item in range(items)
+        for who in people
+        if random.random() >= missing
+    ]
+    return pd.DataFrame(rows).sample(frac=1, random_state=seed)
+
+
+def draw_rater(seed: int, name: str, items: int = 40, missing: float = 0.1) -> pd.DataFrame:
+    """Draw the annotations of a rater, as rate_items writes them; even seeds give expectations, odd ones levels."""
+    random = np.random.default_rng(1000 + seed)
+    rows = []
+    for item in range(items):
+        rating = float(random.integers(1, 6)) if seed % 2 else float(np.round(random.uniform(1, 5), 2))
+        rated = random.random() >= missing
+        rows.append(
+            {
+                "item_id": f"item {item}",
+                "dimension": "",
+                "target_source": "aggregate",
+                "rater_id": name,
+                "label": str(int(np.ceil(rating - 0.5))) if rated else None,
+                "rating": rating if rated else None,
+                "spread": 0.1,
+                "outcome": "rated" if rated else "unrated",
+                "reason": None if rated else "unparsed",
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,253 @@
+"""Counts and figures of small panels against brute force over the rows."""
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from scipy import stats
+
+from judgetrace.labels import TargetConfig, aggregate_labels
+from judgetrace.scale import Scale, ScaleConfig
+from judgetrace.schema import ANNOTATIONS
+from tests.agreement_runs import draw_people, draw_rater, measure_here, read_value, select, write_table
+
+SCALE = {"values": [1, 2, 3, 4, 5]}
+RULES: list[dict[str, Any]] = [
+    {"rule": "median", "max_sd": 0.6},
+    {"rule": "majority"},
+    {"rule": "rounded_mean", "half_point": "ceil"},
+]
+
+
+def find_targets(people: pd.DataFrame, rule: dict[str, Any]) -> dict[str, float]:
+    """Find the targets with the room that prepare_corpus uses."""
+    table = pa.Table.from_pandas(people.assign(dimension=""), preserve_index=False).select(ANNOTATIONS.names)
+    units, _ = aggregate_labels(table.cast(ANNOTATIONS), TargetConfig(**rule), ScaleConfig(**SCALE))
+    return dict(zip(units["item_id"].to_pylist(), map(float, units["target_label"].to_pylist()), strict=True))
+
+
+def without_drops(rule: dict[str, Any]) -> dict[str, Any]:
+    return {"median": {**rule, "max_sd": None}, "majority": {**rule, "tie": "floor"}}.get(rule["rule"], rule)
+
+
+def run(folder: Path, people: pd.DataFrame, raters: list[pd.DataFrame], **config: Any) -> Any:
+    tables = [{"paths": [write_table(folder / "people.parquet", people)], "kind": "human"}]
+    for number, frame in enumerate(raters):
+        write_table(folder / f"run{number}/annotations/shard-00000.parquet", frame)
+    runs = [str(folder / f"run{number}") for number in range(len(raters))]
+    return measure_here(folder, tables=tables, raters=runs, scale=SCALE, intervals={"replicates": 0}, **config)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["rule"])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_rater_against_the_target_filtered_and_unfiltered(tmp_path: Path, rule: dict[str, Any], seed: int) -> None:
+    people, rater = draw_people(seed), draw_rater(seed, "m")
+    results = run(tmp_path, people, [rater], target=rule)
+    kept, everything = find_targets(people, rule), find_targets(people, without_drops(rule))
+    assert len(kept) < len(everything) or rule["rule"] == "rounded_mean"
+    ratings = dict(zip(rater["item_id"], rater["rating"], strict=True))
+
+    for population, targets in (("filtered", kept), ("all", everything)):
+        both = [item for item in targets if not np.isnan(ratings[item])]
+        first, second = np.array([ratings[i] for i in both]), np.array([targets[i] for i in both])
+        about = {"population": population, "comparison": "rater_target", "who": "m"}
+        assert read_value(results, "mse", **about) == pytest.approx(((first - second) ** 2).mean())
+        assert read_value(results, "bias", **about) == pytest.approx((first - second).mean())
+        assert read_value(results, "kendall_tau_b", **about) == pytest.approx(stats.kendalltau(first, second)[0])
+        row = select(results, statistic="mse", **about)[0]
+        assert (row["num_compared"], row["coverage"]) == (len(both), pytest.approx(len(both) / len(targets)))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["rule"])
+def test_the_human_ceiling_is_each_annotator_against_what_the_others_agree_on(
+    tmp_path: Path, rule: dict[str, Any]
+) -> None:
+    people, rater = draw_people(3), draw_rater(2, "m")
+    ratings = dict(zip(rater["item_id"], rater["rating"], strict=True))
+    results = run(tmp_path, people, [rater], target=rule)
+
+    own, rest, rated, rest_of_rated, own_of_rated = [], [], [], [], []
+    for who in "abcd":
+        targets = find_targets(people[people["annotator_id"] != who], without_drops(rule))
+        for row in people[people["annotator_id"] == who].itertuples():
+            if row.item_id in targets:
+                own.append(float(row.label))
+                rest.append(targets[row.item_id])
+                if not np.isnan(ratings[row.item_id]):
+                    rated.append(ratings[row.item_id])
+                    rest_of_rated.append(targets[row.item_id])
+                    own_of_rated.append(float(row.label))
+    mse = ((np.array(own) - rest) ** 2).mean()
+    assert read_value(results, "mse", comparison="human_ceiling", who="each annotator") == pytest.approx(mse)
+    assert select(results, statistic="mse", comparison="human_ceiling", who="each annotator")[0]["num_compared"] == len(
+        own
+    )
+    mse = ((np.array(rated) - rest_of_rated) ** 2).mean()
+    assert read_value(results, "mse", comparison="rater_rest", who="m") == pytest.approx(mse)
+    difference = read_value(results, "mse", comparison="difference", who="m", with_whom="the human ceiling")
+    # The ceiling on the units that the rater rated.
+    assert difference == pytest.approx(mse - ((np.array(own_of_rated) - rest_of_rated) ** 2).mean())
+
+
+def test_a_rater_against_each_annotator_single_and_pooled(tmp_path: Path) -> None:
+    people, rater = draw_people(4), draw_rater(1, "m")
+    results = run(tmp_path, people, [rater])
+    joined = people.merge(rater[["item_id", "rating"]], on="item_id").dropna()
+    joined["error"] = (joined["rating"] - joined["label"].astype(float)).abs()
+
+    pooled = read_value(results, "mae", comparison="rater_annotator", with_whom="each annotator")
+    assert pooled == pytest.approx(joined["error"].mean())
+    for who, rows in joined.groupby("annotator_id"):
+        found = read_value(results, "mae", comparison="rater_annotator", with_whom=who)
+        assert found == pytest.approx(rows["error"].mean())
+
+
+def test_two_raters_and_two_annotators(tmp_path: Path) -> None:
+    people, raters = draw_people(5), [draw_rater(2, "m"), draw_rater(4, "n")]
+    results = run(tmp_path, people, raters)
+    wide = people.astype({"label": float}).pivot(index="item_id", columns="annotator_id", values="label")
+    both = raters[0].merge(raters[1], on="item_id").dropna(subset=["rating_x", "rating_y"])
+
+    found = read_value(results, "spearman", comparison="rater_rater", who="m", with_whom="n")
+    assert found == pytest.approx(stats.spearmanr(both["rating_x"], both["rating_y"])[0])
+    for one, two in combinations("abcd", 2):
+        pair = wide[[one, two]].dropna()
+        found = read_value(results, "kendall_tau_b", comparison="human_human", who=one, with_whom=two)
+        assert found == pytest.approx(stats.kendalltau(pair[one], pair[two])[0])
+
+
+def test_differences_of_two_raters_are_of_the_units_that_both_rated(tmp_path: Path) -> None:
+    people, raters = draw_people(6), [draw_rater(2, "m"), draw_rater(4, "n")]
+    results = run(tmp_path, people, raters, target={"rule": "median", "max_sd": None})
+    targets = pd.Series(find_targets(people, {"rule": "median", "max_sd": None}), name="target")
+    both = raters[0].merge(raters[1], on="item_id").dropna(subset=["rating_x", "rating_y"]).join(targets, "item_id")
+    both = both.dropna(subset=["target"])
+
+    expected = ((both["rating_x"] - both["target"]) ** 2).mean() - ((both["rating_y"] - both["target"]) ** 2).mean()
+    row = select(results, comparison="difference", statistic="mse", who="m", with_whom="n")[0]
+    assert row["value"] == pytest.approx(expected)
+    assert row["num_compared"] == len(both)
+
+
+def test_alpha_and_iccs_of_the_raters_as_a_panel(tmp_path: Path) -> None:
+    import krippendorff
+
+    raters = [draw_rater(seed, name) for seed, name in ((1, "m"), (3, "n"), (5, "o"))]
+    results = run(tmp_path, draw_people(7), raters)
+    ratings = np.stack([frame["rating"].to_numpy(dtype=float) for frame in raters])
+
+    found = read_value(results, "alpha_ordinal", comparison="rater_rater", who="all raters")
+    assert found == pytest.approx(krippendorff.alpha(ratings, level_of_measurement="ordinal"))
+    whole = ratings[:, ~np.isnan(ratings).any(axis=0)].T
+    n, k = whole.shape
+    rows = k * whole.mean(axis=1).var(ddof=1)
+    error = ((whole - whole.mean(axis=1)[:, None] - whole.mean(axis=0) + whole.mean()) ** 2).sum() / ((n - 1) * (k - 1))
+    found = read_value(results, "icc_3_1", comparison="rater_rater", who="all raters")
+    assert found == pytest.approx((rows - error) / (rows + (k - 1) * error))
+
+
+@pytest.mark.parametrize("nominal", [False, True])
+def test_the_alternative_annotator_test_by_brute_force(tmp_path: Path, nominal: bool) -> None:
+    people, rater = draw_people(8, items=120), draw_rater(1, "m", items=120)
+    scale = {**SCALE, "type": "nominal"} if nominal else SCALE
+    tables = [{"paths": [write_table(tmp_path / "people.parquet", people)], "kind": "human"}]
+    write_table(tmp_path / "run/annotations/shard-00000.parquet", rater)
+    results = measure_here(
+        tmp_path,
+        tables=tables,
+        raters=[str(tmp_path / "run")],
+        scale=scale,
+        target={"rule": "majority"},
+        intervals={"replicates": 0},
+    )
+    ratings = dict(zip(rater["item_id"], rater["rating"], strict=True))
+    labels = {
+        item: dict(zip(rows["annotator_id"], rows["label"].astype(float), strict=True))
+        for item, rows in people.groupby("item_id")
+    }
+
+    def score(value: float, others: np.ndarray) -> float:
+        return float((value == others).mean()) if nominal else -float(np.sqrt(((value - others) ** 2).mean()))
+
+    advantages, p_values = {}, {}
+    for who in "abcd":
+        d, w = [], []
+        for item, said in labels.items():
+            others = np.array([label for other, label in said.items() if other != who])
+            if who in said and len(others) and not np.isnan(ratings[item]):
+                person, model = score(said[who], others), score(ratings[item], others)
+                w.append(model >= person or np.isclose(model, person))
+                d.append(float(person >= model or np.isclose(model, person)) - float(w[-1]))
+        advantages[who] = np.mean(w)
+        p_values[who] = stats.ttest_1samp(d, 0.2, alternative="less").pvalue
+    rows = {
+        row["with_whom"]: row
+        for row in select(results, comparison="alternative_test", statistic="advantage_probability")
+    }
+    for who in "abcd":
+        assert rows[who]["value"] == pytest.approx(advantages[who])
+        assert rows[who]["p_value"] == pytest.approx(p_values[who])
+        adjusted = stats.false_discovery_control(list(p_values.values()), method="by")
+        assert rows[who]["p_adjusted"] == pytest.approx(adjusted["abcd".index(who)])
+    won = read_value(results, "winning_rate", comparison="alternative_test")
+    assert won == np.mean(adjusted <= 0.05)
+
+
+def test_slices_hold_the_units_of_a_label_and_of_a_column(tmp_path: Path) -> None:
+    people = draw_people(9)
+    people["genre"] = ["poem" if int(item.split()[1]) % 3 else "tale" for item in people["item_id"]]
+    rater = draw_rater(2, "m")
+    rule = {"rule": "median", "max_sd": None}
+    results = run(tmp_path, people, [rater], target=rule, slices={"columns": ["genre"]})
+    targets = find_targets(people, rule)
+    ratings = rater.set_index("item_id")["rating"]
+
+    def expect(items: list[str]) -> float:
+        errors = [ratings[item] - targets[item] for item in items if not np.isnan(ratings[item])]
+        return float(np.mean(errors))
+
+    for level in range(1, 6):
+        items = [item for item, target in targets.items() if target == level]
+        found = read_value(results, "bias", comparison="rater_target", slice_by="label", slice=str(level))
+        assert found == pytest.approx(expect(items))
+    for genre in ("poem", "tale"):
+        items = [item for item in targets if (int(item.split()[1]) % 3 > 0) == (genre == "poem")]
+        found = read_value(results, "bias", comparison="rater_target", slice_by="genre", slice=genre)
+        assert found == pytest.approx(expect(items))
+        row = select(results, comparison="rater_target", slice_by="genre", slice=genre)[0]
+        assert row["num_units"] == len(items)
+
+
+def test_ratings_about_one_annotators_label_are_held_against_that_label(tmp_path: Path) -> None:
+    people = draw_people(10, people="ab", missing=0.1)
+    frames = [draw_rater(2, "m").assign(target_source="a"), draw_rater(4, "m").assign(target_source="b")]
+    results = run(tmp_path, people, [pd.concat(frames)])
+    joined = pd.concat(frames).merge(people, left_on=["item_id", "target_source"], right_on=["item_id", "annotator_id"])
+    joined = joined.dropna(subset=["rating"])
+    joined["error"] = (joined["rating"] - joined["label_y"].astype(float)) ** 2
+
+    assert read_value(results, "mse", comparison="rater_target", who="m") == pytest.approx(joined["error"].mean())
+    row = select(results, statistic="mse", comparison="rater_target")[0]
+    assert (row["num_compared"], row["coverage"]) == (len(joined), pytest.approx(len(joined) / len(people)))
+    for who, rows in joined.groupby("annotator_id"):
+        found = read_value(results, "mse", comparison="rater_annotator", with_whom=who)
+        assert found == pytest.approx(rows["error"].mean())
+
+
+def test_a_scale_of_words_is_counted_by_position(tmp_path: Path) -> None:
+    people = draw_people(11)
+    people["label"] = people["label"].map(dict(zip("12345", ["awful", "bad", "fair", "good", "great"], strict=True)))
+    scale = {"values": ["awful", "bad", "fair", "good", "great"], "type": "ordinal"}
+    tables = [{"paths": [write_table(tmp_path / "words.parquet", people)], "kind": "human"}]
+    words = measure_here(tmp_path, tables=tables, scale=scale, intervals={"replicates": 0})
+    numbers = run(tmp_path, draw_people(11), [])
+
+    assert words.rows
+    assert [row["value"] for row in words.rows if row["slice_by"] == ""] == [
+        row["value"] for row in numbers.rows if row["slice_by"] == ""
+    ]
+    assert Scale(**scale).numbers == (0, 1, 2, 3, 4)
