@@ -13,6 +13,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from rich.console import Console
+
 from judgetrace.agreement_config import MeasureAgreementConfig
 from judgetrace.agreement_counts import MAX_CLUSTERS
 from judgetrace.agreement_report import ReportFacts, write_report
@@ -26,6 +28,7 @@ from judgetrace.agreement_results import (
 )
 from judgetrace.agreement_run import Collected, RunTasks, Total, collect_counts
 from judgetrace.agreement_sources import Inputs, find_inputs
+from judgetrace.agreement_summary import print_first_look
 from judgetrace.agreement_survey import Survey
 from judgetrace.config import load_config, run_job
 from judgetrace.labels import TargetConfig
@@ -57,10 +60,12 @@ def main(arguments: list[str]) -> int:
     document["seconds"] = round(time.monotonic() - started, 1)
     folder.write_atomic("agreement.parquet", encode_parquet(results.to_table()))
     facts = gather_facts(config, inputs, collected, results)
-    folder.write_atomic("report.md", write_report(results.to_table().to_pylist(), facts).encode())
+    rows = results.to_table().to_pylist()
+    folder.write_atomic("report.md", write_report(rows, facts).encode())
     folder.write_json("agreement.json", document)
-    print(f"{survey.rows:,} annotations, {total.num_units:,} units, {len(results.rows):,} figures")
-    print(f"Report: {config.output}/report.md")
+    console = Console(highlight=False)
+    print_first_look(console, rows, facts)
+    console.print(f"{total.num_units:,} units, {len(rows):,} figures; report: [bold]{config.output}/report.md[/]")
     return 0
 
 

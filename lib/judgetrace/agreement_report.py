@@ -47,6 +47,12 @@ class ReportFacts:
     confusions: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
 
+def list_populations(figures: Figures, dimension: str) -> list[str]:
+    """List the populations to show: one of them where the target rule drops nothing."""
+    kept, everything = (count_units(figures, dimension, name) for name in ("filtered", "all"))
+    return ["all"] if kept == everything else ["filtered", "all"]
+
+
 def write_report(rows: Sequence[Row], facts: ReportFacts) -> str:
     """Write the report of rows of statistics (schema AGREEMENT)."""
     return "\n".join(_Report(Figures(rows, facts.scales), facts).write()) + "\n"
@@ -60,7 +66,7 @@ class _Report:
         facts = self._facts
         yield from ("# Agreement", "")
         yield (
-            f"{facts.annotations:,} annotations of {facts.units:,} units (a unit is an item in a dimension). "
+            f"{facts.units:,} units (a unit is an item in a dimension); {facts.annotations:,} annotations were read. "
             f"Target label: {facts.rule}."
         )
         if facts.replicates:
@@ -73,11 +79,6 @@ class _Report:
         for dimension in self._figures.dimensions:
             yield from self._write_dimension(dimension)
         yield from KEY
-
-    def _populations(self, dimension: str) -> list[str]:
-        """List the populations to show: one of them where the target rule drops nothing."""
-        kept, everything = (count_units(self._figures, dimension, name) for name in ("filtered", "all"))
-        return ["all"] if kept == everything else ["filtered", "all"]
 
     def _write_first_look(self) -> Iterator[str]:
         yield from ("", "## First look", "")
@@ -104,7 +105,7 @@ class _Report:
         figures = self._figures
         for dimension in figures.dimensions:
             statistic = HEADLINES[figures.type_of(dimension)]
-            for population in self._populations(dimension):
+            for population in list_populations(self._figures, dimension):
                 where = (dimension, population, "", "")
                 start = [dimension or "(one)", f"{population}: {count_units(figures, dimension, population):,}"]
                 people = show(figures.find(where, PANEL, statistic))
@@ -131,7 +132,7 @@ class _Report:
         yield from self._write_confusions(dimension)
 
     def _write_people(self, dimension: str, kind: str) -> Iterator[str]:
-        figures, populations = self._figures, self._populations(dimension)
+        figures, populations = self._figures, list_populations(self._figures, dimension)
         yield from ("", "### People among themselves", "")
         columns = PANEL_COLUMNS[kind]
         lines = []
@@ -166,7 +167,7 @@ class _Report:
     def _write_raters(self, dimension: str, kind: str) -> Iterator[str]:
         if not self._raters:
             return
-        populations = self._populations(dimension)
+        populations = list_populations(self._figures, dimension)
         yield from ("", "### Raters and people", "")
         lines: list[tuple[str, Who]] = []
         for rater in self._raters:
@@ -219,7 +220,7 @@ class _Report:
 
     def _write_alternative(self, dimension: str) -> Iterator[str]:
         lines = []
-        for population in self._populations(dimension):
+        for population in list_populations(self._figures, dimension):
             where = (dimension, population, "", "")
             for rater in self._raters:
                 who = ("alternative_test", rater, ALL_ANNOTATORS)
