@@ -22,7 +22,7 @@ def print_first_look(console: Console, rows: Sequence[Row], facts: ReportFacts) 
         statistic = HEADLINES[figures.type_of(dimension)]
         table = Table(title=f"Agreement{f' ({dimension})' if dimension else ''}", title_justify="left")
         for name in ("units", "who", "with whom", title(statistic), "coverage"):
-            table.add_column(name, no_wrap=name == title(statistic))
+            table.add_column(name, no_wrap=name == title(statistic), overflow="fold")
         for population in list_populations(figures, dimension):
             units = f"{population}: {count_units(figures, dimension, population):,}"
             for who, with_whom, row in _list_lines(figures, (dimension, population, "", ""), facts.raters, statistic):
