@@ -41,7 +41,13 @@ import pyarrow.parquet as pq  # noqa: E402
 NUM_RATERS = 5
 LEVELS = (1, 2, 3, 4, 5)
 MISSING = 0.4
-FULL = {"items": 1_000_000, "annotations": "1000000,10000000,30000000", "replicates": 1000, "rounds": 5, "job_rounds": 3}
+FULL = {
+    "items": 1_000_000,
+    "annotations": "1000000,10000000,30000000",
+    "replicates": 1000,
+    "rounds": 5,
+    "job_rounds": 3,
+}
 QUICK = {"items": 50_000, "annotations": "100000,300000,1000000", "replicates": 200, "rounds": 3, "job_rounds": 1}
 
 
