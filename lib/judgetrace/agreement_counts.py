@@ -18,6 +18,7 @@ from scipy import sparse
 from judgetrace.panel_statistics import CompletePanel, PanelCounts
 
 MAX_CLUSTERS = 1024
+MAX_DENSE = 1 << 18
 _PART_BITS = 21
 _PART_MASK = (1 << _PART_BITS) - 1
 
@@ -105,9 +106,13 @@ def sum_features(
     """
     cell_of, cells = pd.factorize(features.cells)
     kept = np.flatnonzero(groups >= 0)
-    ones = np.ones(len(kept), dtype=np.int64)
     shape = (num_groups, max(num_rows, 1))
-    members = sparse.csr_matrix((ones, (groups[kept], row_of[kept])), shape=shape)
+    if shape[0] * shape[1] <= 4 * len(kept) + MAX_DENSE:
+        totals = np.bincount(groups[kept] * shape[1] + row_of[kept], minlength=shape[0] * shape[1])
+        members = sparse.csr_matrix(totals.reshape(shape))
+    else:
+        ones = np.ones(len(kept), dtype=np.int64)
+        members = sparse.csr_matrix((ones, (groups[kept], row_of[kept])), shape=shape)
     inside = features.rows < shape[1]
     entries = sparse.csr_matrix(
         (features.amounts[inside].astype(np.int64), (features.rows[inside], cell_of[inside])),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from judgetrace.agreement_counts import (
     Counts,
@@ -49,8 +50,8 @@ def count_bucket(units: list[Units], rules: UnitRules) -> BucketCounts:
     return found
 
 
-def _group_units(units: Units, slice_by: str, index: np.ndarray, names: list[str]) -> _Grouping:
-    cluster_of = np.unique(units.clusters, return_inverse=True)[1]
+def _group_units(units: Units, cluster_of: np.ndarray, slice_by: str, index: np.ndarray, names: list[str]) -> _Grouping:
+    """Group units by the value `index` [U] of a slice (-1: none); `cluster_of` [U] numbers their clusters."""
     inside = np.flatnonzero(index >= 0)
     first, numbers = combine_codes([index[inside], units.kept[inside].astype(np.int64), cluster_of[inside]])
     of_unit = np.full(len(units), -1, dtype=np.int64)
@@ -64,13 +65,16 @@ class _Tally:
 
     def __init__(self, units: Units, rules: UnitRules, found: BucketCounts):
         self.units, self.rules, self.found = units, rules, found
-        everything = _group_units(units, "", np.zeros(len(units), dtype=np.int64), [""])
+        cluster_of = pd.factorize(units.clusters)[0].astype(np.int64)
+        everything = _group_units(units, cluster_of, "", np.zeros(len(units), dtype=np.int64), [""])
         self.overall = [everything]
         self.groupings = [everything]
         if rules.by_label:
-            self.groupings.append(_group_units(units, "label", units.target, list(units.codes.scale.values)))
+            self.groupings.append(
+                _group_units(units, cluster_of, "label", units.target, list(units.codes.scale.values))
+            )
         for name, (index, values) in units.slices.items():
-            self.groupings.append(_group_units(units, name, index, values))
+            self.groupings.append(_group_units(units, cluster_of, name, index, values))
         self.rest = _find_rest_targets(units, rules)
 
     def count(self) -> None:

@@ -41,8 +41,14 @@ import pyarrow.parquet as pq  # noqa: E402
 NUM_RATERS = 5
 LEVELS = (1, 2, 3, 4, 5)
 MISSING = 0.4
-FULL = {"items": 1_000_000, "annotations": "1000000,10000000,30000000", "replicates": 1000, "rounds": 5}
-QUICK = {"items": 50_000, "annotations": "100000,300000,1000000", "replicates": 200, "rounds": 3}
+FULL = {
+    "items": 1_000_000,
+    "annotations": "1000000,10000000,30000000",
+    "replicates": 1000,
+    "rounds": 5,
+    "job_rounds": 3,
+}
+QUICK = {"items": 50_000, "annotations": "100000,300000,1000000", "replicates": 200, "rounds": 3, "job_rounds": 1}
 
 
 def draw_ratings(items: int, seed: int = 0) -> np.ndarray:
@@ -198,13 +204,16 @@ def compare_jobs(options: Any, folder: Path) -> dict[str, Any]:
     say("sources written")
     seconds: dict[int, float] = {}
     with own_ray():
+        # Until all workers run and have imported what they need.
         run_job(folder, 1000, options.replicates)
-        seconds[1000] = statistics.median(run_job(folder, 1000, options.replicates) for _ in range(3))
-        for size in sizes:
-            seconds[size] = run_job(folder, size, options.replicates)
-            say(f"{size} annotations: {seconds[size]:.2f} s")
+        run_job(folder, sizes[0], options.replicates)
+        for size in [1000, *sizes]:
+            runs = [run_job(folder, size, options.replicates) for _ in range(options.job_rounds)]
+            seconds[size] = statistics.median(runs)
+            say(f"{size} annotations: {[round(run, 2) for run in runs]} s")
     middle = sizes[len(sizes) // 2]
-    pandas_s, expected = take_time(lambda: run_pandas(folder / str(middle)))
+    baselines = [take_time(lambda: run_pandas(folder / str(middle))) for _ in range(options.job_rounds)]
+    pandas_s, expected = statistics.median(run for run, _ in baselines), baselines[0][1]
     rest = {size: seconds[size] - seconds[1000] for size in sizes}
     first, last = sizes[0], sizes[-1]
     exponent = math.log(rest[last] / rest[first]) / math.log(last / first)
