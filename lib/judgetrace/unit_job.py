@@ -17,6 +17,7 @@ from judgetrace.decisions import Decider
 from judgetrace.fingerprints import check_model
 from judgetrace.limits import RunLimits
 from judgetrace.live import LiveLine
+from judgetrace.products import TRACE_PRODUCT
 from judgetrace.rating_config import RateItemsConfig
 from judgetrace.run_folder import RunFolder
 from judgetrace.run_inputs import RunInputs
@@ -58,7 +59,7 @@ class UnitJob:
 
     def plan(self) -> list[ShardTask]:
         """List the shards, and how many units of each, that the run covers."""
-        selects = self.decider.product.folder != "traces"
+        selects = self.decider.product is not TRACE_PRODUCT
         shards = self.inputs.count_selected(self.decider) if selects else self.inputs.shards
         return plan_shards(shards, self.config.limit)
 
@@ -123,6 +124,8 @@ def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) ->
     if tasks:
         end = call.work(job.worker_spec(driver), tasks, config.cluster.wait_s)
     summary = summarise_run(run, job.inputs.corpus, product, total)
+    if product is TRACE_PRODUCT:
+        summary["data_utilisation"] = summary["outcomes"].get("accepted", 0) / max(1, summary["decided"])
     show(run, summary)
     if config.endpoint is not None:
         tokens = summary["tokens"]

@@ -201,15 +201,16 @@ class Bench:
     def prepare(self) -> None:
         """Prepare the corpus; read the rounds' units back as the job will ask them."""
         from jobs import prepare_corpus
-        from jobs.infer_traces import Inputs
         from judgetrace.config import load_config
+        from judgetrace.run_inputs import RunInputs
         from judgetrace.trace_config import InferTracesConfig
 
         config = harness.demo_corpus_config(self.folder, self.options.units // SHARDS_PER_ROUND)
         if prepare_corpus.main([str(harness.write_config(self.folder / "prepare.toml", config))]):
             raise RuntimeError("prepare_corpus failed")
         path = harness.write_config(self.folder / "infer.toml", self.job_config())
-        self.inputs = Inputs(load_config(InferTracesConfig, "infer_traces", [str(path)]))
+        self.config = load_config(InferTracesConfig, "infer_traces", [str(path)])
+        self.inputs = RunInputs(self.config.corpus, self.config.guideline, self.config.prompt.template)
         self.units = [self._read_round(number) for number in range(self.num_rounds)]
 
     def job_config(self) -> dict[str, Any]:
@@ -286,12 +287,13 @@ class Bench:
     def _run_job(self) -> None:
         from rich.console import Console
 
-        from jobs import infer_traces
         from judgetrace import unit_run
+        from judgetrace.unit_job import UnitJob, run_units
 
         unit_run.UnitActor = GatedActor  # type: ignore[misc,assignment]
         with (self.folder / "job.log").open("w") as log:
-            infer_traces.infer(Console(file=log), self.inputs, started_here=False)
+            job = UnitJob("infer_traces", self.config, self.inputs, self.config.decider(), hit="accepted")
+            run_units(Console(file=log), job, started_here=False, show=lambda run, summary: None)
 
     def _run_processor(self, batch_size: int) -> None:
         import ray

@@ -85,6 +85,10 @@ def replay(run: Path) -> tuple[int, int]:
     return sequential, fixed
 
 
+def share_accepted(summary: dict[str, Any]) -> float:
+    return summary["outcomes"].get("accepted", 0) / summary["decided"]
+
+
 def main(arguments: list[str]) -> None:
     options = harness.apply_sizes(harness.make_parser("sampling_efficiency", __doc__), arguments, FULL, QUICK)
     harness.use_job_environment()
@@ -99,7 +103,7 @@ def main(arguments: list[str]) -> None:
         "token_ratio_live": tokens_per_accepted(sequential) / tokens_per_accepted(fixed),
         "token_ratio": replayed / all_tokens,
         "overshoot": sequential["tokens"].get("overshoot", 0) / sequential["tokens"]["output"],
-        "utilisation": {"sequential": sequential["data_utilisation"], "fixed": fixed["data_utilisation"]},
+        "utilisation": {"sequential": share_accepted(sequential), "fixed": share_accepted(fixed)},
         "tokens_per_accepted": {
             "sequential": round(tokens_per_accepted(sequential), 1),
             "fixed": round(tokens_per_accepted(fixed), 1),
