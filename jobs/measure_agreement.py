@@ -15,10 +15,11 @@ from typing import Any
 
 from rich.console import Console
 
-from judgetrace.agreement_config import MeasureAgreementConfig
-from judgetrace.agreement_counts import MAX_CLUSTERS
-from judgetrace.agreement_report import ReportFacts, write_report
-from judgetrace.agreement_results import (
+from judgetrace.agreement.config import MeasureAgreementConfig
+from judgetrace.agreement.counts import MAX_CLUSTERS
+from judgetrace.agreement.rating_codes import RatingCodes
+from judgetrace.agreement.report import ReportFacts, write_report
+from judgetrace.agreement.results import (
     DimensionCounts,
     MeasureRules,
     Results,
@@ -26,13 +27,12 @@ from judgetrace.agreement_results import (
     measure_dimension,
     split_dimensions,
 )
-from judgetrace.agreement_run import Collected, RunTasks, Total, collect_counts
-from judgetrace.agreement_sources import Inputs, find_inputs
-from judgetrace.agreement_summary import print_first_look
-from judgetrace.agreement_survey import Survey
+from judgetrace.agreement.run import Collected, RunTasks, Total, collect_counts
+from judgetrace.agreement.sources import Inputs, find_inputs
+from judgetrace.agreement.summary import print_first_look
+from judgetrace.agreement.survey import Survey
 from judgetrace.config import load_config, run_job
 from judgetrace.labels import TargetConfig
-from judgetrace.rating_codes import RatingCodes
 from judgetrace.session import connect_ray
 from judgetrace.storage import Folder, encode_parquet
 from judgetrace.tasks import run_tasks

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from jobs.measure_agreement import gather_facts, measure
-from judgetrace.agreement_config import MeasureAgreementConfig
-from judgetrace.agreement_report import write_report
-from judgetrace.agreement_results import Results
-from judgetrace.agreement_run import Collected, collect_counts
-from judgetrace.agreement_sources import find_inputs
+from judgetrace.agreement.config import MeasureAgreementConfig
+from judgetrace.agreement.report import write_report
+from judgetrace.agreement.results import Results
+from judgetrace.agreement.run import Collected, collect_counts
+from judgetrace.agreement.sources import find_inputs
 from judgetrace.storage import Folder
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from judgetrace.agreement_counts import lay_out_panel, make_panel_features
-from judgetrace.panel_statistics import PanelCounts
+from judgetrace.agreement.counts import lay_out_panel, make_panel_features
+from judgetrace.agreement.panel_statistics import PanelCounts
 
 NAN = np.nan
 

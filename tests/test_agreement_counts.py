@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from judgetrace.agreement import compare_ratings, count_ratings, measure_ratings
-from judgetrace.agreement_counts import (
+from judgetrace.agreement.counts import (
     MAX_CLUSTERS,
     Clusters,
     Counts,
@@ -11,6 +10,7 @@ from judgetrace.agreement_counts import (
     combine_codes,
     sum_features,
 )
+from judgetrace.agreement.in_memory import compare_ratings, count_ratings, measure_ratings
 from judgetrace.scale import Scale
 from tests.panels import KRIPPENDORFF_C, count_levels, draw_panel
 

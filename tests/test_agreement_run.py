@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from judgetrace import agreement_run
-from judgetrace.agreement_results import AGREEMENT, Results
+from judgetrace.agreement import run as agreement_run
+from judgetrace.agreement.results import AGREEMENT, Results
 from judgetrace.config import UserError
 from tests.agreement_runs import collect, draw_people, draw_rater, measure_here, read_value, select, write_table
 

@@ -5,9 +5,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from judgetrace.agreement import measure_ratings
-from judgetrace.agreement_counts import Counts
-from judgetrace.bootstrap import (
+from judgetrace.agreement.bootstrap import (
     Resampler,
     adjust_benjamini_yekutieli,
     adjust_holm,
@@ -15,6 +13,8 @@ from judgetrace.bootstrap import (
     find_interval,
     find_p_value,
 )
+from judgetrace.agreement.counts import Counts
+from judgetrace.agreement.in_memory import measure_ratings
 from judgetrace.scale import Scale
 from tests.panels import draw_panel
 

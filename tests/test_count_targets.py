@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judgetrace.count_targets import NO_TARGET, decide_targets, keep_everything
+from judgetrace.agreement.count_targets import NO_TARGET, decide_targets, keep_everything
 from judgetrace.labels import TargetConfig, aggregate_labels
 from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.schema import ANNOTATIONS

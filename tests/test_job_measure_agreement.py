@@ -8,7 +8,7 @@ import pytest
 
 from jobs.measure_agreement import main
 from jobs.prepare_corpus import main as prepare_corpus
-from judgetrace.agreement_results import AGREEMENT
+from judgetrace.agreement.results import AGREEMENT
 from judgetrace.config import UserError
 from judgetrace.storage import Folder
 from tests.agreement_runs import draw_people, draw_rater

@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 
-from judgetrace.name_hash import hash_strings
+from judgetrace.agreement.name_hash import hash_strings
 
 NAMES = ["", "a", "b", "abcdefgh", "abcdefghi", "abcdefgh\0", "é", "item 1", "item 2", "x" * 100]
 

@@ -4,10 +4,10 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from judgetrace.agreement_counts import encode_pairs
-from judgetrace.agreement_measures import PairLayout
-from judgetrace.pair_statistics import measure_pair
-from judgetrace.rating_codes import RatingCodes
+from judgetrace.agreement.counts import encode_pairs
+from judgetrace.agreement.measures import PairLayout
+from judgetrace.agreement.pair_statistics import measure_pair
+from judgetrace.agreement.rating_codes import RatingCodes
 from judgetrace.scale import Scale
 from tests.panels import SHROUT_FLEISS
 
@@ -174,9 +174,9 @@ def test_full_agreement_is_one_on_every_coefficient() -> None:
 
 
 def test_replicates_of_rank_correlations_on_a_coarser_grid_are_close_to_those_on_all_numbers() -> None:
-    from judgetrace import agreement_measures
-    from judgetrace.agreement_counts import Counts
-    from judgetrace.bootstrap import Resampler
+    from judgetrace.agreement import measures
+    from judgetrace.agreement.bootstrap import Resampler
+    from judgetrace.agreement.counts import Counts
 
     random = np.random.default_rng(0)
     truth = random.uniform(1, 5, 300)
@@ -186,12 +186,12 @@ def test_replicates_of_rank_correlations_on_a_coarser_grid_are_close_to_those_on
     clusters = np.arange(300, dtype=np.uint64)
     counts, resampler = Counts(clusters, cells, np.ones(300, dtype=np.int64)), Resampler(clusters, 0, 100)
 
-    coarse = agreement_measures.measure_counts("rater_rater", counts, codes, resampler)
-    limit, agreement_measures.MAX_RANK_CELLS = agreement_measures.MAX_RANK_CELLS, 10**9
+    coarse = measures.measure_counts("rater_rater", counts, codes, resampler)
+    limit, measures.MAX_RANK_CELLS = measures.MAX_RANK_CELLS, 10**9
     try:
-        exact = agreement_measures.measure_counts("rater_rater", counts, codes, resampler)
+        exact = measures.measure_counts("rater_rater", counts, codes, resampler)
     finally:
-        agreement_measures.MAX_RANK_CELLS = limit
+        measures.MAX_RANK_CELLS = limit
 
     assert coarse.values == exact.values
     for name in ("kendall_tau_b", "spearman"):

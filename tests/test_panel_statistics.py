@@ -5,8 +5,8 @@ import pytest
 from irrCAC.raw import CAC
 from statsmodels.stats.inter_rater import fleiss_kappa
 
-from judgetrace.agreement_counts import lay_out_complete, make_complete_features
-from judgetrace.panel_statistics import compute_iccs, make_weights, measure_panel
+from judgetrace.agreement.counts import lay_out_complete, make_complete_features
+from judgetrace.agreement.panel_statistics import compute_iccs, make_weights, measure_panel
 from tests.panels import FLEISS_1971, KRIPPENDORFF_C, SHROUT_FLEISS, count_levels, count_panel, draw_panel
 
 

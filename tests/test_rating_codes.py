@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from judgetrace.rating_codes import NO_RATING, OFF_SCALE, RatingCodes
+from judgetrace.agreement.rating_codes import NO_RATING, OFF_SCALE, RatingCodes
 from judgetrace.scale import Scale
 
 

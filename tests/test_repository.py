@@ -12,31 +12,36 @@ HEAVY = ("ray", "vllm", "torch", "deepspeed", "transformers", "openai")
 PURE_ROOMS = (
     "acceptance",
     "accounting",
-    "agreement",
-    "agreement_config",
-    "agreement_counts",
-    "agreement_figures",
-    "agreement_intake",
-    "agreement_measures",
-    "agreement_report",
-    "agreement_results",
-    "agreement_run",
-    "agreement_sources",
-    "agreement_survey",
-    "agreement_tables",
-    "agreement_tally",
-    "agreement_tests",
-    "agreement_units",
-    "agreement_warnings",
-    "alternative_test",
+    "agreement.alternative_test",
+    "agreement.bootstrap",
+    "agreement.config",
+    "agreement.count_targets",
+    "agreement.counts",
+    "agreement.figures",
+    "agreement.in_memory",
+    "agreement.intake",
+    "agreement.measures",
+    "agreement.name_hash",
+    "agreement.pair_statistics",
+    "agreement.panel_statistics",
+    "agreement.rating_codes",
+    "agreement.report",
+    "agreement.results",
+    "agreement.run",
+    "agreement.sources",
+    "agreement.summary",
+    "agreement.survey",
+    "agreement.tables",
+    "agreement.tally",
+    "agreement.alternative_rows",
+    "agreement.units",
+    "agreement.warnings",
     "asking",
     "batches",
-    "bootstrap",
     "columns",
     "config",
     "control",
     "corpus",
-    "count_targets",
     "decisions",
     "draws",
     "dry_run",
@@ -54,14 +59,10 @@ PURE_ROOMS = (
     "level_tree",
     "limits",
     "live",
-    "name_hash",
     "pacing",
-    "pair_statistics",
-    "panel_statistics",
     "parsing",
     "products",
     "prompts",
-    "rating_codes",
     "rating_config",
     "rating_report",
     "ratings",
@@ -94,7 +95,6 @@ PURE_ROOMS = (
 )
 TAKES_A_RUN_INSTEAD_OF_A_CONFIG = {"status"}
 JOBS = sorted({file.stem for file in (ROOT / "jobs").glob("[a-z]*.py")} - TAKES_A_RUN_INSTEAD_OF_A_CONFIG)
-CONFIGS = {"prepare_corpus": "demo_corpus.toml", "infer_traces": "demo_traces.toml", "rate_items": "demo_ratings.toml"}
 
 
 @pytest.mark.parametrize("room", PURE_ROOMS)
@@ -114,7 +114,7 @@ def test_lib_is_a_folder_of_import_names_and_holds_only_judgetrace() -> None:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_every_job_has_a_config_beside_it(job: str) -> None:
-    file = ROOT / "jobs" / CONFIGS.get(job, f"{job}.toml")
+    file = ROOT / "jobs" / f"{job}.toml"
 
     assert file.is_file()
     tomllib.loads(file.read_text(encoding="utf-8"))

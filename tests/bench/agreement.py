@@ -62,7 +62,7 @@ def draw_ratings(items: int, seed: int = 0) -> np.ndarray:
 
 def ours(ratings: np.ndarray) -> float:
     """Count and compute alpha."""
-    from judgetrace.agreement import compute_ratings_alpha
+    from judgetrace.agreement.in_memory import compute_ratings_alpha
 
     return compute_ratings_alpha(ratings, "ordinal", np.array(LEVELS, dtype=float))
 
@@ -83,7 +83,7 @@ def take_time(call: Callable[[], Any]) -> tuple[float, Any]:
 
 def compare_in_memory(options: Any) -> dict[str, float]:
     """Compare counts, alpha and the bootstrap with the package on the same array."""
-    from judgetrace.agreement import measure_ratings
+    from judgetrace.agreement.in_memory import measure_ratings
     from judgetrace.scale import Scale
 
     ratings = draw_ratings(options.items)

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from judgetrace.agreement_figures import HEADLINES, Figures, Row, Where, Who, show, show_share, title
-from judgetrace.agreement_report import PANEL, ReportFacts, list_populations
-from judgetrace.agreement_tables import EACH_ANNOTATOR, REST, TARGET
-from judgetrace.agreement_warnings import count_units
+from judgetrace.agreement.figures import HEADLINES, Figures, Row, Where, Who, show, show_share, title
+from judgetrace.agreement.report import PANEL, ReportFacts, list_populations
+from judgetrace.agreement.tables import EACH_ANNOTATOR, REST, TARGET
+from judgetrace.agreement.warnings import count_units
 
 MAX_DIMENSIONS = 10
 

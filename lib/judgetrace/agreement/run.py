@@ -12,16 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from judgetrace.agreement_config import MeasureAgreementConfig
-from judgetrace.agreement_counts import Clusters, Counts, add_counts
-from judgetrace.agreement_intake import IntakeRules, Origin, Source, admit_rows, read_source
-from judgetrace.agreement_sources import Inputs, make_unit_rules
-from judgetrace.agreement_survey import Survey, check_slice
-from judgetrace.agreement_tables import BucketCounts, TableKey, TestSums
-from judgetrace.agreement_tally import count_bucket
-from judgetrace.agreement_units import UnitRules, make_units
+from judgetrace.agreement.config import MeasureAgreementConfig
+from judgetrace.agreement.counts import Clusters, Counts, add_counts
+from judgetrace.agreement.intake import IntakeRules, Origin, Source, admit_rows, read_source
+from judgetrace.agreement.name_hash import hash_strings
+from judgetrace.agreement.sources import Inputs, make_unit_rules
+from judgetrace.agreement.survey import Survey, check_slice
+from judgetrace.agreement.tables import BucketCounts, TableKey, TestSums
+from judgetrace.agreement.tally import count_bucket
+from judgetrace.agreement.units import UnitRules, make_units
 from judgetrace.config import UserError
-from judgetrace.name_hash import hash_strings
 from judgetrace.sources import SourcePart
 from judgetrace.staging import Piece
 from judgetrace.storage import Folder

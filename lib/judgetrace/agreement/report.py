@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from judgetrace.agreement_figures import (
+from judgetrace.agreement.figures import (
     HEADLINES,
     PAIR_COLUMNS,
     PANEL_COLUMNS,
@@ -21,9 +21,9 @@ from judgetrace.agreement_figures import (
     title,
     write_table,
 )
-from judgetrace.agreement_results import CEILING
-from judgetrace.agreement_tables import ALL_ANNOTATORS, ALL_RATERS, EACH_ANNOTATOR, REST, TARGET
-from judgetrace.agreement_warnings import count_units, find_warnings
+from judgetrace.agreement.results import CEILING
+from judgetrace.agreement.tables import ALL_ANNOTATORS, ALL_RATERS, EACH_ANNOTATOR, REST, TARGET
+from judgetrace.agreement.warnings import count_units, find_warnings
 from judgetrace.scale import ScaleConfig
 
 MAX_LINES = 20

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from judgetrace.agreement_counts import (
+from judgetrace.agreement.bootstrap import draw_weights, find_interval
+from judgetrace.agreement.counts import (
     MAX_CLUSTERS,
     encode_pairs,
     lay_out_panel,
     make_panel_features,
 )
-from judgetrace.agreement_measures import PairLayout
-from judgetrace.bootstrap import draw_weights, find_interval
-from judgetrace.pair_statistics import measure_pair
-from judgetrace.panel_statistics import compute_alpha, measure_panel, sum_panel
-from judgetrace.rating_codes import RatingCodes
+from judgetrace.agreement.measures import PairLayout
+from judgetrace.agreement.pair_statistics import measure_pair
+from judgetrace.agreement.panel_statistics import compute_alpha, measure_panel, sum_panel
+from judgetrace.agreement.rating_codes import RatingCodes
 from judgetrace.scale import Scale
 
 CHUNK_UNITS = 1 << 15

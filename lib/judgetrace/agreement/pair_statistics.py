@@ -2,7 +2,7 @@
 
 Sources: Cohen, "A coefficient of agreement for nominal scales" (1960) and "Weighted kappa" (1968); Kendall's tau-b and
 Spearman's rho with mid-ranks for ties, as in Kendall and Gibbons, "Rank Correlation Methods" (1990); Shrout and Fleiss
-(1979) for two raters; alpha, AC1 and AC2 as in `judgetrace.panel_statistics`, of units with two ratings each.
+(1979) for two raters; alpha, AC1 and AC2 as in `judgetrace.agreement.panel_statistics`, of units with two ratings each.
 Undefined values are NaN.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from judgetrace.panel_statistics import (
+from judgetrace.agreement.panel_statistics import (
     Array,
     PanelCounts,
     compute_alpha,

@@ -15,9 +15,9 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import sparse
+from scipy import sparse, stats
 
-from judgetrace.agreement_counts import Counts
+from judgetrace.agreement.counts import Counts
 
 CHUNK_FLOATS = 8 << 20
 MAX_UNDEFINED_RATE = 0.05
@@ -114,9 +114,7 @@ def adjust_holm(p_values: np.ndarray) -> np.ndarray:
 def adjust_benjamini_yekutieli(p_values: np.ndarray) -> np.ndarray:
     """Adjust p-values [N] for the false discovery rate under any dependence; NaN stays NaN and is not counted."""
     adjusted = np.full(len(p_values), np.nan)
-    order = np.argsort(p_values, kind="stable")[: int((~np.isnan(p_values)).sum())]
-    count = len(order)
-    harmonic = sum(1 / rank for rank in range(1, count + 1))
-    scaled = p_values[order] * count * harmonic / np.arange(1, count + 1)
-    adjusted[order] = np.minimum(1.0, np.minimum.accumulate(scaled[::-1])[::-1])
+    tested = ~np.isnan(p_values)
+    if tested.any():
+        adjusted[tested] = stats.false_discovery_control(p_values[tested], method="by")
     return adjusted

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from judgetrace.agreement_survey import MAX_EXAMPLES, Survey, check_slice
+from judgetrace.agreement.rating_codes import NO_RATING, OFF_SCALE, RatingCodes
+from judgetrace.agreement.survey import MAX_EXAMPLES, Survey, check_slice
 from judgetrace.config import UserError
-from judgetrace.rating_codes import NO_RATING, OFF_SCALE, RatingCodes
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import TARGET_AGGREGATE
 from judgetrace.sources import SourcePart
@@ -33,7 +33,7 @@ ROWS = pa.schema(
         ("source", pa.int16()),  # index into the plan's sources
         ("who", pa.string()),  # annotator or rater; "" where nobody is named; null in rows of items
         ("target_source", pa.string()),  # null but for rater rows about one annotator's label
-        ("code", pa.int32()),  # a code of judgetrace.rating_codes; NO_RATING where the rater gave none
+        ("code", pa.int32()),  # a code of judgetrace.agreement.rating_codes; NO_RATING where the rater gave none
         ("group", pa.string()),  # null where this row does not tell
     ]
 )

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from judgetrace.panel_statistics import CompletePanel, PanelCounts
+from judgetrace.agreement.panel_statistics import CompletePanel, PanelCounts
 
 MAX_CLUSTERS = 1024
 MAX_DENSE = 1 << 18

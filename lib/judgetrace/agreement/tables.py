@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from judgetrace.agreement_counts import Clusters, Counts
+from judgetrace.agreement.counts import Clusters, Counts
 
 EACH_ANNOTATOR = "each annotator"
 REST = "the other annotators"

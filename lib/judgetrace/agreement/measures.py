@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from judgetrace.agreement_counts import Counts, decode_pairs, lay_out_complete, lay_out_panel, sum_clusters
-from judgetrace.bootstrap import Resampler
-from judgetrace.pair_statistics import PairTable, measure_pair
-from judgetrace.panel_statistics import compute_iccs, measure_panel
-from judgetrace.rating_codes import RatingCodes
+from judgetrace.agreement.bootstrap import Resampler
+from judgetrace.agreement.counts import Counts, decode_pairs, lay_out_complete, lay_out_panel, sum_clusters
+from judgetrace.agreement.pair_statistics import PairTable, measure_pair
+from judgetrace.agreement.panel_statistics import compute_iccs, measure_panel
+from judgetrace.agreement.rating_codes import RatingCodes
 
 MAX_RANK_CELLS = 4096
 Values = dict[str, np.ndarray]
@@ -34,7 +34,7 @@ class Measured:
 
 
 class PairLayout:
-    """Where the cells of two ratings go in the tables of `judgetrace.pair_statistics`; coarse for replicates."""
+    """Where the cells of two ratings go in the tables of `pair_statistics`; coarse for replicates."""
 
     def __init__(self, cells: np.ndarray, codes: RatingCodes, is_coarse: bool = False):
         first, second = decode_pairs(cells)

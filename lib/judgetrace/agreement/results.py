@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from judgetrace.agreement_counts import EMPTY_COUNTS, Counts, add_counts, decode_pairs
-from judgetrace.agreement_measures import Measured, measure_counts
-from judgetrace.agreement_tables import EACH_ANNOTATOR, TableKey, TestSums, list_expected
-from judgetrace.agreement_tests import list_test_rows
-from judgetrace.bootstrap import Resampler, adjust_holm, find_interval, find_p_value
-from judgetrace.rating_codes import RatingCodes
+from judgetrace.agreement.alternative_rows import list_test_rows
+from judgetrace.agreement.bootstrap import Resampler, adjust_holm, find_interval, find_p_value
+from judgetrace.agreement.counts import EMPTY_COUNTS, Counts, add_counts, decode_pairs
+from judgetrace.agreement.measures import Measured, measure_counts
+from judgetrace.agreement.rating_codes import RatingCodes
+from judgetrace.agreement.tables import EACH_ANNOTATOR, TableKey, TestSums, list_expected
 
 AGREEMENT = pa.schema(
     [

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import stats
 
-from judgetrace.bootstrap import adjust_benjamini_yekutieli
+from judgetrace.agreement.bootstrap import adjust_benjamini_yekutieli
 
 MIN_ITEMS = 30
 FALSE_DISCOVERY_RATE = 0.05

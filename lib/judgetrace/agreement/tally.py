@@ -1,4 +1,4 @@
-"""Turn the units of a bucket into tables of counts (judgetrace.agreement_tables)."""
+"""Turn the units of a bucket into tables of counts (judgetrace.agreement.tables)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from judgetrace.agreement_counts import (
+from judgetrace.agreement.alternative_test import compare_accuracy, compare_errors
+from judgetrace.agreement.count_targets import NO_TARGET, decide_targets
+from judgetrace.agreement.counts import (
     Counts,
     Features,
     combine_codes,
@@ -17,11 +19,9 @@ from judgetrace.agreement_counts import (
     make_panel_features,
     sum_features,
 )
-from judgetrace.agreement_tables import ALL_ANNOTATORS, ALL_RATERS, EACH_ANNOTATOR, REST, TARGET, BucketCounts, TableKey
-from judgetrace.agreement_units import NOT_ASKED, UnitRules, Units
-from judgetrace.alternative_test import compare_accuracy, compare_errors
-from judgetrace.count_targets import NO_TARGET, decide_targets
-from judgetrace.rating_codes import NO_RATING
+from judgetrace.agreement.rating_codes import NO_RATING
+from judgetrace.agreement.tables import ALL_ANNOTATORS, ALL_RATERS, EACH_ANNOTATOR, REST, TARGET, BucketCounts, TableKey
+from judgetrace.agreement.units import NOT_ASKED, UnitRules, Units
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from judgetrace.agreement_tables import ALL_ANNOTATORS
-from judgetrace.alternative_test import MIN_ITEMS, run_test
+from judgetrace.agreement.alternative_test import MIN_ITEMS, run_test
+from judgetrace.agreement.tables import ALL_ANNOTATORS
 
 
 def list_test_rows(

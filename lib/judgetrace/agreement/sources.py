@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from judgetrace.agreement_config import MeasureAgreementConfig, TableConfig
-from judgetrace.agreement_intake import IntakeRules, Source
-from judgetrace.agreement_survey import Survey
-from judgetrace.agreement_units import UnitRules
+from judgetrace.agreement.config import MeasureAgreementConfig, TableConfig
+from judgetrace.agreement.intake import IntakeRules, Source
+from judgetrace.agreement.survey import Survey
+from judgetrace.agreement.units import UnitRules
 from judgetrace.config import UserError
 from judgetrace.corpus import read_manifests
 from judgetrace.labels import TargetConfig, check_rule

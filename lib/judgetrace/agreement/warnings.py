@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from judgetrace.agreement_figures import Figures, show_share, title
-from judgetrace.agreement_tables import ALL_ANNOTATORS, TARGET
+from judgetrace.agreement.figures import Figures, show_share, title
+from judgetrace.agreement.tables import ALL_ANNOTATORS, TARGET
 
 SKEW = 0.6
 """Where one label has a larger share of the targets, percent agreement and AC1 are high by themselves."""

@@ -12,12 +12,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from judgetrace.agreement_counts import combine_codes
-from judgetrace.agreement_intake import encode_column, encode_items
-from judgetrace.count_targets import Targets, decide_targets
+from judgetrace.agreement.count_targets import Targets, decide_targets
+from judgetrace.agreement.counts import combine_codes
+from judgetrace.agreement.intake import encode_column, encode_items
+from judgetrace.agreement.name_hash import hash_strings
+from judgetrace.agreement.rating_codes import NO_RATING, RatingCodes
 from judgetrace.labels import TargetConfig
-from judgetrace.name_hash import hash_strings
-from judgetrace.rating_codes import NO_RATING, RatingCodes
 from judgetrace.scale import ScaleConfig
 from judgetrace.splits import SplitConfig, assign_splits
 
