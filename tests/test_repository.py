@@ -143,7 +143,7 @@ def test_cluster_holds_no_python() -> None:
 
 def test_git_ignores_nothing_of_lib_so_that_ray_uploads_it() -> None:
     # Ray leaves out of a working_dir what .gitignore names; with lib/ among it, a job dies at its first import.
-    files = [str(file.relative_to(ROOT)) for file in (ROOT / "lib" / "judgetrace").glob("*.py")]
+    files = [str(file.relative_to(ROOT)) for file in (ROOT / "lib" / "judgetrace").rglob("*.py")]
     done = subprocess.run(["git", "check-ignore", *files], cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
