@@ -115,6 +115,15 @@ def end_family(process: subprocess.Popen[bytes]) -> None:
     process.wait(20)
 
 
+@pytest.fixture(autouse=True)
+def unchanged_environment() -> Iterator[None]:
+    """A local engine sets variables, among them how vLLM starts processes; a Ray started later would inherit them."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture
 def proxy(server, monkeypatch) -> Iterator[FaultyProxy]:
     monkeypatch.setenv("SMOL_KEY", KEY)
