@@ -52,7 +52,7 @@ def test_every_item_gets_one_annotation_and_a_second_run_has_nothing_to_do(tmp_p
     assert (manifest["job"], manifest["outcomes"]) == ("rate_items", {"rated": NUM_UNITS})
     capsys.readouterr()
     assert rate_items.main([config]) == 0
-    assert "0 shards to go" in capsys.readouterr().out
+    assert "; 0 shards to go" in capsys.readouterr().out
     assert read_rows(run) == rows
 
 
@@ -159,5 +159,12 @@ def test_items_without_a_target_are_rated_where_the_config_says_so(tmp_path, ray
         assert rate_items.main([write_rating_config(tmp_path, corpus, run), *more]) == 0
         assert {row["outcome"] for row in read_rows(run)} == {"rated"}
         targets[name] = {row["item_id"]: row["target_label"] for row in read_rows(run)}
+    # An early end, where dropped items are decided and their shards are still open.
+    pilot = str(tmp_path / "pilot")
+    config = write_rating_config(tmp_path, corpus, pilot)
+    assert rate_items.main([config, "--dropped", "--limit=15"]) == 0
+    assert len(read_rows(pilot)) == 15
+    assert rate_items.main([config, "--dropped"]) == 0
+    assert len(read_rows(pilot)) == 20
     kept = {f"item-{i:02d}": "1" for i in range(0, 20, 2)}
     assert targets == {"kept": kept, "all": kept | {f"item-{i:02d}": None for i in range(1, 20, 2)}}

@@ -67,7 +67,13 @@ class RateItemsConfig(BaseModel):
     def _check(self) -> RateItemsConfig:
         scores_levels, sampling = self.decoding.rating == "expected", self.decoding.sampling()
         check_asking(
-            self.engine, self.thinking, self.endpoint, sampling, scores_levels=scores_levels, section="decoding"
+            self.engine,
+            self.thinking,
+            self.endpoint,
+            sampling,
+            self.limits,
+            scores_levels=scores_levels,
+            section="decoding",
         )
         if self.decoding.rating == "expected" and self.thinking.format == "none" and self.decoding.samples > 1:
             raise ValueError(

@@ -12,6 +12,7 @@ from judgetrace.draws import CONSTRAINED_RATING_TOKENS
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, ModelConfig
 from judgetrace.fingerprints import hash_text
+from judgetrace.limits import LimitsConfig
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
 from judgetrace.sampling import SamplingConfig
@@ -39,6 +40,7 @@ def check_asking(
     thinking: ThinkingConfig,
     endpoint: EndpointConfig | None,
     sampling: SamplingConfig,
+    limits: LimitsConfig,
     *,
     scores_levels: bool = False,
     section: str = "sampling",
@@ -68,6 +70,10 @@ def check_asking(
     limit = engine.args.get("max_model_len")
     if limit is not None and max_tokens >= int(limit):
         raise ValueError(f"{tokens_key} {max_tokens} leaves no room for a prompt in engine.args.max_model_len {limit}")
+    if limits.max_cost is not None and (endpoint is None or not (endpoint.input_price or endpoint.output_price)):
+        raise ValueError(
+            "limits.max_cost needs endpoint.input_price or endpoint.output_price: without them it never ends"
+        )
     if endpoint is not None:
         continues = thinking.constrained_rating != "never" or (scores_levels and thinking.format != "none")
         conflict = endpoint.find_conflict(engine.env, continues, sampling.top_k)

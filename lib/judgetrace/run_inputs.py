@@ -77,19 +77,26 @@ def identify_corpus(manifest: dict[str, Any]) -> str:
 def read_units(
     corpus: Folder, shard: int, num_buckets: int, decider: Decider, columns: list[str] | None = None
 ) -> pa.Table:
-    """Read the units of a shard that a run covers (schema.ITEMS, or some of its columns).
+    """Read the units of a shard that a run covers (schema.ITEMS, or some of its columns)."""
+    items = read_shard(corpus, shard, decider.asks_dropped, columns)
+    return decider.select_units(items, _read_units_before(corpus, shard, num_buckets, items))
 
-    A dropped item is a unit without target label; its file has the number of its bucket's first shard.
+
+def read_shard(corpus: Folder, shard: int, with_dropped: bool, columns: list[str] | None = None) -> pa.Table:
+    """Read all units of a shard (schema.ITEMS, or some of its columns), with or without the items that were dropped.
+
+    A dropped item is a unit without target label; its file has the number of its bucket's first shard. A shard may have
+    either file alone.
     """
     schema = ITEMS if columns is None else pa.schema([ITEMS.field(name) for name in columns])
     name = name_shard(shard)
     items = schema.empty_table()
-    if not decider.asks_dropped or corpus.exists(f"items/{name}"):
+    if not with_dropped or corpus.exists(f"items/{name}"):
         items = corpus.read_table(f"items/{name}", columns)
-    if decider.asks_dropped and corpus.exists(f"dropped/{name}"):
+    if with_dropped and corpus.exists(f"dropped/{name}"):
         dropped = corpus.read_table(f"dropped/{name}")
         items = pa.concat_tables([items, _without_targets(dropped).select(schema.names)])
-    return decider.select_units(items, _read_units_before(corpus, shard, num_buckets, items))
+    return items
 
 
 def _without_targets(dropped: pa.Table) -> pa.Table:

@@ -16,8 +16,9 @@ from judgetrace.ledger import (
     read_tally,
 )
 from judgetrace.live import format_seconds
-from judgetrace.products import Product
+from judgetrace.products import RATING_PRODUCT, Product
 from judgetrace.run_folder import SILENT_AFTER_S, RunFolder
+from judgetrace.run_inputs import read_shard
 from judgetrace.storage import Folder
 
 TALLY_TRIES = 5
@@ -58,7 +59,8 @@ def _tally_open_shard(run: Folder, corpus: Folder, shard: int, product: Product)
         ledger.refresh()
     except ShardFinishedError:
         return read_tally(run / product.folder, name_shard(shard))
-    items = corpus.read_table(f"items/{name_shard(shard)}")
+    # What the run did not ask has no decision, so it does no harm to read more than the run covers.
+    items = read_shard(corpus, shard, with_dropped=product is RATING_PRODUCT)
     return product.tally(join_decisions(items, ledger.latest(), product.published))
 
 

@@ -51,6 +51,7 @@ class UnitJob:
         return config.contract(
             **{
                 "corpus": inputs.corpus_id,
+                "guideline.by_section": str(inputs.by_section),
                 "guideline": inputs.guideline,
                 "prompt.template": inputs.template,
                 "model.fingerprint": check_model(config.model, config.endpoint),
