@@ -54,6 +54,9 @@ def test_a_changed_guideline_or_template_changes_the_contract():
         ({"thinking": {"format": "parser"}}, "go together"),
         ({"engine": {"tensor_parallel_size": 4, "num_gpus": 1}}, "less than tensor_parallel_size"),
         ({"sampling": {"keep": 17}}, "more than max_draws"),
+        ({"engine": {"env": {"HF_TOKEN": "hf_1"}}}, r"\['HF_TOKEN'\] look like secrets"),
+        ({"engine": {"args": {"hf_token": "hf_1"}}}, "look like secrets"),
+        ({"limits": {"max_cost": 5}}, "max_cost needs"),
         ({"sampling": {"max_tokens": 512}, "engine": {"args": {"max_model_len": 512}}}, "leaves no room"),
     ],
 )

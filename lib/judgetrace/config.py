@@ -75,7 +75,9 @@ def describe_validation_error(error: ValidationError, config_type: type[BaseMode
         elif fault["type"] == "missing":
             lines.append(f"  {key}: missing; add it to the file or give --{key}=VALUE")
         else:
-            lines.append(f"  {key}: {fault['msg'].removeprefix('Value error, ')} (found {_shorten(fault['input'])})")
+            # A fault between sections says itself what it found; the whole config might hold what must not be shown.
+            found = f" (found {_shorten(fault['input'])})" if fault["loc"] else ""
+            lines.append(f"  {key}: {fault['msg'].removeprefix('Value error, ')}{found}")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,9 @@ class LedgerConfig(BaseModel):
     )
 
 
+_LOOKS_SECRET = re.compile(r"(^|_)(api_?key|access_key|token|secret|password)$", re.IGNORECASE)
+
+
 def check_asking(
     engine: EngineConfig,
     thinking: ThinkingConfig,
@@ -53,6 +57,12 @@ def check_asking(
     splits = thinking.parser is not None or (endpoint is not None and thinking.format == "parser")
     if (thinking.format == "parser") != splits:
         raise ValueError("thinking.format = 'parser' and thinking.parser = NAME go together")
+    secrets = sorted(name for name in (*engine.env, *engine.args) if _LOOKS_SECRET.search(name))
+    if secrets:
+        raise ValueError(
+            f"engine.env and engine.args are written to manifests, and {secrets} look like secrets: set them in the "
+            "environment of the workers"
+        )
     if engine.min_replicas > engine.max_replicas:
         raise ValueError(f"engine.min_replicas {engine.min_replicas} is more than max_replicas {engine.max_replicas}")
     max_tokens, tokens_key = sampling.max_tokens, f"{section}.max_tokens"
