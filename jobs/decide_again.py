@@ -17,7 +17,7 @@ from rich.console import Console
 from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.accounting import tally_traces
 from judgetrace.config import UserError, load_config, run_job
-from judgetrace.corpus import read_manifests
+from judgetrace.corpus import read_finished
 from judgetrace.decisions import decide_again
 from judgetrace.ledger import current_shard_files, encode_shard
 from judgetrace.run_folder import RunFolder
@@ -56,13 +56,13 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"run = {config.run}: is a run of {driver.get('job')}; expected one of infer_traces")
     sampled = driver["config"]
     own, new = Folder(driver["corpus"]), Folder(config.corpus or driver["corpus"])
-    buckets = {url: _count_buckets(folder) for url, folder in (("run", own), ("corpus", new))}
+    buckets = {url: int(read_finished(folder)[0]["buckets"]) for url, folder in (("run", own), ("corpus", new))}
     if len(set(buckets.values())) > 1:
         raise UserError(
             f"corpus = {new.url}: it has {buckets['corpus']} buckets, the run's corpus {buckets['run']}\n"
             f"prepare it with shards.buckets = {buckets['run']}, so that the same items lie together"
         )
-    scale = ScaleConfig.model_validate(read_manifests(new)[0]["config"]["scale"])
+    scale = ScaleConfig.model_validate(read_finished(new)[0]["config"]["scale"])
     task = DecideBucket(config, new, scale, SamplingConfig(**sampled["sampling"]), buckets["run"])
     with connect_ray(config.cluster):
         counts = _map_buckets(task, buckets["run"])
@@ -74,13 +74,6 @@ def main(arguments: list[str]) -> int:
     console.print(", ".join(f"{count:,} {what}" for what, count in sorted(counts.items())))
     console.print(f"Traces: [bold]{config.output}/traces[/]", soft_wrap=True)
     return 0
-
-
-def _count_buckets(corpus: Folder) -> int:
-    manifests = read_manifests(corpus)
-    if not manifests:
-        raise UserError(f"{corpus.url}: no finished corpus there")
-    return int(manifests[0]["buckets"])
 
 
 def _map_buckets(task: DecideBucket, num_buckets: int) -> Counter[str]:
@@ -120,7 +113,7 @@ class DecideBucket:
 
     def _read_labels(self, bucket: int) -> dict[tuple[str, str, str], dict[str, Any]]:
         labels = {}
-        for manifest in read_manifests(self._corpus):
+        for manifest in read_finished(self._corpus):
             for shard in manifest["shards"]:
                 if int(shard["name"][6:-8]) % self._num_buckets == bucket:
                     for row in self._corpus.read_table(f"items/{shard['name']}").to_pylist():

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     config = load_config(InferTracesConfig, "infer_traces", arguments)
     console = Console(highlight=False)
     inputs = RunInputs(config.corpus, config.guideline, config.prompt.template)
-    check_model(config.model, config.endpoint)
+    fingerprint = check_model(config.model, config.endpoint)
     if config.dry_run:
         print_dry_run(console, config, inputs)
         return 0
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
         console.print(f"\nTraces: [bold]{run.folder.url}/traces[/]", soft_wrap=True)
 
     with connect_ray(config.cluster) as started_here:
-        job = UnitJob("infer_traces", config, inputs, config.decider(), hit="accepted")
+        job = UnitJob("infer_traces", config, inputs, config.decider(), fingerprint, hit="accepted")
         return run_units(console, job, started_here, show)
 
 

@@ -58,9 +58,10 @@ def main(arguments: list[str]) -> int:
     survey, total = collected.survey, collected.total
     document = describe(config, inputs, survey, total, results)
     document["seconds"] = round(time.monotonic() - started, 1)
-    folder.write_atomic("agreement.parquet", encode_parquet(results.to_table()))
+    table = results.to_table()
+    folder.write_atomic("agreement.parquet", encode_parquet(table))
     facts = gather_facts(config, inputs, collected, results)
-    rows = results.to_table().to_pylist()
+    rows = table.to_pylist()
     folder.write_atomic("report.md", write_report(rows, facts).encode())
     folder.write_json("agreement.json", document)
     console = Console(highlight=False)

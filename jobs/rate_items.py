@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     config = load_config(RateItemsConfig, "rate_items", arguments)
     console = Console(highlight=False)
     inputs = RunInputs(config.corpus, config.guideline, config.prompt.template)
-    check_model(config.model, config.endpoint)
+    fingerprint = check_model(config.model, config.endpoint)
     check_scales(config.decoding, inputs.scale)
     if config.dry_run:
         print_dry_run(console, config, inputs)
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
         console.print(f"\nAnnotations of {config.rater}: [bold]{run.folder.url}/annotations[/]", soft_wrap=True)
 
     with connect_ray(config.cluster) as started_here:
-        job = UnitJob("rate_items", config, inputs, config.decider(), hit="rated")
+        job = UnitJob("rate_items", config, inputs, config.decider(), fingerprint, hit="rated")
         return run_units(console, job, started_here, show)
 
 

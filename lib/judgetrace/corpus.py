@@ -79,14 +79,17 @@ def read_manifests(folder: Folder) -> list[dict[str, Any]]:
     return manifests
 
 
-def list_shards(folder: Folder) -> list[str]:
-    """List the item shards of a complete corpus, by number. Raises UserError where there is no manifest."""
+def read_finished(folder: Folder) -> list[dict[str, Any]]:
+    """Read the manifests of a corpus that others can work on. Raises UserError where there is none."""
     manifests = read_manifests(folder)
     if not manifests:
-        raise UserError(
-            f"{folder.url}: no manifest: not a corpus, or its preparation did not finish; run prepare_corpus"
-        )
-    return sorted(f"items/{shard['name']}" for manifest in manifests for shard in manifest["shards"])
+        raise UserError(f"corpus = {folder.url}: no finished corpus there (no manifest); run jobs.prepare_corpus first")
+    return manifests
+
+
+def list_shards(folder: Folder) -> list[str]:
+    """List the item shards of a complete corpus, by number. Raises UserError where there is no manifest."""
+    return sorted(f"items/{shard['name']}" for manifest in read_finished(folder) for shard in manifest["shards"])
 
 
 def write_bucket(folder: Folder, bucket: int, pieces: Sequence[Piece], rules: CorpusRules) -> BucketResult:

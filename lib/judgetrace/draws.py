@@ -65,11 +65,8 @@ class DrawSampler:
         answer = _Answer(unit) if self._skips_thinking else _Answer(unit, await self._engine.generate(request))
         parsed = ParsedOutput(None, None, None) if answer.thought is None else self._parse(answer.thought, unit.scale)
         found: dict[str, Any] = {}
-        if self._wants_scores(answer):
-            parsed, found = await self._score(answer, request, parsed)
-        elif self._wants_constrained_rating(answer, parsed):
-            parsed = await self._rate_constrained(answer, request, parsed)
-            found = {"constrained": True}
+        if self._wants_rating_apart(answer, parsed):
+            parsed, found = await self._rate_apart(answer, request, parsed)
         reason, accepted_by = self._judge(parsed, unit)
         return Draw(
             index=index,
@@ -135,15 +132,11 @@ class DrawSampler:
             return ParsedOutput(completion.reasoning, None, "truncated" if was_cut else "unparsed")
         return parse_answer(completion.reasoning or "", completion.content, was_cut, scale)
 
-    def _wants_scores(self, answer: _Answer) -> bool:
-        return self._decider.scores_levels and not answer.was_cut
-
-    def _wants_constrained_rating(self, answer: _Answer, parsed: ParsedOutput) -> bool:
+    def _wants_rating_apart(self, answer: _Answer, parsed: ParsedOutput) -> bool:
         """Thinking that was cut off is never given a rating: nothing says where it would have led."""
-        if answer.was_cut or self._decider.scores_levels:
+        if answer.was_cut:
             return False
-        mode = self._thinking.constrained_rating
-        return mode == "always" or (mode == "fallback" and parsed.rating is None)
+        return self._rates_apart or (self._thinking.constrained_rating == "fallback" and parsed.rating is None)
 
     def _prompt_rating(self, answer: _Answer) -> Prompt:
         """Make the prompt that ends with an opened rating tag; the answer keeps what stands before the tag."""
@@ -159,23 +152,35 @@ class DrawSampler:
     def _trace(self, answer: _Answer, parsed: ParsedOutput) -> str | None:
         return answer.thinking if self._thinking.format == "plain" else (parsed.trace or answer.thinking or None)
 
-    async def _rate_constrained(self, answer: _Answer, request: Request, parsed: ParsedOutput) -> ParsedOutput:
+    async def _rate_apart(
+        self, answer: _Answer, request: Request, parsed: ParsedOutput
+    ) -> tuple[ParsedOutput, dict[str, Any]]:
+        """Ask for the rating in a request of its own; returns also what else the draw records of it."""
+        prompt = self._prompt_rating(answer)
+        scores = self._decider.scores_levels
+        try:
+            if scores:
+                return await self._score(answer, request, parsed, prompt)
+            return await self._rate_constrained(answer, request, parsed, prompt), {"constrained": True}
+        except PromptRefusedError:
+            if self._skips_thinking:
+                raise
+            # The unit can be asked; this one thinking was too long to be followed by anything.
+            return ParsedOutput(parsed.trace, None, "truncated"), {} if scores else {"constrained": True}
+
+    async def _rate_constrained(
+        self, answer: _Answer, request: Request, parsed: ParsedOutput, prompt: Prompt
+    ) -> ParsedOutput:
         rating_request = replace(
             request,
             request_id=request.request_id + "\x1frating",
-            prompt=self._prompt_rating(answer),
+            prompt=prompt,
             max_tokens=CONSTRAINED_RATING_TOKENS,
             stop=(),
             choices=answer.unit.scale.values,
             on_tokens=None,
         )
-        try:
-            rated = await self._engine.generate(rating_request)
-        except PromptRefusedError:
-            if self._skips_thinking:
-                raise
-            # The unit can be asked; this one thinking was too long to be followed by anything.
-            return ParsedOutput(parsed.trace, None, "truncated")
+        rated = await self._engine.generate(rating_request)
         answer.add_tokens(rated.prompt_tokens, rated.output_tokens)
         level = answer.unit.scale.find_level(rated.text)
         trace = self._trace(answer, parsed)
@@ -184,16 +189,11 @@ class DrawSampler:
         return ParsedOutput(trace, answer.unit.scale.values[level], None)
 
     async def _score(
-        self, answer: _Answer, request: Request, parsed: ParsedOutput
+        self, answer: _Answer, request: Request, parsed: ParsedOutput, prompt: Prompt
     ) -> tuple[ParsedOutput, dict[str, Any]]:
         """Read the rating off the probabilities of all levels: the most probable one, and their expectation."""
-        scale, prompt = answer.unit.scale, self._prompt_rating(answer)
-        try:
-            scores = await self._engine.score_levels(request.request_id + "\x1fscores", prompt, scale.values)
-        except PromptRefusedError:
-            if self._skips_thinking:
-                raise
-            return ParsedOutput(parsed.trace, None, "truncated"), {}
+        scale = answer.unit.scale
+        scores = await self._engine.score_levels(request.request_id + "\x1fscores", prompt, scale.values)
         answer.add_tokens(scores.prompt_tokens, scores.output_tokens)
         probabilities = tuple(math.exp(value) for value in scores.log_probabilities)
         trace = self._trace(answer, parsed)

@@ -12,7 +12,6 @@ server may bill what it made until then.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
@@ -29,7 +28,7 @@ from judgetrace.endpoint_answers import (
 )
 from judgetrace.endpoint_client import EndpointClient, RequestRefusedError
 from judgetrace.endpoint_config import CONSTRAINED_CONFLICT, TOP_K_CONFLICT, EndpointConfig
-from judgetrace.engine import Completion, EngineSpec, LevelScores, Prompt, Request
+from judgetrace.engine import Completion, EngineSpec, LevelScores, Prompt, Request, apply_environment
 from judgetrace.level_tree import Branching, LevelTree, find_within_tag
 from judgetrace.parsing import RATING_CLOSE, RATING_OPEN
 from judgetrace.top_tokens import NUM_TOP_TOKENS, LevelsNotSeenError, find_rating_token, score_by_top_tokens
@@ -59,15 +58,12 @@ class EndpointEngine:
         self._config = spec.endpoint or EndpointConfig()
         self._spec, self._is_vllm = spec, self._config.dialect == "vllm"
         self._check(spec)
-        for name, value in spec.engine.env.items():
-            if value == "":
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        apply_environment(spec.engine.env)
         self._client = EndpointClient(self._config, spec.model.path, spec.engine.slots)
         self._max_tokens_name = _run_apart(self._prove())
         self._conversations: dict[tuple[tuple[str, str], ...], list[int]] = {}
         self._level_trees: dict[tuple[str, ...], LevelTree] = {}
+        self._growing = asyncio.Lock()
 
     def _check(self, spec: EngineSpec) -> None:
         conflict = self._config.find_conflict(spec.engine.env, constrained=False, top_k=0)
@@ -207,14 +203,19 @@ class EndpointEngine:
         return LevelScores(log_probabilities, sum(count for _, count in scored), len(scored))
 
     async def _level_tree(self, levels: tuple[str, ...]) -> LevelTree:
-        if levels not in self._level_trees:
-            bare = [level + closing for level in levels for closing in ("", RATING_CLOSE)]
-            texts = [RATING_OPEN, *bare, *(RATING_OPEN + text for text in bare)]
-            tokens = dict(zip(texts, await asyncio.gather(*map(self._encode, texts)), strict=True))
-            self._level_trees[levels] = LevelTree.grow(
-                [(_within_tag(tokens, level), _within_tag(tokens, level + RATING_CLOSE)) for level in levels]
-            )
+        async with self._growing:
+            # All units want the same tree at the start: one of them asks the server for it.
+            if levels not in self._level_trees:
+                self._level_trees[levels] = await self._grow_tree(levels)
         return self._level_trees[levels]
+
+    async def _grow_tree(self, levels: tuple[str, ...]) -> LevelTree:
+        bare = [level + closing for level in levels for closing in ("", RATING_CLOSE)]
+        texts = [RATING_OPEN, *bare, *(RATING_OPEN + text for text in bare)]
+        tokens = dict(zip(texts, await asyncio.gather(*map(self._encode, texts)), strict=True))
+        return LevelTree.grow(
+            [(_within_tag(tokens, level), _within_tag(tokens, level + RATING_CLOSE)) for level in levels]
+        )
 
     async def _score_next(self, tokens: Sequence[int], node: Branching) -> tuple[dict[int, float], int]:
         """Return the log-probability of each token that may come next, and the prompt tokens that it took."""

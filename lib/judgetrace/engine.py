@@ -6,6 +6,7 @@ An engine makes prompts of messages, completes them, and tells how probable the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -171,6 +172,15 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """End the engine and its processes."""
+
+
+def apply_environment(settings: Mapping[str, str]) -> None:
+    """Set environment variables of this process; an empty value removes one."""
+    for name, value in settings.items():
+        if value == "":
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def load_engine(spec: EngineSpec) -> Engine:

@@ -61,9 +61,7 @@ class TargetConfig(BaseModel):
 
 def check_rule(target: TargetConfig, scales: ScaleConfig) -> None:
     """Raise ValueError where the rule needs an order that a scale does not have."""
-    nominal = [name for name, scale in scales.dimensions.items() if scale.type == "nominal"]
-    if scales.values is not None and scales.type == "nominal":
-        nominal.append("(default)")
+    nominal = scales.list_nominal()
     if not nominal:
         return
     if target.rule in ("median", "rounded_mean"):

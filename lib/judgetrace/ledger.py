@@ -12,6 +12,7 @@ whoever else writes: a second driver, a replayed call, an engine that outlived i
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -168,11 +169,13 @@ def list_shard_files(published: Folder, shard: int | None = None) -> list[str]:
 
 
 def current_shard_files(published: Folder) -> dict[int, str]:
-    """Find the file that counts for each shard: the finished one, else the partial one of most parts."""
-    current: dict[int, str] = {}
-    for name in sorted(list_shard_files(published), key=_shard_of):
-        current[_shard_of(name)[0]] = name
-    return current
+    """Find the file that counts for each shard of a folder."""
+    return select_current(list_shard_files(published))
+
+
+def select_current(names: Iterable[str]) -> dict[int, str]:
+    """Select the file that counts for each shard: the finished one, else the partial one of most parts."""
+    return {_shard_of(name)[0]: name for name in sorted(filter(_SHARD_FILE.match, names), key=_shard_of)}
 
 
 def is_finished(name: str) -> bool:

@@ -100,8 +100,7 @@ class RateItemsConfig(BaseModel):
 
 def check_scales(decoding: DecodingConfig, scales: ScaleConfig) -> None:
     """Raise UserError where a nominal scale is asked for a mean or an expectation."""
-    nominal = [name for name, scale in scales.dimensions.items() if scale.type == "nominal"]
-    nominal += ["(default)"] if scales.values is not None and scales.type == "nominal" else []
+    nominal = scales.list_nominal()
     if nominal and (decoding.rating == "expected" or (decoding.samples > 1 and decoding.combine == "mean")):
         raise UserError(
             f"decoding: the scale of {nominal[:5]} is nominal and has no mean\n"

@@ -10,6 +10,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from judgetrace.asking import AskedUnit
 from judgetrace.config import STRICT
 from judgetrace.decisions import encode_draw
 from judgetrace.products import RATING_PRODUCT, Product
-from judgetrace.sampling import Draw, DrawReason, SamplingConfig, UnitSampling
+from judgetrace.sampling import Draw, DrawReason, SamplingConfig, Temperature, TopK, TopP, UnitSampling
 from judgetrace.scale import Scale, expect_rating
 from judgetrace.schema import TARGET_AGGREGATE, UNIT_KEY
 
@@ -39,9 +40,9 @@ class DecodingConfig(BaseModel):
     combine: Literal["mean", "majority"] = Field(
         default="mean", description="What several samples come to: their mean, or the most frequent level."
     )
-    temperature: float = Field(default=1.0, ge=0, description="Sampling temperature.")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus sampling; 1 is off.")
-    top_k: int = Field(default=0, ge=0, description="Top-k sampling; 0 is off.")
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    top_k: TopK = 0
     max_tokens: int = Field(default=4096, ge=1, description="Output tokens of a sample at most, thinking and rating.")
     seed: int = Field(default=0, description="Seed of the run.")
 
@@ -123,9 +124,9 @@ class RatingDecider:
     keep_text: bool = False
     product: Product = RATING_PRODUCT
 
-    @property
+    @cached_property
     def sampling(self) -> SamplingConfig:
-        """A fixed number of draws."""
+        """A fixed number of draws. Made once: workers ask for it at every unit."""
         return self.decoding.sampling()
 
     @property

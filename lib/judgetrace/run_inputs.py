@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from judgetrace.config import UserError
-from judgetrace.corpus import name_shard, read_manifests
+from judgetrace.corpus import name_shard, read_finished
 from judgetrace.decisions import Decider
 from judgetrace.fingerprints import hash_text
 from judgetrace.prompts import load_template
@@ -27,9 +27,7 @@ class RunInputs:
 
     def __init__(self, corpus: str, guideline: str | None, template: str | None):
         self.corpus = Folder(corpus)
-        manifests = read_manifests(self.corpus)
-        if not manifests:
-            raise UserError(f"corpus = {corpus}: no finished corpus there; run jobs.prepare_corpus first")
+        manifests = read_finished(self.corpus)
         prepared = manifests[0]["config"]
         self.scale = ScaleConfig.model_validate(prepared["scale"])
         self.by_section = bool(prepared["guideline"]["by_section"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -18,6 +18,10 @@ from judgetrace.config import STRICT
 DrawReason = Literal["accepted", "disagrees", "rated", "unparsed", "truncated", "failed", "cancelled"]
 MAX_FAILED_DRAWS = 3
 """A unit with this many failed draws is given up by this run; the next one retries it."""
+
+Temperature = Annotated[float, Field(ge=0, description="Sampling temperature.")]
+TopP = Annotated[float, Field(gt=0, le=1, description="Nucleus sampling; 1 is off.")]
+TopK = Annotated[int, Field(ge=0, description="Top-k sampling; 0 is off.")]
 
 
 class SamplingConfig(BaseModel):
@@ -32,9 +36,9 @@ class SamplingConfig(BaseModel):
     )
     max_draws: int = Field(default=16, ge=1, le=1024, description="Draws per unit at most (the paper's k).")
     keep: int = Field(default=1, ge=1, description="Accepted draws to stop at.")
-    temperature: float = Field(default=1.0, ge=0, description="Sampling temperature.")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus sampling; 1 is off.")
-    top_k: int = Field(default=0, ge=0, description="Top-k sampling; 0 is off.")
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    top_k: TopK = 0
     max_tokens: int = Field(default=4096, ge=1, description="Output tokens of a draw at most, thinking and rating.")
     seed: int = Field(default=0, description="Seed of the run; each draw's own seed is a hash of it, unit and index.")
 

@@ -120,6 +120,11 @@ class ScaleConfig(BaseModel):
         """Return the scale of a dimension, or None where the config has none for it."""
         return self.dimensions.get(dimension, self._default)
 
+    def list_nominal(self) -> list[str]:
+        """List the dimensions whose scale has no order; "(default)" for those without a scale of their own."""
+        default = ["(default)"] if self.values is not None and self.type == "nominal" else []
+        return [*(name for name, scale in self.dimensions.items() if scale.type == "nominal"), *default]
+
     @cached_property
     def _default(self) -> Scale | None:
         return None if self.values is None else Scale(values=self.values, type=self.type)

@@ -101,6 +101,16 @@ class StageResult:
     quarantine: str | None
 
 
+def write_by_bucket(writer: pq.ParquetWriter, table: pa.Table, bucket_of: np.ndarray) -> list[int]:
+    """Write a table in row groups of one bucket each, by the bucket [N] of its rows; returns each group's bucket."""
+    order = np.argsort(bucket_of, kind="stable")
+    ordered, table = bucket_of[order], table.take(pa.array(order))
+    starts = np.flatnonzero(np.diff(ordered, prepend=ordered.dtype.type(-1)))
+    for start, end in zip(starts, np.append(starts[1:], len(ordered)), strict=True):
+        writer.write_table(table.slice(start, end - start), row_group_size=int(end - start))
+    return [int(bucket) for bucket in ordered[starts]]
+
+
 class StagingWriter:
     """Writes admitted rows to one file, in row groups of one bucket each; a context."""
 
@@ -137,12 +147,8 @@ class StagingWriter:
         items = table["item_id"].combine_chunks().dictionary_encode()
         buckets = np.array(assign_buckets(items.dictionary.to_pylist(), self._num_buckets), dtype=np.int64)
         bucket_of = buckets[items.indices.to_numpy()] if len(table) else np.empty(0, dtype=np.int64)
-        order = np.argsort(bucket_of, kind="stable")
-        ordered, table = bucket_of[order], table.take(pa.array(order))
-        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-        for start, end in zip(starts, np.append(starts[1:], len(ordered)), strict=True):
-            self._writer.write_table(table.slice(start, end - start), row_group_size=max(int(end - start), 1))
-            self._groups.setdefault(int(ordered[start]), []).append(self._num_groups)
+        for bucket in write_by_bucket(self._writer, table, bucket_of):
+            self._groups.setdefault(bucket, []).append(self._num_groups)
             self._num_groups += 1
 
     def list_pieces(self) -> dict[int, Piece]:
@@ -207,12 +213,17 @@ def stage_parts(folder: Folder, parts: Sequence[SourcePart], plan: StagePlan, ta
     return StageResult(tally, writer.list_pieces(), quarantine)
 
 
-def read_pieces(folder: Folder, pieces: Sequence[Piece]) -> pa.Table:
-    """Read a bucket (schema STAGED), in the order of source files, rows and cells."""
-    tables = [STAGED.empty_table()]
+def gather_pieces(folder: Folder, pieces: Sequence[Piece], schema: pa.Schema) -> pa.Table:
+    """Read a bucket, in the order of its pieces."""
+    tables = [schema.empty_table()]
     for piece in pieces:
         with folder.open_parquet(piece.name) as file:
-            tables.append(file.read_row_groups(piece.row_groups))
-    table = pa.concat_tables(tables)
+            tables.append(file.read_row_groups(piece.row_groups, use_threads=False))
+    return pa.concat_tables(tables)
+
+
+def read_pieces(folder: Folder, pieces: Sequence[Piece]) -> pa.Table:
+    """Read a bucket (schema STAGED), in the order of source files, rows and cells."""
+    table = gather_pieces(folder, pieces, STAGED)
     order = pc.sort_indices(table, [("file_index", "ascending"), ("row", "ascending"), ("cell", "ascending")])
     return table.take(order).combine_chunks()

@@ -14,7 +14,6 @@ from typing import Any
 from rich.console import Console
 
 from judgetrace.decisions import Decider
-from judgetrace.fingerprints import check_model
 from judgetrace.limits import RunLimits
 from judgetrace.live import LiveLine
 from judgetrace.products import TRACE_PRODUCT
@@ -43,10 +42,11 @@ class UnitJob:
     config: InferTracesConfig | RateItemsConfig
     inputs: RunInputs
     decider: Decider
+    model_fingerprint: str
     hit: str
 
     def contract(self) -> dict[str, Any]:
-        """Collect what the run's rows depend on. Raises UserError for a model that is not there."""
+        """Collect what the run's rows depend on."""
         inputs, config = self.inputs, self.config
         return config.contract(
             **{
@@ -54,7 +54,7 @@ class UnitJob:
                 "guideline.by_section": str(inputs.by_section),
                 "guideline": inputs.guideline,
                 "prompt.template": inputs.template,
-                "model.fingerprint": check_model(config.model, config.endpoint),
+                "model.fingerprint": self.model_fingerprint,
             }
         )
 

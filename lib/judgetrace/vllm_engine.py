@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from judgetrace.engine import (
     Prompt,
     PromptRefusedError,
     Request,
+    apply_environment,
 )
 from judgetrace.level_tree import Branching, LevelTree, find_within_tag
 from judgetrace.parsing import RATING_CLOSE, RATING_OPEN
@@ -206,11 +206,7 @@ def _set_environment(model: ModelConfig, engine: EngineConfig) -> None:
     settings = dict(_ENVIRONMENT)
     if Path(model.path).is_dir():
         settings["HF_HUB_OFFLINE"] = "1"
-    for name, value in (settings | engine.env).items():
-        if value == "":
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    apply_environment(settings | engine.env)
 
 
 def _runs_on_cpu() -> bool:

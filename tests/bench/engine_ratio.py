@@ -288,11 +288,13 @@ class Bench:
         from rich.console import Console
 
         from judgetrace import unit_run
+        from judgetrace.fingerprints import check_model
         from judgetrace.unit_job import UnitJob, run_units
 
         unit_run.UnitActor = GatedActor  # type: ignore[misc,assignment]
         with (self.folder / "job.log").open("w") as log:
-            job = UnitJob("infer_traces", self.config, self.inputs, self.config.decider(), hit="accepted")
+            fingerprint = check_model(self.config.model, self.config.endpoint)
+            job = UnitJob("infer_traces", self.config, self.inputs, self.config.decider(), fingerprint, hit="accepted")
             run_units(Console(file=log), job, started_here=False, show=lambda run, summary: None)
 
     def _run_processor(self, batch_size: int) -> None:

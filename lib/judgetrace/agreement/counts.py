@@ -184,9 +184,19 @@ def _encode_panel(sizes: np.ndarray, v: int, w: int) -> np.ndarray:
     return np.asarray((sizes.astype(np.int64) << (2 * _PART_BITS)) | (v << _PART_BITS) | w)
 
 
+def read_heads(cells: np.ndarray) -> np.ndarray:
+    """Read the first part of panel cells [K]: the number m of ratings, or in a complete panel the rater + 1."""
+    return np.asarray(cells >> (2 * _PART_BITS))
+
+
+def is_unit_cell(cells: np.ndarray) -> np.ndarray:
+    """Find the cells (m, 0, 0) of a panel [K], which count units."""
+    return np.asarray((cells & ((1 << 2 * _PART_BITS) - 1)) == 0)
+
+
 def lay_out_panel(cells: np.ndarray, amounts: np.ndarray, levels: int) -> PanelCounts:
     """Lay out panel cells [K] with amounts [..., K] as dense counts."""
-    size_of = cells >> (2 * _PART_BITS)
+    size_of = read_heads(cells)
     v, w = (cells >> _PART_BITS) & _PART_MASK, cells & _PART_MASK
     sizes, index = np.unique(size_of, return_inverse=True)
     shape = (*amounts.shape[:-1], len(sizes))
@@ -223,7 +233,7 @@ def make_complete_features(counts: np.ndarray, ratings: np.ndarray) -> Features:
 
 def lay_out_complete(cells: np.ndarray, amounts: np.ndarray, raters: int, levels: int) -> CompletePanel:
     """Lay out the cells [K] of a complete panel with amounts [..., K] as dense counts."""
-    rater = cells >> (2 * _PART_BITS)
+    rater = read_heads(cells)
     v, w = (cells >> _PART_BITS) & _PART_MASK, cells & _PART_MASK
     values = np.zeros((*amounts.shape[:-1], raters, levels))
     products = np.zeros((*amounts.shape[:-1], levels, levels))

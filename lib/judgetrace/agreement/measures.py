@@ -14,7 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from judgetrace.agreement.bootstrap import Resampler
-from judgetrace.agreement.counts import Counts, decode_pairs, lay_out_complete, lay_out_panel, sum_clusters
+from judgetrace.agreement.counts import (
+    Counts,
+    decode_pairs,
+    is_unit_cell,
+    lay_out_complete,
+    lay_out_panel,
+    read_heads,
+    sum_clusters,
+)
 from judgetrace.agreement.pair_statistics import PairTable, measure_pair
 from judgetrace.agreement.panel_statistics import compute_iccs, measure_panel
 from judgetrace.agreement.rating_codes import RatingCodes
@@ -118,7 +126,7 @@ def make_measure(
         size = lay_out_panel(cells, np.zeros(len(cells)), levels).pairs.size
         return lambda amounts: measure_panel(lay_out_panel(cells, amounts, levels), numbers, is_nominal), 2 * size
     if kind in ("human_complete", "rater_complete"):
-        raters = int((cells >> 42).max(initial=0))
+        raters = int(read_heads(cells).max(initial=0))
         return lambda amounts: compute_iccs(lay_out_complete(cells, amounts, raters, levels), numbers), levels**2
     layout = PairLayout(cells, codes, is_coarse)
     return lambda amounts: measure_pair(layout.lay_out(amounts), is_nominal), layout.num_floats
@@ -127,9 +135,9 @@ def make_measure(
 def count_compared(kind: str, cells: np.ndarray, amounts: np.ndarray) -> int:
     """Count pairs of ratings, of panels the units of at least two ratings."""
     if kind.endswith("_panel"):
-        return int(amounts[((cells & ((1 << 42) - 1)) == 0) & (cells >> 42 >= 2)].sum())
+        return int(amounts[is_unit_cell(cells) & (read_heads(cells) >= 2)].sum())
     if kind.endswith("_complete"):
-        return int(amounts[cells >> 42 == 1].sum())
+        return int(amounts[read_heads(cells) == 1].sum())
     return int(amounts.sum())
 
 

@@ -23,7 +23,7 @@ from judgetrace.agreement.tally import count_bucket
 from judgetrace.agreement.units import UnitRules, make_units
 from judgetrace.config import UserError
 from judgetrace.sources import SourcePart
-from judgetrace.staging import Piece
+from judgetrace.staging import Piece, gather_pieces, write_by_bucket
 from judgetrace.storage import Folder
 
 ROWS_PER_TASK = 1_000_000
@@ -92,25 +92,15 @@ def stage_rows(folder: Folder, plan: StagePlan, number: int, task: MapTask) -> M
     hashes = hash_strings(rows["item_id"].combine_chunks())
     bucket_of = (hashes >> np.uint64(32)).astype(np.int64) % plan.num_buckets
     bucket_of = bucket_of.astype(np.int16 if plan.num_buckets < 1 << 15 else np.int64)
-    order = np.argsort(bucket_of, kind="stable")
-    rows, ordered = rows.take(pa.array(order)), bucket_of[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=ordered.dtype.type(-1)))
     name = f"_staging/map-{number:05d}-{uuid.uuid4().hex[:8]}.parquet"
-    pieces = {}
     with folder.open_for_write(name) as file, pq.ParquetWriter(file, rows.schema, compression="lz4") as writer:
-        for group, (start, end) in enumerate(zip(starts, np.append(starts[1:], len(ordered)), strict=True)):
-            writer.write_table(rows.slice(start, end - start), row_group_size=int(end - start))
-            pieces[int(ordered[start])] = Piece(name, [group])
-    return MapResult(survey, pieces)
+        groups = write_by_bucket(writer, rows, bucket_of)
+    return MapResult(survey, {bucket: Piece(name, [group]) for group, bucket in enumerate(groups)})
 
 
 def count_pieces(folder: Folder, schema: pa.Schema, rules: UnitRules, pieces: Sequence[Piece]) -> BucketCounts:
     """Gather one bucket's rows and count them."""
-    tables = [schema.empty_table()]
-    for piece in pieces:
-        with folder.open_parquet(piece.name) as file:
-            tables.append(file.read_row_groups(piece.row_groups, use_threads=False))
-    return count_bucket(make_units(pa.concat_tables(tables), rules), rules)
+    return count_bucket(make_units(gather_pieces(folder, pieces, schema), rules), rules)
 
 
 class Total:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +11,14 @@ from judgetrace.agreement.intake import IntakeRules, Source
 from judgetrace.agreement.survey import Survey
 from judgetrace.agreement.units import UnitRules
 from judgetrace.config import UserError
-from judgetrace.corpus import read_manifests
+from judgetrace.corpus import read_finished
 from judgetrace.labels import TargetConfig, check_rule
+from judgetrace.ledger import select_current
 from judgetrace.scale import ScaleConfig
 from judgetrace.sources import SourceConfig, SourceFile, SourcePart, list_source_files, open_parquet_file, plan_parts
 from judgetrace.splits import SplitConfig
 from judgetrace.storage import Folder
 
-_SHARD = re.compile(r"(.*/)?shard-(\d+)(?:\.partial-(\d+))?\.parquet")
 MAX_COMPLETE_PANEL = 30
 """ICCs are of panels with at most so many raters, all of whom rated the unit."""
 
@@ -75,10 +74,7 @@ def _read_prepared(config: MeasureAgreementConfig) -> dict[str, Any] | None:
     """Read the config that the corpus was prepared with."""
     if config.corpus is None:
         return None
-    manifests = read_manifests(Folder(config.corpus))
-    if not manifests:
-        raise UserError(f"corpus = {config.corpus}: no finished corpus there; run jobs.prepare_corpus first")
-    prepared: dict[str, Any] = manifests[0]["config"]
+    prepared: dict[str, Any] = read_finished(Folder(config.corpus))[0]["config"]
     return prepared
 
 
@@ -157,7 +153,7 @@ def _describe_table(number: int, table: TableConfig, slices: Sequence[str], file
 
 def _list_corpus_files(corpus: str, kind: str) -> list[SourceFile]:
     listed = {
-        name.rpartition("/")[2] for m in read_manifests(Folder(corpus)) for name in m["files"] if name.startswith(kind)
+        name.rpartition("/")[2] for m in read_finished(Folder(corpus)) for name in m["files"] if name.startswith(kind)
     }
     if not listed:
         return []
@@ -166,26 +162,17 @@ def _list_corpus_files(corpus: str, kind: str) -> list[SourceFile]:
 
 
 def _list_run_files(run: str) -> list[SourceFile]:
+    """List the files that count of a run of rate_items, by the ledger's rule."""
+    missing = f"raters: {run}: no annotations there; is it a run of jobs.rate_items?"
     try:
         found = list_source_files(SourceConfig(paths=[f"{run.rstrip('/')}/annotations"]))
     except UserError as error:
-        raise UserError(f"raters: {run}: no annotations there; is it a run of jobs.rate_items?") from error
-    return select_current(found)
-
-
-def select_current(files: Sequence[SourceFile]) -> list[SourceFile]:
-    """Select the file that counts for each shard: the finished one, else the partial one of most parts."""
-    best: dict[int, tuple[float, SourceFile]] = {}
-    others = []
-    for file in files:
-        match = _SHARD.fullmatch(file.url)
-        if match is None:
-            others.append(file)
-            continue
-        shard, part = int(match.group(2)), float("inf") if match.group(3) is None else int(match.group(3))
-        if shard not in best or part > best[shard][0]:
-            best[shard] = (part, file)
-    return [*others, *(best[shard][1] for shard in sorted(best))]
+        raise UserError(missing) from error
+    by_name = {file.url.rpartition("/")[2]: file for file in found}
+    current = select_current(by_name)
+    if not current:
+        raise UserError(missing)
+    return [by_name[name] for name in current.values()]
 
 
 def _check_slices(config: MeasureAgreementConfig, sources: Sequence[Source]) -> None:
