@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,10 @@ from judgetrace.engine import (
     Request,
     apply_environment,
 )
-from judgetrace.level_tree import Branching, LevelTree, find_within_tag
-from judgetrace.parsing import RATING_CLOSE, RATING_OPEN
+from judgetrace.level_tree import Branching, LevelTree
 from judgetrace.reaper import reaping_new_children
+from judgetrace.tokenization import encode_texts, grow_level_tree, list_special_tokens, render_chats
 
-_LOOKS_LIKE_CONTROL = re.compile(r"^(<.+>|\[[A-Z_/ ]+\])$")
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM allows as max_lora_rank."""
 _ENVIRONMENT = {
@@ -60,7 +58,7 @@ class VllmEngine:
         self.max_model_tokens = int(self._llm.model_config.max_model_len)
         self._tokenizer = self._llm.get_tokenizer()
         self._chat_template_args = dict(spec.chat_template_args)
-        self.special_tokens = _special_tokens(self._tokenizer)
+        self.special_tokens = list_special_tokens(self._tokenizer)
         self._parser = _make_parser(spec.reasoning_parser, self._tokenizer)
         self._adapter = _load_adapter(model)
         self._level_trees: dict[tuple[str, ...], LevelTree] = {}
@@ -131,13 +129,8 @@ class VllmEngine:
 
     def _level_tree(self, levels: tuple[str, ...]) -> LevelTree:
         if levels not in self._level_trees:
-            spelled = [(self._encode_in_tag(level, ""), self._encode_in_tag(level, RATING_CLOSE)) for level in levels]
-            self._level_trees[levels] = LevelTree.grow(spelled)
+            self._level_trees[levels] = grow_level_tree(self._encode, levels)
         return self._level_trees[levels]
-
-    def _encode_in_tag(self, level: str, closing: str) -> list[int]:
-        text = level + closing
-        return find_within_tag(self._encode(RATING_OPEN), self._encode(RATING_OPEN + text), self._encode(text))
 
     async def _score_next(self, request_id: str, prompt: Prompt, node: Branching) -> dict[int, float]:
         """Return the log-probability of each token that may come next at a branching of the tree."""
@@ -157,12 +150,8 @@ def make_prompts(
     tokenizer: Any, conversations: Sequence[Sequence[Mapping[str, str]]], chat_template_args: Mapping[str, object]
 ) -> list[Prompt]:
     """Render conversations with a tokenizer's chat template and tokenize them in one call, which uses all cores."""
-    texts = [
-        tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False, **chat_template_args)
-        for messages in conversations
-    ]
-    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
-    return [Prompt(len(ids), ids) for ids in encoded]
+    texts = render_chats(tokenizer, conversations, chat_template_args)
+    return [Prompt(len(ids), ids) for ids in encode_texts(tokenizer, texts)]
 
 
 def engine_arguments(model: ModelConfig, engine: EngineConfig, on_cpu: bool, position_limit: int) -> dict[str, Any]:
@@ -220,16 +209,6 @@ def _position_limit(model: ModelConfig) -> int:
 
     config = AutoConfig.from_pretrained(model.path, revision=model.revision)
     return int(getattr(config, "max_position_embeddings", 0) or 2048)
-
-
-def _special_tokens(tokenizer: Any) -> list[str]:
-    """List what must not come from an item: special tokens, and added ones that look like control tokens.
-
-    Other added tokens are plain text, such as runs of blanks.
-    """
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    marks = {str(t) for t in added if getattr(t, "special", False) or _LOOKS_LIKE_CONTROL.match(str(t))}
-    return sorted((t for t in {*tokenizer.all_special_tokens, *marks} if t.strip()), key=len, reverse=True)
 
 
 def _make_parser(name: str | None, tokenizer: Any) -> Any:

@@ -1,0 +1,50 @@
+"""traces/ -> rater/: fine-tune an open model on thinking traces with Ray Train and DeepSpeed.
+
+python -m jobs.train_rater CONFIG.toml [--section.key=value ...]
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from judgetrace.config import load_config, run_job
+from judgetrace.run_folder import RunFolder
+from judgetrace.session import connect_ray
+from judgetrace.storage import Folder
+from judgetrace.training.config import TrainRaterConfig
+from judgetrace.training.inputs import TrainInputs
+from judgetrace.training.run import (
+    check_cluster,
+    claim_run,
+    describe_data,
+    describe_training,
+    make_rater,
+    run_training,
+    survey_traces,
+    write_manifest,
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job; returns its exit status: 0 complete, 2 unusable input or a fault that needs a hand."""
+    config = load_config(TrainRaterConfig, "train_rater", arguments)
+    console = Console(highlight=False)
+    inputs = TrainInputs(config)
+    with connect_ray(config.cluster) as started_here:
+        check_cluster(config, started_here)
+        driver = claim_run(inputs)
+        if RunFolder(Folder(config.run)).has_manifest():
+            console.print(f"run {config.run} is complete; its rater: {config.run}/rater", soft_wrap=True)
+            return 0
+        survey = survey_traces(inputs)
+        plan = inputs.plan(survey)
+        trained = run_training(console, inputs, survey, plan, driver)
+        files = make_rater(inputs, survey, trained, plan)
+    summary = {"data": describe_data(survey), "training": describe_training(trained, plan)}
+    write_manifest(inputs, summary, files)
+    console.print(f"\nRater: [bold]{config.run}/rater[/]", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,1 @@
+"""Fine-tune raters on traces, apart from the job."""

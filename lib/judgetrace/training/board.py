@@ -1,0 +1,75 @@
+"""How training stands, from its first worker to the driver's terminal. Nothing that must last is kept here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+from judgetrace.live import format_seconds
+
+SHOW_EVERY_S = 15.0
+
+
+class Board:
+    """Holds rows of progress.METRICS until the driver fetches them; a Ray actor that needs no CPU."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+
+    def note(self, row: dict[str, Any]) -> None:
+        """Take a row."""
+        self._rows.append(row)
+
+    def fetch(self) -> list[dict[str, Any]]:
+        """Hand over the rows that came since the last call."""
+        rows, self._rows = self._rows, []
+        return rows
+
+
+@contextmanager
+def watch_board(console: Console, num_steps: int) -> Iterator[Any]:
+    """Make a board, and show what is noted on it while the block runs."""
+    import ray
+
+    board = ray.remote(num_cpus=0)(Board).remote()
+    stop = threading.Event()
+
+    def watch() -> None:
+        shown_at = float("-inf")
+        while not stop.wait(1.0):
+            try:
+                rows = ray.get(board.fetch.remote(), timeout=30)
+            except Exception:  # noqa: BLE001 - a board that can't be reached is no reason to end a run
+                continue
+            due = time.monotonic() - shown_at >= SHOW_EVERY_S
+            for row in rows:
+                if row["validation"] is not None or (due and row is rows[-1]):
+                    console.print(describe_row(row, num_steps), highlight=False)
+                    shown_at = time.monotonic()
+
+    thread = threading.Thread(target=watch, name="training-board", daemon=True)
+    thread.start()
+    try:
+        yield board
+    finally:
+        stop.set()
+        thread.join(timeout=40)
+        ray.kill(board)
+
+
+def describe_row(row: dict[str, Any], num_steps: int) -> str:
+    """Write a row as a line."""
+    line = f"step {row['step']:,}/{num_steps:,}"
+    if row["loss"] is not None:
+        left = format_seconds(row["seconds"] * (num_steps - row["step"]))
+        rate = row["num_tokens"] / max(row["seconds"], 1e-9)
+        line += f"  loss {row['loss']:.3f}  {row['seconds']:.1f} s  {rate:,.0f} tokens/s  about {left} left"
+    if row["validation"] is not None:
+        shown = [f"{name} {value:.3f}" for name, value in row["validation"].items() if value is not None]
+        line += "\n  validation: " + "  ".join(shown)
+    return line

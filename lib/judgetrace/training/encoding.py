@@ -1,0 +1,184 @@
+"""Turn examples into tokens: the rater's own prompt, with the tokenizer's chat template, and the answer it is to write.
+
+The tokens are those that a rating engine makes of the same texts: prompt, what stands before the rating, and the rating
+are tokenized apart, as they are when the engine goes on from an opened rating tag.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from judgetrace.config import UserError
+from judgetrace.engine import ModelConfig
+from judgetrace.guideline import parse_guideline
+from judgetrace.level_tree import LevelTree
+from judgetrace.prompts import PromptConfig, PromptRenderer
+from judgetrace.scale import Scale, ScaleConfig
+from judgetrace.tokenization import encode_texts, grow_level_tree, list_special_tokens, render_chats
+from judgetrace.training.examples import AnswerText, write_answer
+
+THINK_OPEN = "<think>"
+_PROBE = "judgetrace"
+
+
+@dataclass(frozen=True)
+class EncodingSpec:
+    """All that the tokens of an example depend on besides the example; can be pickled."""
+
+    model: ModelConfig
+    prompt: PromptConfig
+    template: str
+    guideline: str
+    by_section: bool
+    scale: ScaleConfig
+    form: str
+    """thinking.format"""
+    thinks: bool
+    """Whether the prompt asks for thinking."""
+    rating_first: bool
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An example as tokens, or `reason`, why it has none."""
+
+    tokens: npt.NDArray[np.int32]
+    num_prompt: int = 0
+    """Tokens of the prompt, which are not learned."""
+    rating_at: int = 0
+    """Position of the rating's first token."""
+    reason: str | None = None
+
+
+class ExampleEncoder:
+    """Encodes examples with one tokenizer."""
+
+    def __init__(self, spec: EncodingSpec, tokenizer: Any):
+        self._spec, self._tokenizer = spec, tokenizer
+        special = list_special_tokens(tokenizer)
+        self._renderer = PromptRenderer(spec.template, spec.prompt.system, special, thinks=spec.thinks)
+        self._guideline = parse_guideline(spec.guideline, spec.by_section)
+        self._turn_end = find_turn_end(tokenizer, spec.prompt.chat_template_args)
+
+    def encode_prompts(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[int]] | None]:
+        """Encode the prompts of units (rows with dimension and fields), with their texts.
+
+        None where the guideline has no section for the dimension.
+        """
+        messages = [self._render(row) for row in rows]
+        known = [some for some in messages if some is not None]
+        texts = render_chats(self._tokenizer, known, self._spec.prompt.chat_template_args)
+        encoded = iter(zip(texts, encode_texts(self._tokenizer, texts), strict=True))
+        return [None if some is None else next(encoded) for some in messages]
+
+    def _render(self, row: Mapping[str, Any]) -> list[dict[str, str]] | None:
+        guideline = self._guideline.guideline_for(row["dimension"])
+        if guideline is None:
+            return None
+        fields = json.loads(row["fields"])
+        return self._renderer.render(fields, guideline, row["dimension"], self.scale_of(row["dimension"]))
+
+    def scale_of(self, dimension: str) -> Scale:
+        """Return the scale of a dimension."""
+        scale = self._spec.scale.of(dimension)
+        assert scale is not None, f"prepare_corpus lets no unit of dimension {dimension!r} through"
+        return scale
+
+    def encode(self, examples: Sequence[Mapping[str, Any]]) -> list[Encoded]:
+        """Encode usable examples (rows of EXAMPLES)."""
+        prompts = self.encode_prompts(examples)
+        answers = [self._write_answer(row, prompt) for row, prompt in zip(examples, prompts, strict=True)]
+        before = encode_texts(self._tokenizer, [answer.before for answer in answers])
+        after = encode_texts(self._tokenizer, [answer.after for answer in answers])
+        return [self._join(*parts) for parts in zip(prompts, before, after, strict=True)]
+
+    def _write_answer(self, row: Mapping[str, Any], prompt: tuple[str, list[int]] | None) -> AnswerText:
+        opens = prompt is not None and prompt[0].rstrip().endswith(THINK_OPEN)
+        return write_answer(row["thinking"], row["rating"], self._spec.form, self._spec.rating_first, opens)
+
+    def _join(self, prompt: tuple[str, list[int]] | None, before: list[int], after: list[int]) -> Encoded:
+        if prompt is None:
+            return _skip("no_guideline_section")
+        limit = self._spec.max_tokens
+        tokens = [*prompt[1], *before, *after, *self._turn_end]
+        if len(prompt[1]) >= limit:
+            return _skip(f"overlong_prompt: {len(prompt[1])} tokens, data.max_tokens is {limit}")
+        if len(tokens) > limit:
+            return _skip(f"overlong: {len(tokens)} tokens, data.max_tokens is {limit}")
+        return Encoded(np.array(tokens, np.int32), len(prompt[1]), len(prompt[1]) + len(before))
+
+    def encode_text(self, text: str) -> list[int]:
+        """Encode bare text."""
+        return encode_texts(self._tokenizer, [text])[0]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Decode what a rater wrote, special tokens left out."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end an answer."""
+        eos = self._tokenizer.eos_token_id
+        return sorted({self._turn_end[-1], *([] if eos is None else [int(eos)])})
+
+    @property
+    def pad_id(self) -> int:
+        """A token to pad with; it is masked wherever it stands."""
+        pad = self._tokenizer.pad_token_id
+        return self.stop_ids[0] if pad is None else int(pad)
+
+    def grow_tree(self, scale: Scale) -> LevelTree:
+        """Grow the tree of a scale's levels, as a rating engine does."""
+        return grow_level_tree(self.encode_text, scale.values)
+
+
+def _skip(reason: str) -> Encoded:
+    return Encoded(np.zeros(0, np.int32), reason=reason)
+
+
+def find_turn_end(tokenizer: Any, chat_template_args: Mapping[str, object]) -> list[int]:
+    """Find the tokens that the chat template ends an answer with, up to the first special token.
+
+    What a template adds behind that (a line break before the next turn) no rater has to write.
+    """
+    turns = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False, **chat_template_args)
+    tokens = tokenizer(text.rpartition(_PROBE)[2], add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids)
+    ends = [n for n, token in enumerate(tokens) if token in special]
+    if ends:
+        return list(tokens[: ends[0] + 1])
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            "model: neither its chat template nor its tokenizer has a token that ends an answer, so the tuned rater "
+            "would never stop\nexpected: an eos_token in tokenizer_config.json"
+        )
+    return [*tokens, int(tokenizer.eos_token_id)]
+
+
+@lru_cache(maxsize=2)
+def load_tokenizer(path: str, revision: str | None) -> Any:
+    """Load a tokenizer; kept, since tasks of one process ask again. Raises UserError for one without chat template."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"model.path = {path}: its tokenizer has no chat template, so nothing says how a prompt becomes a turn\n"
+            "expected: an instruction-tuned base; or put a chat_template.jinja into its folder"
+        )
+    return tokenizer
+
+
+def make_encoder(spec: EncodingSpec) -> ExampleEncoder:
+    """Make the encoder of a spec with its model's tokenizer. Raises UserError."""
+    return ExampleEncoder(spec, load_tokenizer(spec.model.path, spec.model.revision))

@@ -1,0 +1,144 @@
+"""Choose what a rater learns from recorded traces: which thinking, which rating, or why a unit teaches nothing. Pure.
+
+Knows no tokenizer and no prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from judgetrace.parsing import RATING_CLOSE, RATING_OPEN, THINK_CLOSE
+from judgetrace.training.config import Target
+
+EXAMPLES = pa.schema(
+    [
+        ("row", pa.int32()),  # in its shard of traces
+        ("item_id", pa.string()),
+        ("dimension", pa.string()),
+        ("target_source", pa.string()),
+        ("target_label", pa.string()),
+        ("fields", pa.string()),  # as in schema.ITEMS
+        ("thinking", pa.string()),  # null where the rater learns the rating alone
+        ("rating", pa.string()),  # what it learns to give; null with a reason
+        ("reason", pa.string()),  # why the unit teaches nothing; null where it does
+    ]
+)
+"""One row a unit of the split that is trained on."""
+
+
+def make_examples(traces: pa.Table, target: Target, split: str, seed: int) -> pa.Table:
+    """Make the examples (EXAMPLES) of a shard of traces (schema.TRACES), one for each of its units in `split`.
+
+    Reasons: not_accepted; of first_draw first_draw_unrated and text_not_kept; of shuffled_traces no_partner, where no
+    other unit of the shard has the same dimension and rating.
+    """
+    rows = [(n, row) for n, row in enumerate(traces.to_pylist()) if row["split"] == split]
+    chosen = [_choose(row, target) for _, row in rows]
+    if target == "shuffled_traces":
+        keys = [(row["dimension"], found.rating) for (_, row), found in zip(rows, chosen, strict=True)]
+        chosen = _swap_thinking(chosen, keys, seed)
+    made = [
+        {
+            "row": number,
+            **{name: row[name] for name in ("item_id", "dimension", "target_source", "target_label", "fields")},
+            "thinking": found.thinking,
+            "rating": found.rating,
+            "reason": found.reason,
+        }
+        for (number, row), found in zip(rows, chosen, strict=True)
+    ]
+    return pa.Table.from_pylist(made, schema=EXAMPLES)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    thinking: str | None = None
+    rating: str | None = None
+    reason: str | None = None
+
+
+def _choose(row: Mapping[str, Any], target: Target) -> _Choice:
+    if target == "first_draw":
+        return _choose_first_draw(row)
+    if row["outcome"] != "accepted":
+        return _Choice(reason="not_accepted")
+    if target == "label":
+        # Of the same units as the traces, so that the traces are all that the two differ in.
+        return _Choice(None, row["rating"])
+    return _Choice(row["trace"] or "", row["rating"])
+
+
+def _choose_first_draw(row: Mapping[str, Any]) -> _Choice:
+    first = next((draw for draw in row["draws"] if draw["index"] == 0), None)
+    if first is None or first["rating"] is None:
+        return _Choice(reason="first_draw_unrated")
+    if first["trace"] is None:
+        return _Choice(reason="text_not_kept")
+    return _Choice(first["trace"], first["rating"])
+
+
+def _swap_thinking(chosen: Iterable[_Choice], keys: Iterable[tuple[str, str | None]], seed: int) -> list[_Choice]:
+    """Give each unit the thinking of another one with the same key (dimension and rating), in a cycle."""
+    swapped = list(chosen)
+    groups: dict[tuple[str, str | None], list[int]] = {}
+    for n, key in enumerate(keys):
+        if swapped[n].reason is None:
+            groups.setdefault(key, []).append(n)
+    for members in groups.values():
+        order = np.random.default_rng([seed, len(members)]).permutation(members)
+        for own, other in zip(order, np.roll(order, 1), strict=True):
+            if own == other:
+                swapped[own] = _Choice(reason="no_partner")
+        thinking = [swapped[n].thinking for n in np.roll(order, 1)]
+        for own, text in zip(order, thinking, strict=True):
+            if swapped[own].reason is None:
+                swapped[own] = _Choice(text, swapped[own].rating)
+    return swapped
+
+
+@dataclass(frozen=True)
+class AnswerText:
+    """What the rater is to write, cut at the rating: `before` ends with the opened tag, `after` begins with the level.
+
+    The cut is where a rating engine goes on from when it scores levels, so both see the same tokens there.
+    """
+
+    before: str
+    after: str
+
+
+def write_answer(thinking: str | None, rating: str, form: str, rating_first: bool, prompt_opens: bool) -> AnswerText:
+    """Write the answer of an example.
+
+    form          thinking.format of the rater: plain, tags or none
+    rating_first  the rating stands before the thinking
+    prompt_opens  the chat template has opened the thinking tag already
+    """
+    closed = f"{rating}{RATING_CLOSE}"
+    if thinking is None or form == "none":
+        return AnswerText(RATING_OPEN, closed)
+    if rating_first:
+        return AnswerText(RATING_OPEN, f"{closed}\n{thinking.strip()}")
+    if form == "plain":
+        return AnswerText(f"{thinking.strip()}\n{RATING_OPEN}", closed)
+    opened = "" if prompt_opens else "<think>\n"
+    return AnswerText(f"{opened}{thinking.strip()}\n{THINK_CLOSE}\n{RATING_OPEN}", closed)
+
+
+def weigh_labels(accepted: Mapping[str, int], decided: Mapping[str, int], cap: float) -> dict[str, float]:
+    """Compute a weight for each label: 1 / (its share of accepted units), at most `cap` times the lowest.
+
+    Weights average 1 over the accepted units. Labels that have none are left out.
+    """
+    raw = {label: decided[label] / count for label, count in accepted.items() if count}
+    if not raw:
+        return {}
+    lowest = min(raw.values())
+    capped = {label: min(weight, cap * lowest) for label, weight in raw.items()}
+    mean = sum(capped[label] * accepted[label] for label in capped) / sum(accepted[label] for label in capped)
+    return {label: weight / mean for label, weight in capped.items()}

@@ -1,0 +1,75 @@
+"""Make the model folder of a rater from a checkpoint: weights, tokenizer, chat template, guideline, model card."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from judgetrace.engine import ModelConfig
+from judgetrace.storage import Folder
+from judgetrace.training.config import LoraConfig, OutputConfig
+
+RATER = "rater"
+"""Where in the run folder the model lies."""
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """What a rater is made from; can be pickled."""
+
+    run: str
+    model: ModelConfig
+    adapter: LoraConfig | None
+    seed: int
+    output: OutputConfig
+    texts: tuple[tuple[str, str], ...]
+    """Further files, as (name, text)."""
+
+
+def export_rater(spec: ExportSpec, checkpoint: Path, state_tag: str) -> list[str]:
+    """Write RUN/rater from a checkpoint's folder; returns the names of its files. Needs memory for the whole model."""
+    import torch
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    from judgetrace.training.encoding import load_tokenizer
+    from judgetrace.training.models import add_adapter, load_base, write_model
+
+    state = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=state_tag, exclude_frozen_parameters=True)
+    model = add_adapter(load_base(spec.model, torch.float32), spec.adapter, spec.seed)
+    folder = Path(tempfile.mkdtemp(prefix="judgetrace-rater-"))
+    try:
+        write_model(
+            model,
+            load_tokenizer(spec.model.path, spec.model.revision),
+            {name.removeprefix("model."): weights for name, weights in state.items()},
+            folder,
+            merge=spec.output.form == "merged",
+            dtype=getattr(torch, spec.output.dtype),
+        )
+        for name, text in spec.texts:
+            (folder / name).write_text(text, encoding="utf-8")
+        return upload(folder, Folder(spec.run) / RATER)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def upload(source: Path, target: Folder) -> list[str]:
+    """Copy the files of a local folder; what else `target` held is deleted. Returns their names."""
+    files = sorted(file for file in source.rglob("*") if file.is_file())
+    names = [str(file.relative_to(source)) for file in files]
+    for file, name in zip(files, names, strict=True):
+        with file.open("rb") as data, target.open_for_write(name) as sink:
+            shutil.copyfileobj(data, sink, 1 << 24)
+    target.delete(set(target.list_files(recursive=True)) - set(names))
+    return names
+
+
+def describe_base(model: ModelConfig) -> dict[str, Any]:
+    """Read what a local base says of itself: its licence, from the head of its README.md."""
+    readme = Path(model.path) / "README.md"
+    lines = readme.read_text(encoding="utf-8").splitlines() if readme.is_file() else []
+    licence = next((line.partition(":")[2].strip() for line in lines[:40] if line.startswith("license:")), None)
+    return {"path": model.path, "revision": model.revision, "license": licence}

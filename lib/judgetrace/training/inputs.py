@@ -1,0 +1,161 @@
+"""What a training run reads before it starts: corpus, traces, base, DeepSpeed's config; refuses what can't be used.
+
+Imports neither Ray nor torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from judgetrace.config import UserError
+from judgetrace.corpus import name_shard
+from judgetrace.fingerprints import fingerprint_model, hash_text
+from judgetrace.guideline import parse_guideline
+from judgetrace.run_inputs import RunInputs
+from judgetrace.training.config import TrainRaterConfig
+from judgetrace.training.deepspeed_config import read_deepspeed_config, zero_stage
+from judgetrace.training.encoding import EncodingSpec, load_tokenizer
+from judgetrace.training.order import EpochOrder
+from judgetrace.training.reading import ExampleSurvey, ReadingSpec, list_trace_shards
+from judgetrace.training.validation_items import choose_items
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """How long a run is, in optimizer steps."""
+
+    steps_per_epoch: int
+    num_steps: int
+    """At most; early stopping may end it before."""
+
+
+class TrainInputs:
+    """All inputs of a run. Raises UserError for what can't be used."""
+
+    def __init__(self, config: TrainRaterConfig):
+        self.config = config
+        self.corpus = RunInputs(config.corpus, config.guideline, config.prompt.template)
+        self.deepspeed = read_deepspeed_config(config.deepspeed)
+        self.fingerprint = fingerprint_model(config.model)
+        self.tokenizer = load_tokenizer(config.model.path, config.model.revision)
+        self.shards = list_trace_shards(config.traces)
+        if not self.shards:
+            raise UserError(
+                f"traces = {list(config.traces)}: no traces/shard-*.parquet there\n"
+                "expected: run folders of infer_traces, finished or ended early"
+            )
+        self._check_scales()
+
+    def _check_scales(self) -> None:
+        nominal = self.corpus.scale.list_nominal()
+        if nominal and self.config.training.ordinal_loss:
+            raise UserError(f"training.ordinal_loss: the scale of {nominal[:5]} is nominal and has no expected rating")
+
+    @property
+    def reading(self) -> ReadingSpec:
+        """How examples are read."""
+        data = self.config.data
+        return ReadingSpec(data.target, data.split, self.config.training.seed)
+
+    @property
+    def encoding(self) -> EncodingSpec:
+        """How examples become tokens."""
+        config, corpus = self.config, self.corpus
+        return EncodingSpec(
+            model=config.model,
+            prompt=config.prompt,
+            template=corpus.template,
+            guideline=corpus.guideline,
+            by_section=corpus.by_section,
+            scale=corpus.scale,
+            form=config.thinking.format if config.thinks or config.data.target == "label_first" else "none",
+            thinks=config.thinks,
+            rating_first=config.data.target == "label_first",
+            max_tokens=config.data.max_tokens,
+        )
+
+    @property
+    def order(self) -> EpochOrder:
+        """How epochs are dealt."""
+        config = self.config
+        return EpochOrder(config.training.batch, config.num_lanes, config.training.seed, config.data.balance)
+
+    def contract(self) -> dict[str, Any]:
+        """Collect what the run's checkpoints depend on."""
+        shards = json.dumps([[shard.run, shard.name] for shard in self.shards])
+        return self.config.contract(
+            **{
+                "corpus": self.corpus.corpus_id,
+                "guideline": hash_text(self.corpus.guideline),
+                "prompt.template": hash_text(self.corpus.template),
+                "model.fingerprint": self.fingerprint,
+                "traces.shards": hash_text(shards),
+                "deepspeed.stage": zero_stage(self.deepspeed),
+            }
+        )
+
+    def validation_items(self) -> list[dict[str, Any]]:
+        """Choose the items that the rater is held against while it learns; none where validation is off."""
+        config, corpus = self.config, self.corpus
+        if config.data.split == "validation" or not config.validation.max_items:
+            return []
+        guideline = parse_guideline(corpus.guideline, corpus.by_section)
+        return choose_items(
+            corpus.corpus,
+            [name_shard(number) for number, _ in corpus.shards],
+            guideline,
+            "validation",
+            max_items=config.validation.max_items,
+            seed=config.training.seed,
+        )
+
+    def plan(self, survey: ExampleSurvey) -> TrainPlan:
+        """Plan the run's length. Raises UserError where there is not enough to learn from."""
+        training = self.config.training
+        check_survey(survey, self.config.data.target, training.batch)
+        per_epoch = self.order.count_steps(survey.index())
+        if not per_epoch:
+            raise UserError(
+                f"data.balance leaves fewer examples than training.batch {training.batch}: as many of every label as "
+                "of the rarest\nLower training.batch, or set data.balance = false."
+            )
+        most = max(1, round(training.max_epochs * per_epoch))
+        return TrainPlan(per_epoch, min(most, training.max_steps or most))
+
+
+def check_survey(survey: ExampleSurvey, target: str, batch: int) -> None:
+    """Raise UserError where there is not enough to learn from."""
+    usable = survey.usable.num_rows
+    found = ", ".join(f"{count:,} {reason}" for reason, count in survey.reasons.most_common()) or "no units at all"
+    if not usable:
+        raise UserError(
+            f"data.target = '{target}': no unit of the split teaches anything: {found}\n"
+            f"expected: accepted traces\n{_advise(survey.reasons.keys())}"
+        )
+    ratings: dict[str, set[str]] = {}
+    for dimension, rating in survey.labels:
+        ratings.setdefault(dimension, set()).add(rating)
+    if all(len(found_ratings) == 1 for found_ratings in ratings.values()):
+        only = {dimension or "(no dimension)": sorted(values)[0] for dimension, values in list(ratings.items())[:5]}
+        raise UserError(
+            f"all {usable:,} examples have the same rating: {only}\nA rater can't learn a scale from one level; look "
+            "at the acceptance by label in the report of infer_traces."
+        )
+    if usable < batch:
+        raise UserError(
+            f"training.batch {batch} is more than the {usable:,} usable examples (left out: {found})\n"
+            "Lower training.batch, or infer more traces."
+        )
+
+
+def _advise(reasons: Sequence[str] | Any) -> str:
+    advice = {
+        "overlong_prompt": "The prompt alone is longer than data.max_tokens: raise it, or shorten the guideline.",
+        "overlong": "Raise data.max_tokens.",
+        "text_not_kept": "Infer traces with ledger.keep_rejected_text = true.",
+        "no_guideline_section": "The guideline has no section for these dimensions.",
+    }
+    return "\n".join(text for reason, text in advice.items() if reason in reasons)

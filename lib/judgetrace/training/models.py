@@ -1,0 +1,72 @@
+"""Load a base, put an adapter on it, and write what training made of it. Knows no DeepSpeed and no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from judgetrace.engine import ModelConfig
+from judgetrace.training.config import LoraConfig
+
+
+def load_base(model: ModelConfig, dtype: torch.dtype) -> Any:
+    """Load a base for training."""
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(model.path, revision=model.revision, dtype=dtype)
+    base.config.use_cache = False
+    return base
+
+
+def add_adapter(base: Any, adapter: LoraConfig | None, seed: int) -> Any:
+    """Put a new LoRA adapter on a base, its first values a function of the seed; None leaves all weights to train."""
+    if adapter is None:
+        return base
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model
+
+    modules = adapter.target_modules
+    peft_config = PeftConfig(
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=modules if isinstance(modules, str) else list(modules),
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(base, peft_config)
+
+
+def count_parameters(model: Any) -> tuple[int, int]:
+    """Count parameters: all, and those that are trained."""
+    sizes = [(p.ds_numel if hasattr(p, "ds_numel") else p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
+
+
+def write_model(
+    model: Any, tokenizer: Any, state: Mapping[str, torch.Tensor], folder: Path, *, merge: bool, dtype: torch.dtype
+) -> None:
+    """Write a model with trained weights, and its tokenizer, as a Hugging Face folder.
+
+    model  the base with its adapter, as it was made for training
+    state  the trained weights by the model's own names; others keep their values
+    """
+    missing, unexpected = model.load_state_dict(dict(state), strict=False)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not unexpected, f"the checkpoint has weights that the model lacks: {unexpected[:5]}"
+    assert not trained & set(missing), f"the checkpoint lacks trained weights: {sorted(trained & set(missing))[:5]}"
+    has_adapter = hasattr(model, "peft_config")
+    if has_adapter and merge:
+        model = model.merge_and_unload()
+    model = model.to(dtype)
+    # The tied output layer is the embedding itself, not a second copy of it.
+    if hasattr(model, "tie_weights"):
+        model.tie_weights()
+    if not has_adapter or merge:
+        model.config.use_cache = True
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,255 @@
+"""The stages of train_rater on a connected Ray: index the traces, train, make the rater's folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from judgetrace.config import UserError
+from judgetrace.run_folder import RunFolder
+from judgetrace.session import check_resources
+from judgetrace.storage import Folder, encode_json
+from judgetrace.tasks import run_tasks
+from judgetrace.training.board import watch_board
+from judgetrace.training.card import write_card
+from judgetrace.training.config import TrainRaterConfig
+from judgetrace.training.examples import weigh_labels
+from judgetrace.training.export import ExportSpec, describe_base, export_rater
+from judgetrace.training.feed import READ_CPUS, FeedSpec
+from judgetrace.training.inputs import TrainInputs, TrainPlan
+from judgetrace.training.progress import Progress
+from judgetrace.training.reading import ExampleSurvey, IndexTask, run_index_task, survey_examples, write_usable
+from judgetrace.training.worker import STATE, TrainSpec, name_fault, train
+from judgetrace.versions import list_versions
+
+CHECKPOINTS = "checkpoints"
+EXPORT_CPUS = 0.5
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training ended with."""
+
+    progress: Progress
+    best: Any
+    """Ray Train's checkpoint."""
+    best_metrics: dict[str, float | None]
+
+
+def survey_traces(inputs: TrainInputs) -> ExampleSurvey:
+    """Index all shards of traces that are not indexed yet, and sum up."""
+    config, folder = inputs.config, Folder(inputs.config.run) / "examples"
+    tasks = [
+        IndexTask(number, shard, config.run, inputs.reading, inputs.encoding)
+        for number, shard in enumerate(inputs.shards)
+    ]
+    for _ in run_tasks("read traces", run_index_task, tasks):
+        pass
+    survey = survey_examples(folder, len(tasks))
+    write_usable(folder, survey.usable)
+    return survey
+
+
+def weigh_examples(config: TrainRaterConfig, survey: ExampleSurvey) -> tuple[float, ...]:
+    """Compute the weight of an example by its label's number; all 1 unless data.weights says otherwise."""
+    if config.data.weights == "none":
+        return (1.0,) * len(survey.labels)
+    weights: dict[tuple[str, str], float] = {}
+    for dimension in {dimension for dimension, _ in survey.labels}:
+        accepted = {label: n for (own, label), n in survey.accepted.items() if own == dimension}
+        decided = {label: n for (own, label), n in survey.decided.items() if own == dimension}
+        found = weigh_labels(accepted, decided, config.data.weight_cap)
+        weights |= {(dimension, label): weight for label, weight in found.items()}
+    # A rating that was accepted by tolerance may be no target label of its own.
+    return tuple(weights.get(label, 1.0) for label in survey.labels)
+
+
+def check_cluster(config: TrainRaterConfig, started_here: bool) -> None:
+    """Check that a node can hold a worker, and that a Ray that can't grow has room for all and for reading."""
+    import ray
+
+    workers = config.workers
+    needs = {"CPU": workers.num_cpus, "GPU": workers.num_gpus, **workers.resources}
+    check_resources("train", needs, started_here)
+    have = ray.cluster_resources().get("CPU", 0.0)
+    wanted = workers.num_workers * workers.num_cpus + READ_CPUS
+    if started_here and wanted > have:
+        raise UserError(
+            f"{workers.num_workers} workers of {workers.num_cpus:g} CPU and {READ_CPUS:g} CPU to read traces are "
+            f"{wanted:g} CPU; this machine has {have:g}\nLower workers.num_cpus (it may be a fraction) or num_workers."
+        )
+
+
+def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, plan: TrainPlan, driver: int) -> Trained:
+    """Train, or go on from the newest checkpoint. Raises UserError for a fault that trying again would not mend."""
+    config, run = inputs.config, Folder(inputs.config.run)
+    spec = TrainSpec(
+        feed=FeedSpec(config.run, tuple(inputs.shards), inputs.reading, inputs.encoding, inputs.order),
+        driver=driver,
+        model=config.model,
+        adapter=config.adapter,
+        training=config.training,
+        validation=config.validation,
+        thinking=config.thinking.model_copy(update={"format": inputs.encoding.form if config.thinks else "none"}),
+        deepspeed=inputs.deepspeed,
+        on_gpu=config.workers.num_gpus > 0,
+        num_steps=plan.num_steps,
+        labels=tuple(survey.labels),
+        weights=weigh_examples(config, survey),
+        items=tuple(inputs.validation_items()),
+    )
+    console.print(
+        f"{survey.usable.num_rows:,} examples, {plan.steps_per_epoch:,} steps an epoch, {plan.num_steps:,} steps at "
+        "most; "
+        f"{len(spec.items):,} validation items"
+    )
+    with watch_board(console, plan.num_steps) as board:
+        result = _fit(config, spec, board)
+    fault = read_fault(run, driver)
+    if fault is not None:
+        raise UserError(fault)
+    best, metrics = max(result.best_checkpoints, key=lambda pair: pair[1]["score"])
+    with result.checkpoint.as_directory() as name:
+        progress = Progress.load(Path(name))
+    return Trained(progress, best, metrics)
+
+
+def read_fault(run: Folder, driver: int) -> str | None:
+    """Read why a driver's workers gave up; None where they did not."""
+    name = name_fault(driver)
+    return str(run.read_json(name)["fault"]) if run.exists(name) else None
+
+
+def _fit(config: TrainRaterConfig, spec: TrainSpec, board: Any) -> Any:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    workers, run = config.workers, Folder(config.run)
+    resources = {"CPU": workers.num_cpus, "GPU": workers.num_gpus, **workers.resources}
+    count = workers.num_workers if workers.max_workers is None else (workers.num_workers, workers.max_workers)
+    trainer = TorchTrainer(
+        train,
+        train_loop_config={"spec": spec, "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=count,
+            use_gpu=workers.num_gpus > 0,
+            resources_per_worker={name: amount for name, amount in resources.items() if amount},
+        ),
+        torch_config=TorchConfig(backend="nccl" if spec.on_gpu else "gloo"),
+        run_config=RunConfig(
+            name=CHECKPOINTS,
+            storage_path=str(Path(run.path()).resolve()) if run.is_local else run.path(),
+            storage_filesystem=None if run.is_local else wrap_filesystem(run),
+            # The best and, whatever this number, the newest.
+            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+        ),
+    )
+    return trainer.fit()
+
+
+def wrap_filesystem(folder: Folder) -> Any:
+    """Give a folder's own filesystem to what wants pyarrow's: credentials and endpoints are the same then."""
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    return PyFileSystem(FSSpecHandler(folder.filesystem))
+
+
+def make_rater(inputs: TrainInputs, survey: ExampleSurvey, trained: Trained, plan: TrainPlan) -> list[str]:
+    """Make RUN/rater of the best checkpoint, on some node; returns the names of its files."""
+    import ray
+
+    config = inputs.config
+    base = describe_base(config.model)
+    facts = {
+        "base": base | {"license": config.output.base_license or base["license"]},
+        "config": config.model_dump(mode="json"),
+        "data": describe_data(survey),
+        "training": describe_training(trained, plan),
+        "untuned": trained.progress.find_validation(0),
+        "best": trained.best_metrics if trained.progress.find_validation(0) is not None else None,
+        "command": write_rating_config(inputs),
+    }
+    texts = (("README.md", write_card(facts)), ("guideline.md", inputs.corpus.guideline))
+    spec = ExportSpec(config.run, config.model, config.adapter, config.training.seed, config.output, texts)
+
+    def export() -> list[str]:
+        with trained.best.as_directory() as name:
+            return export_rater(spec, Path(name), STATE)
+
+    names: list[str] = ray.get(ray.remote(num_cpus=EXPORT_CPUS)(export).remote())
+    return names
+
+
+def write_rating_config(inputs: TrainInputs) -> str:
+    """Write the sections of a config of rate_items that ask the rater as it was trained."""
+    config = inputs.config
+    lines = ["[model]"]
+    if config.output.form == "merged":
+        lines.append(f'path = "{config.run}/rater"')
+    else:
+        lines += [f'path = "{config.model.path}"', f'adapter = "{config.run}/rater"']
+    lines += ["", "[thinking]", f'format = "{config.thinking.format if config.thinks else "none"}"']
+    if config.prompt.template is not None:
+        lines += ["", "[prompt]", f'template = "{config.prompt.template}"']
+    return "\n".join([*lines, "", "[decoding]", f'rating = "{config.validation.rating}"'])
+
+
+def describe_data(survey: ExampleSurvey) -> dict[str, Any]:
+    """Collect what was learned, for manifest and card."""
+    names = [f"{dimension}/{rating}" if dimension else rating for dimension, rating in survey.labels]
+    counts = survey.usable.column("label").value_counts().to_pylist()
+    labels = {names[count["values"]]: count["counts"] for count in counts}
+    return {
+        "examples": survey.usable.num_rows,
+        "skipped": dict(survey.reasons),
+        "labels": dict(sorted(labels.items())),
+        "tokens": survey.num_tokens,
+        "answer_tokens": survey.num_answer_tokens,
+    }
+
+
+def describe_training(trained: Trained, plan: TrainPlan) -> dict[str, Any]:
+    """Collect how training went, likewise."""
+    progress = trained.progress
+    padded = [row["padding_share"] for row in progress.history if row["padding_share"] is not None]
+    return {
+        "steps": progress.step,
+        "epochs": progress.step / plan.steps_per_epoch,
+        "best_step": int(trained.best_metrics["step"] or 0),
+        "best_validation": trained.best_metrics,
+        "untuned_validation": progress.find_validation(0),
+        "untuned_is_best": progress.best_score is not None and progress.best_step == 0,
+        "padding_share": sum(padded) / max(1, len(padded)),
+        "tokens": sum(row["num_tokens"] for row in progress.history),
+        "seconds": sum(row["seconds"] for row in progress.history),
+    }
+
+
+def write_manifest(inputs: TrainInputs, summary: Mapping[str, Any], files: list[str]) -> None:
+    """Write the manifest, last: the run is complete."""
+    manifest = {
+        "job": "train_rater",
+        "config": inputs.config.model_dump(mode="json"),
+        "contract": inputs.contract(),
+        "versions": list_versions(),
+        "rater": files,
+        "at": time.time(),
+        **summary,
+    }
+    Folder(inputs.config.run).write_atomic("manifest.json", encode_json(json.loads(json.dumps(manifest))))
+
+
+def claim_run(inputs: TrainInputs) -> int:
+    """Hold the run's contract against an earlier call's, and take the run over; returns the driver's number."""
+    run = RunFolder(Folder(inputs.config.run))
+    run.check_store()
+    run.check_contract(inputs.contract())
+    about = {"job": "train_rater", "config": inputs.config.model_dump(mode="json")}
+    return run.claim(time.time(), about)

@@ -1,0 +1,198 @@
+"""Hold a rater against people while it learns: it rates items of the validation split as `rate_items` would.
+
+It writes its answer greedily; the expected rating is read off the levels' probabilities behind what it wrote.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import kendalltau
+
+from judgetrace.agreement.pair_statistics import compute_kappa
+from judgetrace.agreement.panel_statistics import make_weights
+from judgetrace.parsing import RATING_OPEN, THINK_CLOSE, ThinkingConfig, parse_output
+from judgetrace.scale import Scale, expect_rating
+from judgetrace.training.batches import pad_left
+from judgetrace.training.encoding import ExampleEncoder
+from judgetrace.training.loss import score_levels
+
+RATING_TOKENS = 16
+"""Tokens that a rating without thinking takes at most."""
+
+
+@dataclass(frozen=True)
+class ItemRating:
+    """What the rater says of an item; null where it gave no rating."""
+
+    dimension: str
+    target: str
+    sampled: str | None
+    expected: float | None
+    text: str
+
+
+class Validator:
+    """Rates items with a model in training."""
+
+    def __init__(
+        self, encoder: ExampleEncoder, thinking: ThinkingConfig, stop_ids: Sequence[int], pad: int, max_new_tokens: int
+    ):
+        self._encoder, self._thinking, self._pad = encoder, thinking, pad
+        self._stop_ids = list(stop_ids)
+        self._max_new_tokens = max_new_tokens
+
+    def rate(self, model: Any, items: Sequence[Mapping[str, Any]], synced: bool, batch: int) -> list[ItemRating]:
+        """Rate items that the guideline covers, `batch` at once.
+
+        `synced` keeps workers that share a model's parts in step.
+        """
+        ratings: list[ItemRating] = []
+        with torch.no_grad():
+            for start in range(0, len(items), batch):
+                ratings += self._rate_batch(model, items[start : start + batch], synced)
+        return ratings
+
+    def _rate_batch(self, model: Any, items: Sequence[Mapping[str, Any]], synced: bool) -> list[ItemRating]:
+        prompts = [prompt[1] for prompt in self._encoder.encode_prompts(items) if prompt is not None]
+        texts, was_cut = self._write(model, prompts, synced)
+        scales = [self._encoder.scale_of(row["dimension"]) for row in items]
+        parsed = [
+            parse_output(text, cut, self._thinking, scale)
+            for text, cut, scale in zip(texts, was_cut, scales, strict=True)
+        ]
+        expected = self._expect(model, prompts, texts, was_cut, scales)
+        return [
+            ItemRating(row["dimension"], row["target_label"], found.rating, expectation, text)
+            for row, found, expectation, text in zip(items, parsed, expected, texts, strict=True)
+        ]
+
+    def _write(self, model: Any, prompts: Sequence[Sequence[int]], synced: bool) -> tuple[list[str], list[bool]]:
+        """Let the model answer; returns texts, and whether each ran into the limit."""
+        limit = RATING_TOKENS if self._thinking.format == "none" else self._max_new_tokens
+        tokens, mask, _ = pad_left(prompts, self._pad, next(model.parameters()).device)
+        written = model.generate(
+            input_ids=tokens,
+            attention_mask=mask,
+            max_new_tokens=limit,
+            do_sample=False,
+            use_cache=True,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            eos_token_id=self._stop_ids,
+            pad_token_id=self._pad,
+            synced_gpus=synced,
+        )
+        answers = [row.tolist() for row in written[:, tokens.shape[1] :]]
+        ends = [next((n for n, token in enumerate(row) if token in self._stop_ids), None) for row in answers]
+        texts = [self._encoder.decode(row[:end]) for row, end in zip(answers, ends, strict=True)]
+        return texts, [end is None for end in ends]
+
+    def _expect(
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        texts: Sequence[str],
+        was_cut: Sequence[bool],
+        scales: Sequence[Scale],
+    ) -> list[float | None]:
+        """Compute the expected rating behind each answer's thinking; none where it did not end, or has no order."""
+        before = [self._before_rating(text, cut) for text, cut in zip(texts, was_cut, strict=True)]
+        scored = [n for n, text in enumerate(before) if text is not None and scales[n].type != "nominal"]
+        expected: list[float | None] = [None] * len(texts)
+        if scored:
+            prefixes = [[*prompts[n], *self._encoder.encode_text(str(before[n]))] for n in scored]
+            trees = [self._encoder.grow_tree(scales[n]) for n in scored]
+            for n, found in zip(scored, score_levels(model, prefixes, trees, self._pad), strict=True):
+                probabilities = torch.softmax(found, dim=0).tolist()
+                expected[n] = expect_rating(probabilities, scales[n])
+        return expected
+
+    def _before_rating(self, text: str, was_cut: bool) -> str | None:
+        """Return what stands before the rating, with the opened tag; None where the thinking did not end."""
+        if self._thinking.format == "none":
+            return RATING_OPEN
+        if self._thinking.format == "plain":
+            thinking, opened, _ = text.partition(RATING_OPEN)
+            return None if was_cut and not opened else f"{thinking.rstrip()}\n{RATING_OPEN}"
+        thinking, closed, _ = text.partition(THINK_CLOSE)
+        return f"{thinking.rstrip()}\n{THINK_CLOSE}\n{RATING_OPEN}" if closed else None
+
+
+def measure_ratings(
+    ratings: Sequence[ItemRating], scales: Mapping[str, Scale], deciding: str
+) -> dict[str, float | None]:
+    """Measure ratings against target labels, as means over dimensions; null where undefined.
+
+    tau, qwk, mse, coverage for each of sampled_ and expected_; of nominal scales kappa instead of tau and qwk.
+    score  what early stopping looks at: tau of the `deciding` rating, or kappa; -1 where it is undefined
+    """
+    by_dimension: dict[str, list[ItemRating]] = defaultdict(list)
+    for rating in ratings:
+        by_dimension[rating.dimension].append(rating)
+    found: dict[str, list[float]] = defaultdict(list)
+    for dimension, own in sorted(by_dimension.items()):
+        for name, value in _measure_dimension(own, scales[dimension]).items():
+            found[name].append(value)
+    means = {name: _mean(values) for name, values in found.items()}
+    score = means.get(f"{deciding}_tau", means.get("sampled_kappa"))
+    return {**means, "score": -1.0 if score is None else score}
+
+
+def _measure_dimension(ratings: Sequence[ItemRating], scale: Scale) -> dict[str, float]:
+    targets = np.array([scale.values.index(rating.target) for rating in ratings])
+    levels = [None if rating.sampled is None else scale.values.index(rating.sampled) for rating in ratings]
+    if scale.type == "nominal":
+        return {
+            "sampled_kappa": _kappa(levels, targets, scale, "identity"),
+            "sampled_coverage": _coverage(levels),
+        }
+    numbers = np.array(scale.numbers)
+    sampled = [None if level is None else float(numbers[level]) for level in levels]
+    expected = [rating.expected for rating in ratings]
+    found: dict[str, float] = {}
+    for name, given in (("sampled", sampled), ("expected", expected)):
+        snapped = [None if number is None else scale.snap(number, "floor")[0] for number in given]
+        found |= {
+            f"{name}_tau": _tau(given, numbers[targets]),
+            f"{name}_qwk": _kappa(snapped, targets, scale, "quadratic"),
+            f"{name}_mse": _mse(given, numbers[targets]),
+            f"{name}_coverage": _coverage(given),
+        }
+    return found
+
+
+def _coverage(given: Sequence[float | int | None]) -> float:
+    return sum(value is not None for value in given) / len(given)
+
+
+def _tau(given: Sequence[float | None], targets: np.ndarray) -> float:
+    pairs = [(value, target) for value, target in zip(given, targets, strict=True) if value is not None]
+    if len(pairs) < 2:
+        return math.nan
+    return float(kendalltau(*zip(*pairs, strict=True)).statistic)
+
+
+def _kappa(given: Sequence[int | None], targets: np.ndarray, scale: Scale, weights: str) -> float:
+    joint = np.zeros((len(scale.values), len(scale.values)))
+    for level, target in zip(given, targets, strict=True):
+        if level is not None:
+            joint[level, target] += 1
+    return float(compute_kappa(joint, make_weights(weights, len(scale.values))))
+
+
+def _mse(given: Sequence[float | None], targets: np.ndarray) -> float:
+    errors = [(value - target) ** 2 for value, target in zip(given, targets, strict=True) if value is not None]
+    return float(np.mean(errors)) if errors else math.nan
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else None

@@ -1,0 +1,303 @@
+"""One training worker: stream its share of each step, learn, validate, save. Runs in Ray Train's worker processes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from judgetrace.config import UserError
+from judgetrace.engine import ModelConfig
+from judgetrace.parsing import ThinkingConfig
+from judgetrace.run_folder import Fence, FencedError, RunFolder
+from judgetrace.storage import Folder
+from judgetrace.training.batches import MicroBatch, lay_out
+from judgetrace.training.build_lock import StaleBuildLockError, check_build_locks, extensions_root
+from judgetrace.training.config import LoraConfig, TrainingConfig, ValidationConfig
+from judgetrace.training.curves import write_curves
+from judgetrace.training.deepspeed_config import complete_config, zero_stage
+from judgetrace.training.encoding import make_encoder
+from judgetrace.training.feed import Example, FeedSpec, WorkerFeed
+from judgetrace.training.loss import LevelTarget, RaterModule
+from judgetrace.training.models import add_adapter, load_base
+from judgetrace.training.order import cut_micro_batches
+from judgetrace.training.progress import Progress
+from judgetrace.training.validation import Validator, measure_ratings
+
+STATE = "state"
+"""DeepSpeed's folder in a checkpoint."""
+LAYOUT_FILE = "layout.json"
+
+
+class TrainingFaultError(RuntimeError):
+    """Training can't go on, and trying again would not help."""
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """All that a worker needs to know; can be pickled."""
+
+    feed: FeedSpec
+    driver: int
+    model: ModelConfig
+    adapter: LoraConfig | None
+    training: TrainingConfig
+    validation: ValidationConfig
+    thinking: ThinkingConfig
+    deepspeed: Mapping[str, Any]
+    on_gpu: bool
+    num_steps: int
+    labels: tuple[tuple[str, str], ...]
+    """(dimension, rating) by the label's number."""
+    weights: tuple[float, ...]
+    """By label."""
+    items: tuple[Mapping[str, Any], ...]
+    """Of the validation split."""
+
+
+def name_fault(driver: int) -> str:
+    """Name the file in which a driver's workers say why they gave up."""
+    return f"drivers/fault-{driver:05d}.json"
+
+
+def train(config: Mapping[str, Any]) -> None:
+    """Train to the end; Ray Train calls it in every worker, anew after a failure.
+
+    config  {"spec": TrainSpec, "board": a handle of board.Board}
+
+    A fault that trying again would not mend is written down before it is raised; the workers that are started in place
+    of these find it, and end.
+    """
+    spec: TrainSpec = config["spec"]
+    run = Folder(spec.feed.run)
+    if run.exists(name_fault(spec.driver)):
+        return
+    try:
+        TrainingWorker(spec, config["board"]).run()
+    except (TrainingFaultError, StaleBuildLockError, FencedError, UserError) as error:
+        run.write_json(name_fault(spec.driver), {"fault": str(error)})
+        raise
+
+
+class TrainingWorker:
+    """One worker of Ray Train's group."""
+
+    def __init__(self, spec: TrainSpec, board: Any):
+        import ray.train
+
+        _set_environment(spec)
+        self._board, self._run_folder = board, Folder(spec.feed.run)
+        self._fence = Fence(RunFolder(self._run_folder), spec.driver)
+        self._spec, self._train = spec, ray.train
+        context = ray.train.get_context()
+        self._rank, self._world = context.get_world_rank(), context.get_world_size()
+        self._feed = WorkerFeed(spec.feed, self._rank, self._world)
+        self._encoder = make_encoder(spec.feed.encoding)
+        self._progress = Progress()
+        self._engine, self._schedule = self._make_engine()
+        self._device = self._engine.device
+        self._validator = Validator(
+            self._encoder, spec.thinking, self._encoder.stop_ids, self._encoder.pad_id, spec.validation.max_new_tokens
+        )
+
+    def _make_engine(self) -> tuple[Any, Any]:
+        import deepspeed
+
+        spec, training = self._spec, self._spec.training
+        deepspeed.init_distributed(dist_backend="nccl" if spec.on_gpu else "gloo", dist_init_required=False)
+        order = spec.feed.order
+        most_lanes = math.ceil(order.lanes / self._world)
+        share = most_lanes * (order.batch // order.lanes)
+        micro = min(training.micro_batch, share)
+        self._micro, self._accumulated = micro, math.ceil(share / micro)
+        config = complete_config(
+            spec.deepspeed,
+            micro_batch=micro,
+            accumulated=self._accumulated,
+            max_grad_norm=training.max_grad_norm,
+            on_gpu=spec.on_gpu,
+        )
+        dtype = torch.bfloat16 if spec.on_gpu else torch.float32
+        model = add_adapter(load_base(spec.model, dtype), spec.adapter, training.seed)
+        if training.activation_checkpointing:
+            if spec.adapter is not None:
+                model.enable_input_require_grads()
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        module = RaterModule(model, self._level_targets() if training.ordinal_loss else ())
+        learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(learned, lr=training.learning_rate, weight_decay=training.weight_decay)
+        warmup = training.warmup_steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / warmup) if warmup else 1.0
+        )
+        engine, _, _, schedule = deepspeed.initialize(
+            model=module, model_parameters=learned, optimizer=optimizer, lr_scheduler=schedule, config=config
+        )
+        return engine, schedule
+
+    def _level_targets(self) -> list[LevelTarget]:
+        targets = []
+        for dimension, rating in self._spec.labels:
+            scale = self._encoder.scale_of(dimension)
+            targets.append(LevelTarget(self._encoder.grow_tree(scale), scale.values.index(rating)))
+        return targets
+
+    def run(self) -> None:
+        """Go on from the newest checkpoint, to the end."""
+        self._restore()
+        every, last = self._spec.validation.every_steps, self._spec.num_steps
+        if self._progress.step == 0 and self._spec.items:
+            # The untuned base: no checkpoint can be called better than nothing without it.
+            self._progress.history.append(_untrained_row())
+            self._validate()
+        for examples in self._feed.steps(self._progress.step, last):
+            if self._progress.has_stalled(self._spec.validation.patience_steps):
+                break
+            self._learn(examples)
+            if self._progress.step % every == 0 or self._progress.step == last:
+                self._save(self._validate() if self._spec.items else {"score": float(self._progress.step)})
+
+    def _learn(self, examples: Sequence[Example]) -> None:
+        started = time.monotonic()
+        micros, padded = self._lay_out(examples)
+        real = sum(len(example.tokens) for example in examples)
+        counts = torch.tensor(
+            [sum(m.num_answer_tokens for m in micros), sum(float(m.weights.sum()) for m in micros), real, padded],
+            dtype=torch.float64,
+            device=self._device,
+        )
+        dist.all_reduce(counts)
+        answer_tokens, weight, all_real, all_padded = counts.tolist()
+        learning_rate = self._engine.get_lr()[0]
+        sums = torch.zeros(2, dtype=torch.float64, device=self._device)
+        # DeepSpeed takes the mean over micro-batches and workers; this makes it the mean over the step's tokens.
+        passes = self._accumulated * self._world
+        for micro in micros:
+            cross_entropy, squared_error = self._engine(micro, self._encoder.pad_id)
+            loss = cross_entropy / answer_tokens + self._spec.training.ordinal_loss * squared_error / weight
+            self._engine.backward(loss * passes)
+            self._engine.step()
+            sums += torch.stack([cross_entropy.detach(), squared_error.detach()]).double()
+        dist.all_reduce(sums)
+        mean, squared = float(sums[0]) / answer_tokens, float(sums[1]) / weight
+        grad_norm = float(self._engine.get_global_grad_norm() or 0.0)
+        self._check_finite(mean, grad_norm)
+        self._progress.step += 1
+        self._progress.history.append(
+            {
+                "step": self._progress.step,
+                "epoch": self._progress.step / self._feed.steps_per_epoch,
+                "loss": mean,
+                "squared_error": squared if self._spec.training.ordinal_loss else None,
+                "learning_rate": learning_rate,
+                "grad_norm": grad_norm,
+                "num_tokens": int(all_real),
+                "padding_share": 1 - all_real / all_padded,
+                "seconds": time.monotonic() - started,
+                "at": time.time(),
+                "validation": None,
+            }
+        )
+        self._tell()
+
+    def _lay_out(self, examples: Sequence[Example]) -> tuple[list[MicroBatch], int]:
+        """Lay a step's examples out in micro-batches; returns also the tokens that they have with padding."""
+        cuts = cut_micro_batches([len(example.tokens) for example in examples], self._micro)
+        cuts += [[]] * (self._accumulated - len(cuts))
+        pad, weights = self._encoder.pad_id, self._spec.weights
+        micros = [lay_out([examples[n] for n in cut], weights, pad, self._device) for cut in cuts]
+        padded = sum(m.tokens.numel() for m, cut in zip(micros, cuts, strict=True) if cut)
+        return micros, padded
+
+    def _check_finite(self, loss: float, grad_norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            return
+        raise TrainingFaultError(
+            f"the loss is {loss} and the gradient norm {grad_norm} at step {self._progress.step + 1}: training has "
+            "diverged\nLower training.learning_rate or raise training.warmup_steps, and give another run folder; the "
+            "last checkpoint is intact."
+        )
+
+    def _validate(self) -> dict[str, float | None]:
+        """Rate this worker's part of the validation items, and measure those of all; returns the metrics."""
+        spec = self._spec
+        own = spec.items[self._rank :: self._world]
+        self._engine.eval()
+        synced = zero_stage(spec.deepspeed) == 3
+        if synced:
+            own = own or spec.items[:1]
+        ratings = self._validator.rate(self._engine.module.model, own, synced, spec.validation.batch)
+        self._engine.train()
+        gathered: list[Any] = [None] * self._world
+        dist.all_gather_object(gathered, ratings if spec.items[self._rank :: self._world] else [])
+        everything = [rating for part in gathered for rating in part]
+        scales = {row["dimension"]: self._encoder.scale_of(row["dimension"]) for row in spec.items}
+        metrics = measure_ratings(everything, scales, spec.validation.rating)
+        self._progress.note_validation(metrics)
+        self._tell()
+        return metrics
+
+    def _tell(self) -> None:
+        """Tell the driver the newest row."""
+        if self._rank == 0:
+            self._board.note.remote(dict(self._progress.history[-1]))
+
+    def _save(self, metrics: Mapping[str, float | None]) -> None:
+        """Save a checkpoint of all workers; Ray Train makes it visible when every worker's part is stored."""
+        self._fence.check()
+        folder = Path(tempfile.mkdtemp(prefix="judgetrace-checkpoint-"))
+        try:
+            self._engine.save_checkpoint(str(folder), tag=STATE, exclude_frozen_parameters=True)
+            if self._rank == 0:
+                self._progress.save(folder)
+                Folder(str(folder)).write_json(LAYOUT_FILE, {"workers": self._world})
+                write_curves(self._progress, self._run_folder)
+            row = self._progress.history[-1]
+            shown = {"step": self._progress.step, "loss": row["loss"], **metrics}
+            self._train.report(shown, checkpoint=self._train.Checkpoint.from_directory(str(folder)))
+        except OSError as error:
+            raise TrainingFaultError(
+                f"the checkpoint of step {self._progress.step} could not be saved: {error}\nMake room (in "
+                f"{folder.parent} of this machine, or in the run folder), and run the same command again; the last "
+                "checkpoint is intact."
+            ) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _restore(self) -> None:
+        checkpoint = self._train.get_checkpoint()
+        if checkpoint is None:
+            return
+        with checkpoint.as_directory() as name:
+            workers = Folder(name).read_json(LAYOUT_FILE)["workers"]
+            if workers != self._world:
+                raise TrainingFaultError(
+                    f"the checkpoint was saved by {workers} workers, and there are {self._world} now: set "
+                    f"workers.num_workers = {workers}"
+                )
+            self._engine.load_checkpoint(name, tag=STATE, load_module_strict=False)
+            self._progress = Progress.load(Path(name))
+
+
+def _untrained_row() -> dict[str, Any]:
+    at = {"at": time.time()}
+    names = ("loss", "squared_error", "learning_rate", "grad_norm", "padding_share")
+    return {"step": 0, "epoch": 0.0, **dict.fromkeys(names), "num_tokens": 0, "seconds": 0.0, **at, "validation": None}
+
+
+def _set_environment(spec: TrainSpec) -> None:
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    os.environ["HF_HUB_OFFLINE"] = "1" if Path(spec.model.path).is_dir() else os.environ.get("HF_HUB_OFFLINE", "0")
+    if not spec.on_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        check_build_locks(extensions_root())
