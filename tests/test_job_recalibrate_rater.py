@@ -22,8 +22,8 @@ DECODING = "--decoding.samples=2"
 
 
 def rate(folder: Path, corpus: str, run: str, *more: str) -> str:
-    """Rate a corpus; a fifth of the draws gives no rating."""
-    assert rate_items.main([write_rating_config(folder, corpus, run, unparsed_rate=0.2), DECODING, *more]) == 0
+    """Rate a corpus; two fifths of the draws give no rating."""
+    assert rate_items.main([write_rating_config(folder, corpus, run, unparsed_rate=0.4), DECODING, *more]) == 0
     return run
 
 
@@ -40,7 +40,7 @@ def read_mse(folder: Path, corpus: str, runs: list[str], split: str) -> dict[str
     assert measure_agreement.main([str(config), "--intervals.replicates=0"]) == 0
     rows = Folder(output).read_table("agreement.parquet").to_pylist()
     wanted = {"comparison": "rater_target", "statistic": "mse", "slice_by": "", "population": "all"}
-    return {row["rater"]: row["value"] for row in rows if wanted.items() <= row.items()}
+    return {row["who"]: row["value"] for row in rows if wanted.items() <= row.items()}
 
 
 @pytest.fixture(scope="module")

@@ -86,6 +86,13 @@ def test_between_knots_the_map_is_linear_and_outside_constant():
     assert fitted.apply(np.array([0.0, 1.0, 1.5, 2.0, 3.0, 9.0])).tolist() == [2.0, 2.0, 2.75, 3.5, 5.0, 5.0]
 
 
+def test_rounding_carries_no_rating_past_the_knot_above_it():
+    # Plain interpolation gives 13.000000000000002 just below the knot of 13.
+    fitted = MonotoneMap((1.07, 3.29), (11 / 3, 13.0), 2)
+    below, at = fitted.apply(np.array([np.nextafter(3.29, 0), 3.29]))
+    assert below <= at == 13.0
+
+
 def test_a_rater_that_always_says_the_same_becomes_the_mean():
     assert fit_map({(4.0, 1.0): 1, (4.0, 2.0): 1}).apply(np.array([3.0, 4.0, 5.0])).tolist() == [1.5, 1.5, 1.5]
 
