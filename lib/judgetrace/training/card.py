@@ -69,9 +69,7 @@ def _tabulate(untuned: Mapping[str, float | None] | None, best: Mapping[str, flo
     if best is None:
         return "Not measured: the corpus has no validation split, or validation was off."
     before = untuned or {}
-    rows = [
-        f"| {name} | {_write(before.get(name))} | {_write(value)} |" for name, value in best.items() if name != "score"
-    ]
+    rows = [f"| {name} | {_write(before[name])} | {_write(value)} |" for name, value in best.items() if name in before]
     return "\n".join(["| metric | untuned | tuned |", "|---|---|---|", *rows])
 
 
