@@ -130,7 +130,8 @@ def write_answer(thinking: str | None, rating: str, form: str, rating_first: boo
     if rating_first:
         return AnswerText(RATING_OPEN, f"{closed}\n{thinking.strip()}")
     if form == "plain":
-        return AnswerText(f"{thinking.strip()}\n{RATING_OPEN}", closed)
+        # As an engine goes on from: no line break where there is no thinking.
+        return AnswerText(f"{thinking.strip()}\n{RATING_OPEN}".lstrip(), closed)
     opened = "" if prompt_opens else "<think>\n"
     return AnswerText(f"{opened}{thinking.strip()}\n{THINK_CLOSE}\n{RATING_OPEN}", closed)
 
