@@ -116,14 +116,19 @@ class Validator:
         return expected
 
     def _before_rating(self, text: str, was_cut: bool) -> str | None:
-        """Return what stands before the rating, with the opened tag; None where the thinking did not end."""
+        """Return what stands before the rating, with the opened tag; None where the thinking did not end.
+
+        The thinking stays as written, and is gone on with as DrawSampler does.
+        """
         if self._thinking.format == "none":
             return RATING_OPEN
         if self._thinking.format == "plain":
             thinking, opened, _ = text.partition(RATING_OPEN)
-            return None if was_cut and not opened else f"{thinking.rstrip()}\n{RATING_OPEN}"
+            if was_cut and not opened:
+                return None
+            return f"{thinking.rstrip()}\n{RATING_OPEN}" if thinking.strip() else RATING_OPEN
         thinking, closed, _ = text.partition(THINK_CLOSE)
-        return f"{thinking.rstrip()}\n{THINK_CLOSE}\n{RATING_OPEN}" if closed else None
+        return f"{thinking}{THINK_CLOSE}\n{RATING_OPEN}" if closed else None
 
 
 def measure_ratings(
