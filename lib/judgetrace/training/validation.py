@@ -51,7 +51,8 @@ class Validator:
     def rate(self, model: Any, items: Sequence[Mapping[str, Any]], synced: bool, batch: int) -> list[ItemRating]:
         """Rate items that the guideline covers, `batch` at once.
 
-        `synced` keeps workers that share a model's parts in step.
+        `synced` keeps workers that share a model's parts in step, where all have as many items: each goes through the
+        model as often as the others, whatever it wrote.
         """
         ratings: list[ItemRating] = []
         with torch.no_grad():
@@ -68,6 +69,8 @@ class Validator:
             for text, cut, scale in zip(texts, was_cut, scales, strict=True)
         ]
         expected = self._expect(model, prompts, texts, was_cut, scales)
+        if synced and all(expectation is None for expectation in expected):
+            score_levels(model, prompts[:1], [self._encoder.grow_tree(scales[0])], self._pad)
         return [
             ItemRating(row["dimension"], row["target_label"], found.rating, expectation, text)
             for row, found, expectation, text in zip(items, parsed, expected, texts, strict=True)
