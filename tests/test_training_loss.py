@@ -153,7 +153,7 @@ def test_an_empty_micro_batch_adds_nothing_and_has_a_finite_gradient(ordinal: bo
     cross_entropy, squared = module(batch, PAD)
     (cross_entropy + squared).backward()
 
-    assert (float(cross_entropy), float(squared), batch.num_answer_tokens, float(batch.weights.sum())) == (0, 0, 0, 0)
+    assert (cross_entropy.item(), squared.item(), batch.num_answer_tokens, batch.weights.sum().item()) == (0, 0, 0, 0)
     gradients = [p.grad for p in module.parameters()]
     assert all(g is not None and bool(torch.all(g == 0)) for g in gradients), "every parameter takes part, with 0"
 
@@ -212,4 +212,4 @@ def test_the_squared_error_reaches_the_weights() -> None:
             parameter.sub_(1e-3 * parameter.grad)
     after = module(batch, PAD)[1]
 
-    assert float(after) < float(before)
+    assert after.item() < before.item()

@@ -140,8 +140,10 @@ class ScriptedModel:
         self._model = make_model(400).eval()
         self._answers = [encode_texts(tokenizer, [answer])[0] for answer in answers]
         self.parameters = self._model.parameters
+        self.num_passes = 0
 
     def __call__(self, **arguments: Any) -> Any:
+        self.num_passes += 1
         return self._model(**arguments)
 
     def generate(self, *, input_ids: torch.Tensor, max_new_tokens: int, pad_token_id: int, **_: Any) -> torch.Tensor:
@@ -208,6 +210,18 @@ def test_the_expected_rating_stands_where_a_rating_engine_would_score_it(
         prompt = next(entry[1] for entry in encoder.encode_prompts([row]) if entry is not None)
         prefix = [*prompt, *encode_texts(tokenizer, [before])[0]]
         assert found.expected == pytest.approx(expect_by_hand(model, tokenizer, prefix), rel=1e-5)
+
+
+@pytest.mark.parametrize("answers", [["on and on " * 99] * 4, ["Good.\n<rating>10</rating><|im_end|>"] * 4])
+def test_workers_that_share_a_model_pass_it_equally_often_whatever_was_written(answers: list[str]) -> None:
+    # Under ZeRO-3 every pass is a collective: a worker with no answer to score would leave the others waiting.
+    tokenizer = make_tokenizer()
+    _, validator = make_validator(tokenizer, "plain")
+    model = ScriptedModel(tokenizer, answers)
+
+    ratings = validator.rate(model, make_rows(4), synced=True, batch=2)
+
+    assert (model.num_passes, len(ratings)) == (2, 4)
 
 
 def test_ratings_do_not_depend_on_how_many_items_are_asked_at_once() -> None:
