@@ -73,7 +73,7 @@ class TrainingConfig(BaseModel):
     activation_checkpointing: bool = Field(
         default=False, description="Compute activations again in the backward pass instead of keeping them."
     )
-    seed: int = Field(default=0, description="Seed of the order of examples, of adapters and of validation.")
+    seed: int = Field(default=0, ge=0, description="Seed of the order of examples, of adapters and of validation.")
 
 
 class LoraConfig(BaseModel):

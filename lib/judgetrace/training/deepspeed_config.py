@@ -31,12 +31,14 @@ def read_deepspeed_config(path: str) -> dict[str, Any]:
         raise UserError(f"deepspeed = {path}: no such file; cluster/deepspeed has some to choose from") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"deepspeed = {path}: not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"deepspeed = {path}: found a {type(config).__name__}; expected a JSON object")
     taken = [name for name in FILLED_IN if name in config]
     if taken:
         raise UserError(f"deepspeed = {path}: remove {taken}; the job fills them in from [training] and [workers]")
-    stage = zero_stage(config)
+    stage = config.get("zero_optimization", {}).get("stage", 0)
     if stage not in (1, 2, 3):
-        raise UserError(f"deepspeed = {path}: zero_optimization.stage is {stage}; expected 1, 2 or 3")
+        raise UserError(f"deepspeed = {path}: zero_optimization.stage is {stage!r}; expected 1, 2 or 3")
     return dict(config)
 
 

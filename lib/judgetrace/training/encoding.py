@@ -18,8 +18,9 @@ import numpy.typing as npt
 from judgetrace.config import UserError
 from judgetrace.engine import ModelConfig
 from judgetrace.guideline import parse_guideline
-from judgetrace.level_tree import LevelTree
-from judgetrace.prompts import PromptConfig, PromptRenderer
+from judgetrace.level_tree import LevelTree, find_within_tag
+from judgetrace.parsing import RATING_OPEN
+from judgetrace.prompts import PromptConfig, PromptRenderer, neutralise
 from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.tokenization import encode_texts, grow_level_tree, list_special_tokens, render_chats
 from judgetrace.training.examples import AnswerText, write_answer
@@ -63,8 +64,8 @@ class ExampleEncoder:
 
     def __init__(self, spec: EncodingSpec, tokenizer: Any):
         self._spec, self._tokenizer = spec, tokenizer
-        special = list_special_tokens(tokenizer)
-        self._renderer = PromptRenderer(spec.template, spec.prompt.system, special, thinks=spec.thinks)
+        self._special = list_special_tokens(tokenizer)
+        self._renderer = PromptRenderer(spec.template, spec.prompt.system, self._special, thinks=spec.thinks)
         self._guideline = parse_guideline(spec.guideline, spec.by_section)
         self._turn_end = find_turn_end(tokenizer, spec.prompt.chat_template_args)
 
@@ -97,12 +98,21 @@ class ExampleEncoder:
         prompts = self.encode_prompts(examples)
         answers = [self._write_answer(row, prompt) for row, prompt in zip(examples, prompts, strict=True)]
         before = encode_texts(self._tokenizer, [answer.before for answer in answers])
-        after = encode_texts(self._tokenizer, [answer.after for answer in answers])
+        after = self._encode_within_tag([answer.after for answer in answers])
         return [self._join(*parts) for parts in zip(prompts, before, after, strict=True)]
+
+    def _encode_within_tag(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode texts as they stand behind an opened rating tag, as the levels of a rating engine's tree."""
+        opening = self.encode_text(RATING_OPEN)
+        whole = encode_texts(self._tokenizer, [RATING_OPEN + text for text in texts])
+        alone = encode_texts(self._tokenizer, texts)
+        return [find_within_tag(opening, *pair) for pair in zip(whole, alone, strict=True)]
 
     def _write_answer(self, row: Mapping[str, Any], prompt: tuple[str, list[int]] | None) -> AnswerText:
         opens = prompt is not None and prompt[0].rstrip().endswith(THINK_OPEN)
-        return write_answer(row["thinking"], row["rating"], self._spec.form, self._spec.rating_first, opens)
+        # What acts as a tag or a special token inside the thinking would end it, or the turn, too early.
+        thinking = None if row["thinking"] is None else neutralise(row["thinking"], self._special)
+        return write_answer(thinking, row["rating"], self._spec.form, self._spec.rating_first, opens)
 
     def _join(self, prompt: tuple[str, list[int]] | None, before: list[int], after: list[int]) -> Encoded:
         if prompt is None:
@@ -153,7 +163,7 @@ def find_turn_end(tokenizer: Any, chat_template_args: Mapping[str, object]) -> l
     turns = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]
     text: str = tokenizer.apply_chat_template(turns, tokenize=False, **chat_template_args)
     tokens = tokenizer(text.rpartition(_PROBE)[2], add_special_tokens=False)["input_ids"]
-    special = set(tokenizer.all_special_ids)
+    special = set(tokenizer.convert_tokens_to_ids(list_special_tokens(tokenizer)))
     ends = [n for n, token in enumerate(tokens) if token in special]
     if ends:
         return list(tokens[: ends[0] + 1])

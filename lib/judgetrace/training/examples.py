@@ -5,7 +5,8 @@ Knows no tokenizer and no prompt.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,13 +36,13 @@ def make_examples(traces: pa.Table, target: Target, split: str, seed: int) -> pa
     """Make the examples (EXAMPLES) of a shard of traces (schema.TRACES), one for each of its units in `split`.
 
     Reasons: not_accepted; of first_draw first_draw_unrated and text_not_kept; of shuffled_traces no_partner, where no
-    other unit of the shard has the same dimension and rating.
+    other item of the shard has the same dimension and rating (or too few, for the units of one item).
     """
     rows = [(n, row) for n, row in enumerate(traces.to_pylist()) if row["split"] == split]
     chosen = [_choose(row, target) for _, row in rows]
     if target == "shuffled_traces":
         keys = [(row["dimension"], found.rating) for (_, row), found in zip(rows, chosen, strict=True)]
-        chosen = _swap_thinking(chosen, keys, seed)
+        chosen = _swap_thinking(chosen, [row["item_id"] for _, row in rows], keys, seed)
     made = [
         {
             "row": number,
@@ -82,22 +83,26 @@ def _choose_first_draw(row: Mapping[str, Any]) -> _Choice:
     return _Choice(first["trace"], first["rating"])
 
 
-def _swap_thinking(chosen: Iterable[_Choice], keys: Iterable[tuple[str, str | None]], seed: int) -> list[_Choice]:
-    """Give each unit the thinking of another one with the same key (dimension and rating), in a cycle."""
+def _swap_thinking(
+    chosen: Sequence[_Choice], items: Sequence[str], keys: Iterable[tuple[str, str | None]], seed: int
+) -> list[_Choice]:
+    """Give each unit the thinking of another item's unit with the same key (dimension and rating), in a cycle."""
     swapped = list(chosen)
     groups: dict[tuple[str, str | None], list[int]] = {}
     for n, key in enumerate(keys):
-        if swapped[n].reason is None:
+        if chosen[n].reason is None:
             groups.setdefault(key, []).append(n)
     for members in groups.values():
-        order = np.random.default_rng([seed, len(members)]).permutation(members)
-        for own, other in zip(order, np.roll(order, 1), strict=True):
-            if own == other:
-                swapped[own] = _Choice(reason="no_partner")
-        thinking = [swapped[n].thinking for n in np.roll(order, 1)]
-        for own, text in zip(order, thinking, strict=True):
-            if swapped[own].reason is None:
-                swapped[own] = _Choice(text, swapped[own].rating)
+        shuffled = np.random.default_rng([seed, len(members)]).permutation(members).tolist()
+        # Units of one item stand together; as many places on as the longest run of them, another item's stand.
+        counts = Counter(items[n] for n in shuffled)
+        place = {item: rank for rank, item in enumerate(counts)}
+        order = sorted(shuffled, key=lambda n: place[items[n]])
+        for own, giver in zip(order, np.roll(order, max(counts.values())), strict=True):
+            is_other = items[own] != items[giver]
+            swapped[own] = (
+                _Choice(chosen[giver].thinking, chosen[own].rating) if is_other else _Choice(reason="no_partner")
+            )
     return swapped
 
 
@@ -125,7 +130,8 @@ def write_answer(thinking: str | None, rating: str, form: str, rating_first: boo
     if rating_first:
         return AnswerText(RATING_OPEN, f"{closed}\n{thinking.strip()}")
     if form == "plain":
-        return AnswerText(f"{thinking.strip()}\n{RATING_OPEN}", closed)
+        # As an engine goes on from: no line break where there is no thinking.
+        return AnswerText(f"{thinking.strip()}\n{RATING_OPEN}".lstrip(), closed)
     opened = "" if prompt_opens else "<think>\n"
     return AnswerText(f"{opened}{thinking.strip()}\n{THINK_CLOSE}\n{RATING_OPEN}", closed)
 

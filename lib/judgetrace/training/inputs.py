@@ -6,7 +6,7 @@ Imports neither Ray nor torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,11 +151,16 @@ def check_survey(survey: ExampleSurvey, target: str, batch: int) -> None:
         )
 
 
-def _advise(reasons: Sequence[str] | Any) -> str:
+def _advise(reasons: Collection[str]) -> str:
     advice = {
+        "not_accepted": "Infer more traces; look at the report of infer_traces for why draws were not accepted.",
+        "first_draw_unrated": "Look at the report of infer_traces for why draws gave no rating.",
+        "no_partner": "Infer more traces: no two items of a shard have the same rating.",
         "overlong_prompt": "The prompt alone is longer than data.max_tokens: raise it, or shorten the guideline.",
         "overlong": "Raise data.max_tokens.",
         "text_not_kept": "Infer traces with ledger.keep_rejected_text = true.",
         "no_guideline_section": "The guideline has no section for these dimensions.",
     }
+    if not reasons:
+        return "Look at data.split, and at the splits in the corpus's manifest."
     return "\n".join(text for reason, text in advice.items() if reason in reasons)

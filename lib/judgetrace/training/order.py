@@ -107,7 +107,7 @@ def _take_equally(shuffled: Ints, labels: Ints) -> Ints:
 def _order_steps(count: int, random: np.random.Generator, longest_first: bool) -> Ints:
     """Order the steps of a stretch, 0 being that of its longest examples.
 
-    The epoch's first step is its longest: what does not fit into memory shows at once.
+    The epoch's first step is the longest of its first stretch: what does not fit into memory shows early.
     """
     turn = random.permutation(count)
     if longest_first:

@@ -51,7 +51,8 @@ class Validator:
     def rate(self, model: Any, items: Sequence[Mapping[str, Any]], synced: bool, batch: int) -> list[ItemRating]:
         """Rate items that the guideline covers, `batch` at once.
 
-        `synced` keeps workers that share a model's parts in step.
+        `synced` keeps workers that share a model's parts in step, where all have as many items: each goes through the
+        model as often as the others, whatever it wrote.
         """
         ratings: list[ItemRating] = []
         with torch.no_grad():
@@ -68,6 +69,8 @@ class Validator:
             for text, cut, scale in zip(texts, was_cut, scales, strict=True)
         ]
         expected = self._expect(model, prompts, texts, was_cut, scales)
+        if synced and all(expectation is None for expectation in expected):
+            score_levels(model, prompts[:1], [self._encoder.grow_tree(scales[0])], self._pad)
         return [
             ItemRating(row["dimension"], row["target_label"], found.rating, expectation, text)
             for row, found, expectation, text in zip(items, parsed, expected, texts, strict=True)
@@ -116,14 +119,19 @@ class Validator:
         return expected
 
     def _before_rating(self, text: str, was_cut: bool) -> str | None:
-        """Return what stands before the rating, with the opened tag; None where the thinking did not end."""
+        """Return what stands before the rating, with the opened tag; None where the thinking did not end.
+
+        The thinking stays as written, and is gone on with as DrawSampler does.
+        """
         if self._thinking.format == "none":
             return RATING_OPEN
         if self._thinking.format == "plain":
             thinking, opened, _ = text.partition(RATING_OPEN)
-            return None if was_cut and not opened else f"{thinking.rstrip()}\n{RATING_OPEN}"
+            if was_cut and not opened:
+                return None
+            return f"{thinking.rstrip()}\n{RATING_OPEN}" if thinking.strip() else RATING_OPEN
         thinking, closed, _ = text.partition(THINK_CLOSE)
-        return f"{thinking.rstrip()}\n{THINK_CLOSE}\n{RATING_OPEN}" if closed else None
+        return f"{thinking}{THINK_CLOSE}\n{RATING_OPEN}" if closed else None
 
 
 def measure_ratings(

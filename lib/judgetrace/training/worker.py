@@ -238,12 +238,13 @@ class TrainingWorker:
         own = spec.items[self._rank :: self._world]
         self._engine.eval()
         synced = zero_stage(spec.deepspeed) == 3
-        if synced:
-            own = own or spec.items[:1]
-        ratings = self._validator.rate(self._engine.module.model, own, synced, spec.validation.batch)
+        # Workers that share a model's parts go through it equally often: those with an item less ask one again.
+        is_short = len(own) < math.ceil(len(spec.items) / self._world)
+        asked = (*own, *spec.items[: int(synced and is_short)])
+        ratings = self._validator.rate(self._engine.module.model, asked, synced, spec.validation.batch)
         self._engine.train()
         gathered: list[Any] = [None] * self._world
-        dist.all_gather_object(gathered, ratings if spec.items[self._rank :: self._world] else [])
+        dist.all_gather_object(gathered, ratings[: len(own)])
         everything = [rating for part in gathered for rating in part]
         scales = {row["dimension"]: self._encoder.scale_of(row["dimension"]) for row in spec.items}
         metrics = measure_ratings(everything, scales, spec.validation.rating)

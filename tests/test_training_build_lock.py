@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from judgetrace.training.build_lock import StaleBuildLockError, check_build_locks, extensions_root
+
+NOW = 1_000_000.0
+
+
+def lock(root: Path, extension: str, age_s: float) -> Path:
+    file = root / "py311_cpu" / extension / "lock"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    os.utime(file, (NOW - age_s, NOW - age_s))
+    return file
+
+
+def test_an_old_lock_is_named_with_the_folder_to_delete(tmp_path: Path) -> None:
+    file = lock(tmp_path, "deepspeed_shm_comm", 3600)
+
+    with pytest.raises(StaleBuildLockError, match="60 minutes old") as caught:
+        check_build_locks(tmp_path, NOW)
+
+    assert f"Delete the folder {file.parent} on this machine" in str(caught.value)
+
+
+def test_a_compilation_that_goes_on_and_locks_of_others_are_left_alone(tmp_path: Path) -> None:
+    lock(tmp_path, "deepspeed_shm_comm", 60)
+    lock(tmp_path, "somebody_elses", 3600)
+
+    check_build_locks(tmp_path, NOW)
+
+
+def test_a_machine_that_compiled_nothing_has_no_locks(tmp_path: Path) -> None:
+    check_build_locks(tmp_path / "none")
+
+
+def test_extensions_lie_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    assert extensions_root() == Path("/cache/torch_extensions")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "/own")
+    assert extensions_root() == Path("/own")
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert extensions_root() == Path.home() / ".cache" / "torch_extensions"
