@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -38,8 +39,8 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def ray_session(s3: str) -> Iterator[str]:
-    """Start a Ray cluster of two nodes once; yields its address. Its workers know the S3 server: that comes first."""
+def ray_cluster(s3: str) -> Iterator[Any]:
+    """Start a Ray cluster of two nodes once; yields it. Its workers know the S3 server: that comes first."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -52,6 +53,12 @@ def ray_session(s3: str) -> Iterator[str]:
         log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": worker_path(), **environment}},
     )
-    yield cluster.address
+    yield cluster
     ray.shutdown()
     cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ray_session(ray_cluster: Any) -> str:
+    """Start the cluster; returns its address."""
+    return str(ray_cluster.address)

@@ -18,6 +18,7 @@ from judgetrace.storage import Folder, encode_json
 from judgetrace.tasks import run_tasks
 from judgetrace.training.board import watch_board
 from judgetrace.training.card import write_card
+from judgetrace.training.checkpoints import STATE
 from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.examples import weigh_labels
 from judgetrace.training.export import ExportSpec, describe_base, export_rater
@@ -25,7 +26,7 @@ from judgetrace.training.feed import READ_CPUS, FeedSpec
 from judgetrace.training.inputs import TrainInputs, TrainPlan
 from judgetrace.training.progress import Progress
 from judgetrace.training.reading import ExampleSurvey, IndexTask, run_index_task, survey_examples, write_usable
-from judgetrace.training.worker import STATE, TrainSpec, name_fault, train
+from judgetrace.training.worker import TrainSpec, name_fault, train
 from judgetrace.versions import list_versions
 
 CHECKPOINTS = "checkpoints"

@@ -23,6 +23,7 @@ from judgetrace.run_folder import Fence, FencedError, RunFolder
 from judgetrace.storage import Folder
 from judgetrace.training.batches import MicroBatch, lay_out
 from judgetrace.training.build_lock import StaleBuildLockError, check_build_locks, extensions_root
+from judgetrace.training.checkpoints import STATE, convert_state, count_workers, save_progress, save_state
 from judgetrace.training.config import LoraConfig, TrainingConfig, ValidationConfig
 from judgetrace.training.curves import write_curves
 from judgetrace.training.deepspeed_config import complete_config, zero_stage
@@ -33,10 +34,6 @@ from judgetrace.training.models import add_adapter, load_base
 from judgetrace.training.order import cut_micro_batches
 from judgetrace.training.progress import Progress
 from judgetrace.training.validation import Validator, measure_ratings
-
-STATE = "state"
-"""DeepSpeed's folder in a checkpoint."""
-LAYOUT_FILE = "layout.json"
 
 
 class TrainingFaultError(RuntimeError):
@@ -104,13 +101,21 @@ class TrainingWorker:
         self._feed = WorkerFeed(spec.feed, self._rank, self._world)
         self._encoder = make_encoder(spec.feed.encoding)
         self._progress = Progress()
-        self._engine, self._schedule = self._make_engine()
+        self._checkpoint = ray.train.get_checkpoint()
+        self._engine = self._make_engine(universal=self._was_saved_by_others())
         self._device = self._engine.device
         self._validator = Validator(
             self._encoder, spec.thinking, self._encoder.stop_ids, self._encoder.pad_id, spec.validation.max_new_tokens
         )
 
-    def _make_engine(self) -> tuple[Any, Any]:
+    def _was_saved_by_others(self) -> bool:
+        """Whether the newest checkpoint was saved by another number of workers."""
+        if self._checkpoint is None:
+            return False
+        with self._checkpoint.as_directory() as name:
+            return bool(count_workers(Path(name)) != self._world)
+
+    def _make_engine(self, universal: bool) -> Any:
         import deepspeed
 
         spec, training = self._spec, self._spec.training
@@ -126,7 +131,7 @@ class TrainingWorker:
             accumulated=self._accumulated,
             max_grad_norm=training.max_grad_norm,
             on_gpu=spec.on_gpu,
-        )
+        ) | {"checkpoint": {"load_universal": universal}}
         dtype = torch.bfloat16 if spec.on_gpu else torch.float32
         model = add_adapter(load_base(spec.model, dtype), spec.adapter, training.seed)
         if training.activation_checkpointing:
@@ -140,10 +145,9 @@ class TrainingWorker:
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / warmup) if warmup else 1.0
         )
-        engine, _, _, schedule = deepspeed.initialize(
+        return deepspeed.initialize(
             model=module, model_parameters=learned, optimizer=optimizer, lr_scheduler=schedule, config=config
-        )
-        return engine, schedule
+        )[0]
 
     def _level_targets(self) -> list[LevelTarget]:
         targets = []
@@ -257,10 +261,9 @@ class TrainingWorker:
         self._fence.check()
         folder = Path(tempfile.mkdtemp(prefix="judgetrace-checkpoint-"))
         try:
-            self._engine.save_checkpoint(str(folder), tag=STATE, exclude_frozen_parameters=True)
+            save_state(self._engine, folder)
             if self._rank == 0:
-                self._progress.save(folder)
-                Folder(str(folder)).write_json(LAYOUT_FILE, {"workers": self._world})
+                save_progress(self._progress, self._world, folder)
                 write_curves(self._progress, self._run_folder)
             row = self._progress.history[-1]
             shown = {"step": self._progress.step, "loss": row["loss"], **metrics}
@@ -275,18 +278,22 @@ class TrainingWorker:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _restore(self) -> None:
-        checkpoint = self._train.get_checkpoint()
-        if checkpoint is None:
+        if self._checkpoint is None:
             return
-        with checkpoint.as_directory() as name:
-            workers = Folder(name).read_json(LAYOUT_FILE)["workers"]
-            if workers != self._world:
-                raise TrainingFaultError(
-                    f"the checkpoint was saved by {workers} workers, and there are {self._world} now: set "
-                    f"workers.num_workers = {workers}"
-                )
-            self._engine.load_checkpoint(name, tag=STATE, load_module_strict=False)
+        with self._checkpoint.as_directory() as name:
+            if self._engine.load_universal_checkpoint():
+                self._load_converted(Path(name))
+            else:
+                self._engine.load_checkpoint(name, tag=STATE, load_module_strict=False)
             self._progress = Progress.load(Path(name))
+
+    def _load_converted(self, checkpoint: Path) -> None:
+        """Load the state that another number of workers saved; every worker converts it for itself."""
+        converted = convert_state(checkpoint, STATE)
+        try:
+            self._engine.load_checkpoint(str(converted), tag=STATE, load_module_strict=False)
+        finally:
+            shutil.rmtree(converted, ignore_errors=True)
 
 
 def _untrained_row() -> dict[str, Any]:

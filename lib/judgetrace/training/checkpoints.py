@@ -1,0 +1,65 @@
+"""A checkpoint's folder: DeepSpeed's state, how many workers saved it, and how far training was.
+
+state/          what DeepSpeed saves, a part of it from each worker
+layout.json     {"workers": N}
+progress.json   progress.Progress
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from judgetrace.storage import Folder
+from judgetrace.training.progress import Progress
+
+STATE = "state"
+LAYOUT_FILE = "layout.json"
+
+
+def save_state(engine: Any, folder: Path) -> None:
+    """Save this worker's part of the state."""
+    engine.save_checkpoint(str(folder), tag=STATE, exclude_frozen_parameters=True)
+
+
+def save_progress(progress: Progress, workers: int, folder: Path) -> None:
+    """Save what one worker saves for all."""
+    progress.save(folder)
+    Folder(str(folder)).write_json(LAYOUT_FILE, {"workers": workers})
+
+
+def count_workers(folder: Path) -> int:
+    """Count the workers that saved a checkpoint."""
+    return int(Folder(str(folder)).read_json(LAYOUT_FILE)["workers"])
+
+
+def convert_state(folder: Path, name: str) -> Path:
+    """Convert a checkpoint's state so that any number of workers can load it; returns a folder that holds it as `name`.
+
+    DeepSpeed's universal format. The caller deletes the folder.
+    """
+    from deepspeed.checkpoint import ds_to_universal
+
+    target = Path(tempfile.mkdtemp(prefix="judgetrace-universal-"))
+    arguments = argparse.Namespace(
+        input_folder=str(folder / STATE),
+        output_folder=str(target / name),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    try:
+        # It talks much, and shows a bar for every file.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            ds_to_universal.main(arguments)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    return target

@@ -1,0 +1,142 @@
+"""train_rater under kills, on a cluster: the loss curve is that of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobs import train_rater
+from judgetrace.config import UserError
+from judgetrace.storage import Folder
+from tests.test_job_faults import wait_until
+from tests.test_job_real_engine import our_processes
+from tests.train_runs import make_tiny_model, prepare_words, read_losses, write_traces, write_train_config
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def write_config(tmp_path_factory, ray_session) -> Callable[[Path], str]:
+    folder = tmp_path_factory.mktemp("shared")
+    model = make_tiny_model(folder / "tiny")
+    corpus = prepare_words(folder, str(folder / "corpus"))
+    traces = write_traces(corpus, str(folder / "traces"))
+
+    def write(own: Path) -> str:
+        config = write_train_config(own, corpus, traces, str(own / "run"), model)
+        text = Path(config).read_text().replace("max_steps = 6", f"max_steps = {STEPS}")
+        Path(config).write_text(text.replace("every_steps = 2\nmax_items = 8", "every_steps = 5\nmax_items = 0"))
+        return config
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, write_config) -> dict[int, float]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert train_rater.main([write_config(folder)]) == 0
+    return read_losses(str(folder / "run"))
+
+
+def after_first_checkpoint(run: Path, act: Callable[[], None]) -> threading.Thread:
+    """Act on a thread once the first checkpoint is complete."""
+
+    def wait() -> None:
+        wait_until("a checkpoint", (run / "checkpoints/checkpoint_manager_snapshot.json").exists, 180)
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def kill(process: psutil.Process) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+
+
+def test_a_killed_worker_is_replaced_and_the_losses_are_the_same(write_config, undisturbed, tmp_path):
+    workers: list[psutil.Process] = []
+
+    def kill_one() -> None:
+        workers.extend(our_processes("RayTrainWorker"))
+        kill(workers[0])
+
+    thread = after_first_checkpoint(tmp_path / "run", kill_one)
+    assert train_rater.main([write_config(tmp_path)]) == 0
+    thread.join()
+    assert len(workers) == 2
+    assert read_losses(str(tmp_path / "run")) == pytest.approx(undisturbed, abs=1e-4)
+
+
+def test_a_killed_driver_is_followed_by_one_that_goes_on_from_the_newest_checkpoint(
+    write_config, undisturbed, tmp_path, ray_session
+):
+    config = write_config(tmp_path)
+    command = [sys.executable, "-m", "jobs.train_rater", config, f"--cluster.address={ray_session}"]
+    with (tmp_path / "log").open("wb") as log:
+        job = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    thread = after_first_checkpoint(tmp_path / "run", lambda: os.kill(job.pid, signal.SIGKILL))
+    assert job.wait(timeout=240) == -signal.SIGKILL
+    thread.join()
+    known = (tmp_path / "run/checkpoints/checkpoint_manager_snapshot.json").read_text()
+    assert "checkpoint_" in known
+    wait_until("the killed job's workers to end", lambda: not our_processes("RayTrainWorker"))
+    assert train_rater.main([config]) == 0
+    losses = read_losses(str(tmp_path / "run"))
+    assert losses == pytest.approx(undisturbed, abs=1e-4)
+    assert Folder(str(tmp_path / "run")).exists("drivers/driver-00001.json")
+
+
+def test_a_lost_node_leaves_the_others_to_go_on(write_config, undisturbed, tmp_path, ray_cluster):
+    # One worker a node: two of .6 CPU don't fit into one.
+    nodes = [
+        ray_cluster.add_node(num_cpus=1, resources={"train": 1}, object_store_memory=256 * 2**20) for _ in range(2)
+    ]
+    config = write_config(tmp_path)
+    text = (
+        Path(config)
+        .read_text()
+        .replace(
+            "num_workers = 2\nnum_cpus = 0.5",
+            "num_workers = 1\nmax_workers = 2\nnum_cpus = 0.6\nresources = { train = 0.6 }",
+        )
+    )
+    Path(config).write_text(text)
+    try:
+        thread = after_first_checkpoint(tmp_path / "run", lambda: ray_cluster.remove_node(nodes.pop()))
+        assert train_rater.main([config]) == 0
+        thread.join()
+    finally:
+        for node in nodes:
+            ray_cluster.remove_node(node)
+    assert read_losses(str(tmp_path / "run")) == pytest.approx(undisturbed, abs=1e-4)
+
+
+def test_a_driver_that_was_replaced_stops_without_saving(write_config, tmp_path):
+    from judgetrace.run_folder import RunFolder
+
+    run = RunFolder(Folder(str(tmp_path / "run")))
+    thread = after_first_checkpoint(tmp_path / "run", lambda: run.claim(0.0))
+    with pytest.raises(UserError, match="was replaced by a newer one"):
+        train_rater.main([write_config(tmp_path), "--training.max_steps=4000"])
+    thread.join()
+
+
+def test_a_stale_build_lock_is_named_instead_of_waited_for(write_config, tmp_path, monkeypatch):
+    lock = tmp_path / "extensions/py311_cpu/deepspeed_shm_comm/lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    os.utime(lock, (0, 0))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    with pytest.raises(UserError, match="deepspeed_shm_comm/lock: this lock is"):
+        train_rater.main([write_config(tmp_path)])

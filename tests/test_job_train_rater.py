@@ -1,0 +1,147 @@
+"""train_rater as a whole: Ray Train and DeepSpeed's real engine on a cluster of two nodes, with a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs import train_rater
+from judgetrace.config import UserError
+from judgetrace.storage import Folder
+from tests.train_runs import make_tiny_model, prepare_words, read_losses, write_traces, write_train_config
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+DEEPSPEED = Path(__file__).parents[1] / "cluster/deepspeed"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, ray_session) -> str:
+    folder = tmp_path_factory.mktemp("corpus")
+    return prepare_words(folder, str(folder / "corpus"))
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory, corpus) -> str:
+    return write_traces(corpus, str(tmp_path_factory.mktemp("traces")))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, corpus, traces, model) -> str:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert train_rater.main([write_train_config(folder, corpus, traces, str(folder / "run"), model)]) == 0
+    return str(folder / "run")
+
+
+def test_a_run_leaves_a_rater_with_its_card_its_metrics_and_a_manifest(undisturbed, capsys):
+    run = Folder(undisturbed)
+    losses = read_losses(undisturbed)
+    assert sorted(losses) == [1, 2, 3, 4, 5, 6]
+    assert losses[6] < losses[1]
+    manifest = run.read_json("manifest.json")
+    assert manifest["training"]["steps"] == 6
+    assert manifest["data"]["examples"] > 60
+    names = set((run / "rater").list_files())
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "guideline.md"} <= names
+    assert "Rate the text from 1 to 5." in (run / "rater").read_bytes("guideline.md").decode()
+    card = (run / "rater").read_bytes("README.md").decode()
+    assert f"{manifest['data']['examples']:,}" in card
+    validated = [row for row in run.read_table("metrics.parquet").to_pylist() if row["validation"]]
+    assert [row["step"] for row in validated] == [0, 2, 4, 6]
+    assert 0 <= json.loads(validated[-1]["validation"])["expected_coverage"] <= 1
+
+
+def test_the_rater_holds_the_base_with_the_trained_adapter_merged_in(undisturbed, model):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tuned = AutoModelForCausalLM.from_pretrained(f"{undisturbed}/rater", dtype=torch.float32).state_dict()
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).state_dict()
+    assert tuned.keys() == base.keys()
+    changed = {name for name in base if not torch.allclose(tuned[name], base[name], atol=1e-2, rtol=1e-2)}
+    assert changed
+    assert all("_proj" in name for name in changed)
+
+
+def test_a_finished_run_has_nothing_to_do(undisturbed, corpus, traces, model, tmp_path, capsys):
+    assert train_rater.main([write_train_config(tmp_path, corpus, traces, undisturbed, model)]) == 0
+    assert "is complete" in capsys.readouterr().out
+
+
+def test_another_recipe_is_refused_in_the_same_folder(undisturbed, corpus, traces, model, tmp_path):
+    config = write_train_config(tmp_path, corpus, traces, undisturbed, model)
+    with pytest.raises(UserError, match=r"training\.learning_rate"):
+        train_rater.main([config, "--training.learning_rate=0.5"])
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_other_zero_stages_and_one_worker_have_the_same_losses(stage, undisturbed, corpus, traces, model, tmp_path):
+    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
+    workers = 1 if stage == 2 else 2
+    changes = [f"--deepspeed={DEEPSPEED}/zero{stage}.json", f"--workers.num_workers={workers}"]
+    assert train_rater.main([config, *changes]) == 0
+    assert read_losses(str(tmp_path / "run")) == pytest.approx(read_losses(undisturbed), abs=1e-4)
+
+
+def test_all_weights_ordinal_loss_weights_and_balance_train_from_and_to_object_storage(s3, corpus, model, tmp_path):
+    traces = write_traces(corpus, f"{s3}/train/traces")
+    run = f"{s3}/train/run"
+    config = write_train_config(tmp_path, corpus, traces, run, model)
+    changes = ["--full_weights", "--training.ordinal_loss=0.1", "--data.weights=inverse_acceptance", "--data.balance"]
+    assert train_rater.main([config, *changes, "--training.max_steps=4"]) == 0
+    rows = Folder(run).read_table("metrics.parquet").to_pylist()
+    assert all(row["squared_error"] > 0 for row in rows if row["step"])
+    assert "model.safetensors" in (Folder(run) / "rater").list_files()
+
+
+def test_the_adapter_alone_can_be_what_is_left(corpus, traces, model, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model, output='form = "adapter"\n')
+    assert train_rater.main([config, "--training.max_steps=2", "--validation.max_items=0"]) == 0
+    rater = tmp_path / "run/rater"
+    assert not (rater / "model.safetensors").exists()
+    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), rater)
+    assert any(float(p.abs().sum()) > 0 for name, p in tuned.named_parameters() if "lora_B" in name)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(corpus, traces, model, tmp_path):
+    run = str(tmp_path / "run")
+    config = write_train_config(tmp_path, corpus, traces, run, model, training="max_grad_norm = 1e30\n")
+    with pytest.raises(UserError, match="diverged"):
+        train_rater.main([config, "--training.learning_rate=1e20", "--training.warmup_steps=0", "--full_weights"])
+    assert not Folder(run).exists("manifest.json")
+
+
+def test_traces_that_teach_nothing_are_refused_with_what_was_found(corpus, model, tmp_path):
+    traces = write_traces(corpus, str(tmp_path / "traces"), outcome="exhausted", trace=None)
+    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
+    with pytest.raises(UserError, match="not_accepted"):
+        train_rater.main([config])
+
+
+def test_prompts_that_do_not_fit_are_refused_with_what_to_do(corpus, traces, model, tmp_path):
+    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
+    with pytest.raises(UserError, match=r"raise it, or shorten the guideline"):
+        train_rater.main([config, "--data.max_tokens=20"])
+
+
+def test_a_base_without_a_chat_template_is_refused(corpus, traces, model, tmp_path):
+    from transformers import AutoTokenizer
+
+    bare = make_tiny_model(tmp_path / "bare")
+    tokenizer = AutoTokenizer.from_pretrained(bare)
+    tokenizer.chat_template = None
+    (bare / "chat_template.jinja").unlink()
+    tokenizer.save_pretrained(bare)
+    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), bare)
+    with pytest.raises(UserError, match="chat template"):
+        train_rater.main([config])
