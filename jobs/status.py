@@ -1,4 +1,4 @@
-"""Tell how a run of infer_traces or rate_items stands, and what it has so far, from its files alone.
+"""Tell how the run of a job stands, and what it has so far, from its files alone.
 
 python -m jobs.status RUN [--json]
 """
@@ -20,6 +20,7 @@ from judgetrace.run_report import describe_state, summarise_run
 from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder
 from judgetrace.trace_report import print_trace_summary
+from judgetrace.training.standing import print_standing, read_standing
 
 
 def main(arguments: list[str]) -> int:
@@ -29,33 +30,62 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     options = parser.parse_args(arguments)
     run = RunFolder(Folder(options.run))
-    status, summary, driver = read_status(run)
+    status, driver = read_status(run, time.time())
     if options.json:
-        print(json.dumps(status | {k: v for k, v in summary.items() if k != "tally"}))
+        print(json.dumps({key: value for key, value in status.items() if key != "tally"}))
         return 0
     console = Console(highlight=False)
     console.print(f"[bold]{options.run}[/] ({status['job']}): {status['state']}", soft_wrap=True)
-    console.print(f"driver {status['driver']}: {status['host']}, process {status['pid']}, started {status['started']}")
-    scale = ScaleConfig.model_validate(driver["scale"])
-    if driver["product"] == "traces":
-        print_trace_summary(console, summary, scale, driver["max_draws"])
-    else:
-        print_rating_summary(console, summary, scale)
+    if driver:
+        console.print(
+            f"driver {status['driver']}: {status['host']}, process {status['pid']}, started {status['started']}"
+        )
+    print_summary(console, status, driver)
     return 0
 
 
-def read_status(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Read state, figures and what the newest driver left of a run. Raises UserError where there is none."""
+def read_status(run: RunFolder, now: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read state and figures of a run, and what its newest driver left ({} where the job has none).
+
+    Raises UserError where there is none.
+    """
     newest = run.newest_driver()
     if newest < 0:
-        raise UserError(f"{run.folder.url}: no run there (no drivers/); expected the `run` folder of a job")
+        return read_complete(run), {}
     driver = run.read_driver(newest)
-    state, last = describe_state(run, time.time())
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(driver["started_at"]))
-    status = {"job": driver["job"], "state": state, "driver": newest, "host": driver["host"], "pid": driver["pid"]}
-    status |= {"started": started} | {key: last[key] for key in ("at", "states", "draws_in_flight") if key in last}
-    summary = summarise_run(run, Folder(driver["corpus"]), PRODUCTS[driver["product"]], driver["units"])
-    return status, summary, driver
+    status = {"job": driver["job"], "state": "", "driver": newest, "host": driver["host"], "pid": driver["pid"]}
+    status |= {"started": started}
+    if driver["job"] == "train_rater":
+        return status | read_standing(run, now), driver
+    state, last = describe_state(run, now)
+    status |= {"state": state} | {key: last[key] for key in ("at", "states", "draws_in_flight") if key in last}
+    return status | summarise_run(run, Folder(driver["corpus"]), PRODUCTS[driver["product"]], driver["units"]), driver
+
+
+def read_complete(run: RunFolder) -> dict[str, Any]:
+    """Read the status of a job that takes no turns and leaves a manifest in the end. Raises UserError without one."""
+    if not run.has_manifest():
+        raise UserError(
+            f"{run.folder.url}: no run there (no drivers/, no manifest.json); expected the `run` folder of a job"
+        )
+    manifest = run.folder.read_json("manifest.json")
+    status = {"job": manifest.get("job", "unknown job"), "state": "complete"}
+    return status | {key: manifest[key] for key in ("units", "outcomes") if key in manifest}
+
+
+def print_summary(console: Console, status: dict[str, Any], driver: dict[str, Any]) -> None:
+    """Print what a run has so far."""
+    if not driver:
+        if "outcomes" in status:
+            console.print(", ".join(f"{count:,} {outcome}" for outcome, count in sorted(status["outcomes"].items())))
+    elif driver["job"] == "train_rater":
+        print_standing(console, status)
+    elif driver["product"] == "traces":
+        scale = ScaleConfig.model_validate(driver["scale"])
+        print_trace_summary(console, status, scale, driver["max_draws"])
+    else:
+        print_rating_summary(console, status, ScaleConfig.model_validate(driver["scale"]))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from judgetrace.run_folder import RunFolder
 from judgetrace.session import connect_ray
 from judgetrace.storage import Folder
 from judgetrace.training.config import TrainRaterConfig
+from judgetrace.training.dry_run import print_dry_run
 from judgetrace.training.inputs import TrainInputs
 from judgetrace.training.run import (
     check_cluster,
@@ -30,6 +31,10 @@ def main(arguments: list[str]) -> int:
     config = load_config(TrainRaterConfig, "train_rater", arguments)
     console = Console(highlight=False)
     inputs = TrainInputs(config)
+    if config.dry_run:
+        check_contract(inputs)
+        print_dry_run(console, inputs)
+        return 0
     with connect_ray(config.cluster) as started_here:
         check_cluster(config, started_here)
         driver = claim_run(inputs)
@@ -44,6 +49,13 @@ def main(arguments: list[str]) -> int:
     write_manifest(inputs, summary, files)
     console.print(f"\nRater: [bold]{config.run}/rater[/]", soft_wrap=True)
     return 0
+
+
+def check_contract(inputs: TrainInputs) -> None:
+    """Hold the run's contract against an earlier call's, and write nothing where there was none."""
+    run = RunFolder(Folder(inputs.config.run))
+    if run.folder.exists("contract.json"):
+        run.check_contract(inputs.contract())
 
 
 if __name__ == "__main__":

@@ -52,6 +52,11 @@ def offloads(config: Mapping[str, Any]) -> bool:
     return str(config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")) != "none"
 
 
+def offloads_parameters(config: Mapping[str, Any]) -> bool:
+    """Whether parameters lie there too."""
+    return str(config.get("zero_optimization", {}).get("offload_param", {}).get("device", "none")) != "none"
+
+
 def complete_config(
     config: Mapping[str, Any], *, micro_batch: int, accumulated: int, max_grad_norm: float, on_gpu: bool
 ) -> dict[str, Any]:

@@ -21,6 +21,15 @@ def load_base(model: ModelConfig, dtype: torch.dtype) -> Any:
     return base
 
 
+def outline_model(model: ModelConfig, adapter: LoraConfig | None) -> Any:
+    """Make a model for training without its weights, on torch's meta device: it has shapes, and takes no memory."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(model.path, revision=model.revision)
+    with torch.device("meta"):
+        return add_adapter(AutoModelForCausalLM.from_config(config), adapter, seed=0)
+
+
 def add_adapter(base: Any, adapter: LoraConfig | None, seed: int) -> Any:
     """Put a new LoRA adapter on a base, its first values a function of the seed; None leaves all weights to train."""
     if adapter is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -176,13 +176,17 @@ def to_index(usable: pa.Table) -> ExampleIndex:
 
 def survey_examples(folder: Folder, num_shards: int) -> ExampleSurvey:
     """Sum the index files up."""
+    return sum_up(folder.read_table(name_index(number)) for number in range(num_shards))
+
+
+def sum_up(indexes: Iterable[pa.Table]) -> ExampleSurvey:
+    """Sum indexes (INDEX) of shards up; a shard's number is its place among them."""
     labels: dict[tuple[str, str], int] = {}
     reasons: Counter[str] = Counter()
     accepted: Counter[tuple[str, str]] = Counter()
     decided: Counter[tuple[str, str]] = Counter()
     tables, num_tokens, num_prompt = [USABLE.empty_table()], 0, 0
-    for number in range(num_shards):
-        table = folder.read_table(name_index(number))
+    for number, table in enumerate(indexes):
         decided.update(zip(table["dimension"].to_pylist(), table["target_label"].to_pylist(), strict=True))
         reasons.update(reason.partition(":")[0] for reason in table["reason"].drop_null().to_pylist())
         usable = table.filter(table["reason"].is_null())

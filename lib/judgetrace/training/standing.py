@@ -1,0 +1,76 @@
+"""How a run of train_rater stands, from its files alone. Imports neither Ray nor torch."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+
+from judgetrace.live import format_seconds
+from judgetrace.run_folder import RunFolder
+from judgetrace.storage import Folder
+
+METRICS_FILE = "metrics.parquet"
+
+
+def read_standing(run: RunFolder, now: float) -> dict[str, Any]:
+    """Read how a run with at least one driver stands.
+
+    state            for a person; "complete" once the rater is there
+    step, loss       of the last step that was saved; null where none was
+    saved_at         when it was made, in seconds since 1970
+    validation       {step, and metrics as in validation.measure_ratings} of the last validation, or null
+    best             likewise, of the best so far
+    rater_step       the step whose weights the rater has; null before there is one
+    fault            why the newest driver's workers gave up, or null
+    """
+    driver, folder = run.newest_driver(), run.folder
+    rows = folder.read_table(METRICS_FILE).to_pylist() if folder.exists(METRICS_FILE) else []
+    validations = [{"step": row["step"], **json.loads(row["validation"])} for row in rows if row["validation"]]
+    last = rows[-1] if rows else {}
+    found = {
+        "step": last.get("step"),
+        "loss": last.get("loss"),
+        "saved_at": last.get("at"),
+        "validation": validations[-1] if validations else None,
+        "best": max(validations, key=lambda one: one["score"], default=None),
+        "rater_step": None,
+        "fault": read_fault(folder, driver),
+    }
+    if run.has_manifest():
+        return (
+            {"state": "complete"} | found | {"rater_step": folder.read_json("manifest.json")["training"]["best_step"]}
+        )
+    return {"state": _describe_state(found, run.read_driver(driver)["started_at"], now), **found}
+
+
+def read_fault(run: Folder, driver: int) -> str | None:
+    """Read why a driver's workers gave up; None where they did not."""
+    name = f"drivers/fault-{driver:05d}.json"
+    return str(run.read_json(name)["fault"]) if run.exists(name) else None
+
+
+def _describe_state(found: dict[str, Any], started_at: float, now: float) -> str:
+    if found["fault"] is not None:
+        return "stopped by a fault"
+    if found["saved_at"] is None:
+        return f"not complete: begun {format_seconds(now - started_at)} ago, nothing is saved yet"
+    saved = f"not complete: last saved {format_seconds(now - found['saved_at'])} ago"
+    return saved if found["saved_at"] >= started_at else f"{saved}, by an earlier driver"
+
+
+def print_standing(console: Console, standing: dict[str, Any]) -> None:
+    """Print what read_standing found."""
+    if standing["step"] is not None:
+        loss = "" if standing["loss"] is None else f", loss {standing['loss']:.3f}"
+        console.print(f"step {standing['step']:,}{loss}")
+    for name, title in (("validation", "last validation"), ("best", "best validation")):
+        if standing[name] is not None:
+            metrics = {key: value for key, value in standing[name].items() if key != "step" and value is not None}
+            shown = ", ".join(f"{key} {value:.3f}" for key, value in metrics.items())
+            console.print(f"{title}, step {standing[name]['step']:,}: {shown}", soft_wrap=True)
+    if standing["rater_step"] is not None:
+        console.print(f"rater: the weights of step {standing['rater_step']:,}")
+    if standing["fault"] is not None:
+        console.print(f"fault: {standing['fault']}", markup=False, soft_wrap=True)

@@ -1,0 +1,161 @@
+"""The dry run of train_rater, on a corpus whose files are written here: no cluster is started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from jobs import train_rater
+from judgetrace.config import UserError, load_config
+from judgetrace.corpus import FORMAT_VERSION
+from judgetrace.storage import Folder, encode_parquet
+from judgetrace.training.config import TrainRaterConfig
+from judgetrace.training.inputs import TrainInputs
+from judgetrace.training.order import EpochOrder, share_padding
+from judgetrace.training.outlook import measure_shape, plan_pass, read_sharing
+from judgetrace.training.sample import ExampleSample, estimate_epoch, sample_examples
+from tests.trace_tables import make_items
+from tests.train_runs import make_tiny_model, prepare_model, write_traces, write_train_config
+
+SHARDS, UNITS = 4, 30
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> str:
+    """Write a corpus of four shards with 30 units each, labels 1 to 5."""
+    folder = Folder(str(tmp_path_factory.mktemp("corpus")))
+    names = [f"shard-{n:05d}.parquet" for n in range(SHARDS)]
+    for number, name in enumerate(names):
+        folder.write_atomic(f"items/{name}", encode_parquet(make_items(UNITS, prefix=f"item-{number}")))
+    scale = {"values": [1, 2, 3, 4, 5], "type": "ordinal"}
+    config = {
+        "scale": scale,
+        "guideline": {"by_section": False},
+        "columns": {},
+        "target": {},
+        "split": {},
+        "shards": {},
+    }
+    shards = [{"name": name, "units": UNITS} for name in names]
+    manifest = {
+        "generation": 0,
+        "format_version": FORMAT_VERSION,
+        "config": config,
+        "buckets": 1,
+        "shards": shards,
+        "files": [],
+        "input": [],
+    }
+    folder.write_json("manifest-00000.json", manifest | {"files": [], "input": []})
+    folder.write_atomic("guideline.md", b"Rate the text from 1 to 5.\n")
+    return folder.url
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory, corpus) -> str:
+    return write_traces(corpus, str(tmp_path_factory.mktemp("traces")))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def read_inputs(folder: Path, corpus: str, traces: str, model: Path, *more: str) -> TrainInputs:
+    config = write_train_config(folder, corpus, traces, str(folder / "run"), model)
+    return TrainInputs(load_config(TrainRaterConfig, "train_rater", [config, *more]))
+
+
+def sample(inputs: TrainInputs, max_units: int) -> ExampleSample:
+    return sample_examples(inputs.shards, inputs.reading, inputs.encoding, max_units)
+
+
+def test_a_dry_run_shows_an_example_and_what_training_takes_and_writes_nothing(tmp_path, corpus, traces, model, capsys):
+    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
+    assert train_rater.main([config, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    prompt, _, answer = told.partition("--- answer, learned:")
+    assert "text of 0" in prompt
+    assert "The text says awful." not in prompt
+    assert "The text says awful.\n<rating>‹›1</rating><|im_end|>" in answer
+    assert "Units of train: 120 usable; left out: none" in told
+    assert "120 examples, 15 steps of 8" in told
+    assert "> zero1" in told
+    assert "max_epochs 10 = 150 steps" in told
+    assert "max_steps 6 = 6 steps" in told
+    assert "A100 80 GB" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_refuses_what_a_run_would_refuse(tmp_path, corpus, model, capsys):
+    traces = write_traces(corpus, str(tmp_path / "traces"), outcome="exhausted")
+    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
+    with pytest.raises(UserError, match="no unit of the split teaches anything: 120 not_accepted"):
+        train_rater.main([config, "--dry-run"])
+    assert "0 usable; left out: 120 not_accepted" in capsys.readouterr().out
+
+
+def test_a_dry_run_holds_the_config_against_the_contract_of_a_begun_run(tmp_path, corpus, traces, model):
+    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
+    inputs = TrainInputs(load_config(TrainRaterConfig, "train_rater", [config]))
+    Folder(inputs.config.run).write_json("contract.json", inputs.contract())
+    with pytest.raises(UserError, match=r"learning_rate: was 0\.001, is now 0\.002"):
+        train_rater.main([config, "--dry-run", "--training.learning_rate=2e-3"])
+
+
+def test_tokens_of_an_epoch_are_counted_one_by_one(tmp_path, corpus, traces, model):
+    inputs = read_inputs(tmp_path, corpus, traces, model)
+    found = sample(inputs, 1000)
+    epoch = estimate_epoch(found, inputs.order, workers=2, micro_batch=2)
+    shards = [Folder(traces).read_table(f"traces/shard-{n:05d}.parquet") for n in range(SHARDS)]
+    rows = pa.concat_tables(shards).to_pylist()
+    texts = [f"{row['trace']}\n<rating>{row['rating']}</rating><|im_end|>" for row in rows]
+    # Traces here are so plain that no token spans a cut.
+    assert epoch.answer_tokens == sum(len(inputs.tokenizer(text)["input_ids"]) for text in texts)
+    assert epoch.prompt_tokens + epoch.answer_tokens == found.survey.num_tokens
+    assert (found.is_complete, epoch.examples, epoch.steps) == (True, 120, 15)
+    assert epoch.padding_share == share_padding(found.survey.index(), inputs.order, 0, 2, 2)
+
+
+def test_a_sample_reads_few_shards_and_tells_about_the_whole(tmp_path, corpus, traces, model):
+    inputs = read_inputs(tmp_path, corpus, traces, model)
+    whole, part = sample(inputs, 1000), sample(inputs, 45)
+    assert (part.num_shards, part.survey.usable.num_rows, part.share) == (2, 45, 45 / 120)
+    exact = estimate_epoch(whole, inputs.order, 2, 2)
+    told = estimate_epoch(part, inputs.order, 2, 2)
+    assert (told.examples, told.steps) == (120, 15)
+    assert told.prompt_tokens == pytest.approx(exact.prompt_tokens, rel=0.03)
+    assert told.answer_tokens == pytest.approx(exact.answer_tokens, rel=0.03)
+    # The longest example may be one that was not read.
+    assert plan_pass(inputs.config, part).num_tokens == inputs.config.data.max_tokens
+    assert plan_pass(inputs.config, whole).num_tokens == max(whole.survey.index().num_tokens)
+
+
+def test_a_sample_that_fills_no_step_has_no_padding_share(tmp_path, corpus, traces, model):
+    inputs = read_inputs(tmp_path, corpus, traces, model)
+    assert estimate_epoch(sample(inputs, 5), EpochOrder(8, 4, 0), 2, 2).padding_share is None
+
+
+def test_a_pass_holds_no_more_examples_than_a_workers_share(tmp_path, corpus, traces, model):
+    inputs = read_inputs(tmp_path, corpus, traces, model, "--training.micro_batch=100", "--workers.num_workers=3")
+    # Four lanes of two examples; one of three workers has two of the lanes.
+    assert plan_pass(inputs.config, sample(inputs, 1000)).num_examples == 4
+
+
+def test_the_embedded_model_has_as_many_parameters_as_its_checkpoints(tmp_path, corpus, traces):
+    lora = measure_shape(read_inputs(tmp_path, corpus, traces, prepare_model()).config)
+    assert (lora.num_parameters, lora.num_trained) == (134_515_008 + 4_884_480, 4_884_480)
+    assert (lora.num_layers, lora.hidden, lora.query_width, lora.vocabulary) == (30, 576, 9 * 64, 49152)
+    assert (lora.intermediate, lora.is_gated) == (1536, True)
+    whole = measure_shape(read_inputs(tmp_path, corpus, traces, prepare_model(), "--full_weights").config)
+    assert (whole.num_parameters, whole.num_trained) == (134_515_008, 134_515_008)
+
+
+def test_a_deepspeed_config_of_ones_own_is_read_for_what_it_does():
+    own = {"stage": 1, "offload_optimizer": {"device": "cpu"}, "overlap_comm": True, "reduce_bucket_size": 1000}
+    found = read_sharing(json.loads(json.dumps({"zero_optimization": own})))
+    assert (found.stage, found.offloads_optimizer, found.offloads_parameters) == (1, True, False)
+    assert found.bucket_numbers == 2000
