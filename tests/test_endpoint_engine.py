@@ -398,17 +398,37 @@ def test_the_openai_dialect_scores_levels_by_the_most_probable_tokens_behind_the
 @pytest.mark.parametrize(
     ("reply", "levels", "begun"),
     [
-        (rating_answer([("<rating>", 0.0)], [("-", -0.1), ("4", -2.0)]), ["-4", "-3", "3", "4"], "<rating>"),
-        (rating_answer([("I", 0.0)], [(" think", 0.0)]), ["1", "2"], "<rating>"),
+        (rating_answer([("<rating>", 0.0)], [("-", -0.1)]), ["-4", "-3"], "<rating>"),
         (Reply(chat_answer("<rating>1</rating>")), ["1", "2"], "<rating>"),
+        (Reply(chat_answer("", "length")), ["1", "2"], "<rating>"),
         (rating_answer([("1", 0.0)]), ["1", "2"], "I have thought.\n<rating>"),
     ],
 )
-def test_levels_that_cannot_be_scored_are_refused_with_what_to_use_instead(reply, levels, begun):
+def test_what_no_item_can_be_scored_with_is_refused_with_what_to_use_instead(reply, levels, begun):
     with serving(lambda n, asked: reply) as server:
         with pytest.raises(RequestRefusedError, match="mean of several sampled ratings"):
             score(server, levels, begun)
         assert len(asked_of(server)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (rating_answer([("<rating>", 0.0)], [("-", -0.1), ("4", -2.0)]), "may begin several of the levels"),
+        (rating_answer([("<rating>", 0.0)], [("good", -0.1), ("bad", -2.0)]), "none of the levels"),
+        (rating_answer([("I", 0.0)], [(" think", 0.0)]), "the answer begins with 'I think'"),
+        (rating_answer(), "the answer begins with ''"),
+    ],
+)
+def test_an_answer_that_shows_no_level_is_paid_for_once_and_is_a_sample_without_a_rating(reply, said):
+    """As a refused request it was a failed draw, which every later run asked and paid for again."""
+    with serving(lambda n, asked: reply) as server:
+        scores = score(server, ["-4", "-3", "3", "4"])
+        assert len(asked_of(server)) == 1
+    assert scores.log_probabilities == (float("-inf"),) * 4
+    assert (scores.prompt_tokens, scores.output_tokens) == (11, 7)
+    assert said in scores.error
+    assert "mean of several sampled ratings" in scores.error
 
 
 def test_the_vllm_dialect_scores_levels_by_the_tree_of_the_servers_tokens():

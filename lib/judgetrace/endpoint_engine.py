@@ -12,6 +12,7 @@ server may bill what it made until then.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
@@ -31,7 +32,7 @@ from judgetrace.endpoint_config import CONSTRAINED_CONFLICT, TOP_K_CONFLICT, End
 from judgetrace.engine import Completion, EngineSpec, LevelScores, Prompt, Request, apply_environment
 from judgetrace.level_tree import Branching, LevelTree, find_within_tag
 from judgetrace.parsing import RATING_CLOSE, RATING_OPEN
-from judgetrace.top_tokens import NUM_TOP_TOKENS, LevelsNotSeenError, find_rating_token, score_by_top_tokens
+from judgetrace.top_tokens import NUM_TOP_TOKENS, LevelsAlikeError, LevelsNotSeenError, find_rating_token, score_by_top_tokens
 
 Result = TypeVar("Result")
 
@@ -185,8 +186,9 @@ class EndpointEngine:
     async def score_levels(self, request_id: str, prompt: Prompt, levels: Sequence[str]) -> LevelScores:
         """Score levels: in the vllm dialect as the local engine does, exactly; else by the 20 most probable tokens.
 
-        The openai dialect has the model write what the answer begins with: a rating tag at most. It refuses levels that
-        tokens can't tell apart. Raises EngineDeadError, PromptRefusedError, RequestRefusedError, OutOfTriesError.
+        The openai dialect has the model write what the answer begins with: a rating tag at most. Where an answer shows
+        no level, all have the log-probability -inf; what no answer can show is refused.
+        Raises EngineDeadError, PromptRefusedError, RequestRefusedError, OutOfTriesError.
         """
         if self._is_vllm:
             return await self._score_by_tree(prompt, tuple(levels))
@@ -247,19 +249,26 @@ def _within_tag(tokens: Mapping[str, list[int]], text: str) -> list[int]:
 
 
 def _read_levels(answer: Any, *, prompt: Prompt, levels: Sequence[str]) -> LevelScores:
-    read_chat(answer)
+    read = read_chat(answer)
     tokens = (answer["choices"][0].get("logprobs") or {}).get("content")
-    if not tokens:
+    # An answer may be empty; one that is cut while it is empty is the thinking of a model that always thinks.
+    if tokens is None or (not tokens and read.finish_reason == "length"):
         raise RequestRefusedError(f"the server tells no log-probabilities; {SEVERAL_SAMPLES}")
+    log_probabilities, error = (-math.inf,) * len(levels), None
     try:
         log_probabilities = score_by_top_tokens(find_rating_token(tokens, prompt.begun), levels)
-    except LevelsNotSeenError as error:
-        raise RequestRefusedError(f"{error}; {SEVERAL_SAMPLES}") from None
-    except (KeyError, TypeError) as error:
-        raise MalformedAnswerError(f"log-probabilities without {error}") from error
-    prompt_tokens, output_tokens = count_tokens(answer)
-    counted = prompt.num_tokens if prompt_tokens is None else prompt_tokens
-    return LevelScores(log_probabilities, counted, len(tokens) if output_tokens is None else output_tokens)
+    except LevelsAlikeError as alike:
+        raise RequestRefusedError(f"{alike}; {SEVERAL_SAMPLES}") from None
+    except LevelsNotSeenError as unseen:
+        # A sample without a rating, paid for: to ask again would cost the same again, and show the same.
+        error = f"{unseen}; {SEVERAL_SAMPLES}"
+    except (KeyError, TypeError) as malformed:
+        raise MalformedAnswerError(f"log-probabilities without {malformed}") from malformed
+    counted = prompt.num_tokens if read.prompt_tokens is None else read.prompt_tokens
+    _, output_tokens = count_tokens(answer)
+    return LevelScores(
+        log_probabilities, counted, len(tokens) if output_tokens is None else output_tokens, error and error[:500]
+    )
 
 
 def _tokenize_url(client: EndpointClient) -> str:

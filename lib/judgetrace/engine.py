@@ -142,6 +142,8 @@ class LevelScores:
     prompt_tokens: int | None
     """As a server counted them; null where the prompt's own count is right."""
     output_tokens: int
+    error: str | None = None
+    """Why no level was seen; null where one was."""
 
 
 class Engine(Protocol):
