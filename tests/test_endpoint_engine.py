@@ -315,8 +315,6 @@ def test_a_fault_that_does_not_pass_fails_the_request_with_its_cause_and_no_othe
         (error_answer(413, "Payload too large"), PromptRefusedError),
         (error_answer(400, "The response was filtered by Azure's content management policy"), PromptRefusedError),
         (error_answer(403, "Your input was flagged by moderation"), PromptRefusedError),
-        (Reply(chat_answer(None, refusal="No.")), PromptRefusedError),
-        (Reply(chat_answer("", "content_filter")), PromptRefusedError),
         (error_answer(400, "temperature must be 1"), RequestRefusedError),
         (error_answer(422, "extra fields not permitted"), RequestRefusedError),
     ],
@@ -418,6 +416,8 @@ def test_what_no_item_can_be_scored_with_is_refused_with_what_to_use_instead(rep
         (rating_answer([("<rating>", 0.0)], [("good", -0.1), ("bad", -2.0)]), "none of the levels"),
         (rating_answer([("I", 0.0)], [(" think", 0.0)]), "the answer begins with 'I think'"),
         (rating_answer(), "the answer begins with ''"),
+        (Reply(chat_answer(None, refusal="No.")), "the model refuses to answer: No."),
+        (Reply(chat_answer("", "content_filter")), "the content filter stopped the answer"),
     ],
 )
 def test_an_answer_that_shows_no_level_is_paid_for_once_and_is_a_sample_without_a_rating(reply, said):
@@ -428,7 +428,7 @@ def test_an_answer_that_shows_no_level_is_paid_for_once_and_is_a_sample_without_
     assert scores.log_probabilities == (float("-inf"),) * 4
     assert (scores.prompt_tokens, scores.output_tokens) == (11, 7)
     assert said in scores.error
-    assert "mean of several sampled ratings" in scores.error
+    assert "mean of several sampled ratings" in scores.error or said.startswith("the model") or "filter" in said
 
 
 def test_the_vllm_dialect_scores_levels_by_the_tree_of_the_servers_tokens():

@@ -206,6 +206,15 @@ def test_what_cannot_be_asked_is_quarantined_and_what_fails_is_retried_by_the_ne
     assert outcomes["failed"] == 0
 
 
+def test_a_refused_prompt_is_asked_once_and_not_as_often_as_a_failing_one(tmp_path, corpus):
+    engine = EngineConfig(kind="tests.scripted_engine:ScriptedEngine", slots=1, args={"poison": ["shard0-0000"]})
+    worker, _, run = make_worker(tmp_path, corpus, engine=engine)
+    assert call(worker, 0, num_units=1) == [1]
+    (row,) = read_published(run)
+    assert (row["outcome"], row["error"]) == ("quarantined", "scripted refusal of shard0-0000")
+    assert [draw["reason"] for draw in row["draws"]] == ["failed"]
+
+
 def write_item(corpus: Folder, text: str) -> None:
     row = make_items(1).to_pylist()[0] | {"fields": json.dumps({"text": text, "note": "short"})}
     corpus.write_atomic("items/shard-00000.parquet", encode_parquet(pa.Table.from_pylist([row], schema=ITEMS)))

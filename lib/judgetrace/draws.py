@@ -63,7 +63,7 @@ class DrawSampler:
     async def _ask(self, unit: AskedUnit, index: int, seed: int, attempt: int, tokens: list[int] | None) -> Draw:
         request = self._thinking_request(unit, index, seed, attempt, tokens)
         answer = _Answer(unit) if self._skips_thinking else _Answer(unit, await self._engine.generate(request))
-        parsed = ParsedOutput(None, None, None) if answer.thought is None else self._parse(answer.thought, unit.scale)
+        parsed = self._read_thought(answer)
         found: dict[str, Any] = {}
         if self._wants_rating_apart(answer, parsed):
             parsed, found = await self._rate_apart(answer, request, parsed)
@@ -80,6 +80,7 @@ class DrawSampler:
             if not found
             else f"{answer.before_rating}{RATING_OPEN}{parsed.rating or ''}{RATING_CLOSE}",
             trace=parsed.trace,
+            error=answer.error,
             **found,
         )
 
@@ -122,6 +123,12 @@ class DrawSampler:
     def _skips_thinking(self) -> bool:
         return self._thinking.format == "none" and self._rates_apart
 
+    def _read_thought(self, answer: _Answer) -> ParsedOutput:
+        if answer.thought is None:
+            return ParsedOutput(None, None, None)
+        # What a filter stopped may hold a rating by chance; a refusal holds none.
+        return ParsedOutput(None, None, "unparsed") if answer.error else self._parse(answer.thought, answer.unit.scale)
+
     def _parse(self, completion: Completion, scale: Scale) -> ParsedOutput:
         was_cut = completion.finish_reason == "length"
         if completion.reasoning is not None and completion.content is not None:
@@ -133,8 +140,8 @@ class DrawSampler:
         return parse_answer(completion.reasoning or "", completion.content, was_cut, scale)
 
     def _wants_rating_apart(self, answer: _Answer, parsed: ParsedOutput) -> bool:
-        """Thinking that was cut off is never given a rating: nothing says where it would have led."""
-        if answer.was_cut:
+        """Thinking that was cut off or refused is never given a rating: nothing says where it would have led."""
+        if answer.was_cut or answer.error:
             return False
         return self._rates_apart or (self._thinking.constrained_rating == "fallback" and parsed.rating is None)
 
@@ -182,7 +189,8 @@ class DrawSampler:
         )
         rated = await self._engine.generate(rating_request)
         answer.add_tokens(rated.prompt_tokens, rated.output_tokens)
-        level = answer.unit.scale.find_level(rated.text)
+        answer.error = rated.error
+        level = None if rated.error else answer.unit.scale.find_level(rated.text)
         trace = self._trace(answer, parsed)
         if level is None:
             return ParsedOutput(trace, None, "unparsed")
@@ -195,6 +203,7 @@ class DrawSampler:
         scale = answer.unit.scale
         scores = await self._engine.score_levels(request.request_id + "\x1fscores", prompt, scale.values)
         answer.add_tokens(scores.prompt_tokens, scores.output_tokens)
+        answer.error = scores.error
         probabilities = tuple(math.exp(value) for value in scores.log_probabilities)
         trace = self._trace(answer, parsed)
         if not sum(probabilities):
@@ -215,6 +224,7 @@ class _Answer:
     def __init__(self, unit: AskedUnit, thought: Completion | None = None):
         self.unit, self.thought = unit, thought
         self.thinking = self.before_rating = ""
+        self.error = None if thought is None else thought.error
         self._counted = None if thought is None else thought.prompt_tokens
         self.output_tokens = 0 if thought is None else thought.output_tokens
 

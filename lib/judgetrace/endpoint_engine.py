@@ -32,7 +32,13 @@ from judgetrace.endpoint_config import CONSTRAINED_CONFLICT, TOP_K_CONFLICT, End
 from judgetrace.engine import Completion, EngineSpec, LevelScores, Prompt, Request, apply_environment
 from judgetrace.level_tree import Branching, LevelTree, find_within_tag
 from judgetrace.parsing import RATING_CLOSE, RATING_OPEN
-from judgetrace.top_tokens import NUM_TOP_TOKENS, LevelsAlikeError, LevelsNotSeenError, find_rating_token, score_by_top_tokens
+from judgetrace.top_tokens import (
+    NUM_TOP_TOKENS,
+    LevelsAlikeError,
+    LevelsNotSeenError,
+    find_rating_token,
+    score_by_top_tokens,
+)
 
 Result = TypeVar("Result")
 
@@ -249,26 +255,26 @@ def _within_tag(tokens: Mapping[str, list[int]], text: str) -> list[int]:
 
 
 def _read_levels(answer: Any, *, prompt: Prompt, levels: Sequence[str]) -> LevelScores:
-    read = read_chat(answer)
+    read, unseen = read_chat(answer), (-math.inf,) * len(levels)
+    counted = prompt.num_tokens if read.prompt_tokens is None else read.prompt_tokens
+    if read.error is not None:
+        return LevelScores(unseen, counted, read.output_tokens, read.error)
     tokens = (answer["choices"][0].get("logprobs") or {}).get("content")
     # An answer may be empty; one that is cut while it is empty is the thinking of a model that always thinks.
     if tokens is None or (not tokens and read.finish_reason == "length"):
         raise RequestRefusedError(f"the server tells no log-probabilities; {SEVERAL_SAMPLES}")
-    log_probabilities, error = (-math.inf,) * len(levels), None
+    log_probabilities, error = unseen, None
     try:
         log_probabilities = score_by_top_tokens(find_rating_token(tokens, prompt.begun), levels)
     except LevelsAlikeError as alike:
         raise RequestRefusedError(f"{alike}; {SEVERAL_SAMPLES}") from None
-    except LevelsNotSeenError as unseen:
+    except LevelsNotSeenError as other:
         # A sample without a rating, paid for: to ask again would cost the same again, and show the same.
-        error = f"{unseen}; {SEVERAL_SAMPLES}"
+        error = f"{other}; {SEVERAL_SAMPLES}"[:500]
     except (KeyError, TypeError) as malformed:
         raise MalformedAnswerError(f"log-probabilities without {malformed}") from malformed
-    counted = prompt.num_tokens if read.prompt_tokens is None else read.prompt_tokens
     _, output_tokens = count_tokens(answer)
-    return LevelScores(
-        log_probabilities, counted, len(tokens) if output_tokens is None else output_tokens, error and error[:500]
-    )
+    return LevelScores(log_probabilities, counted, len(tokens) if output_tokens is None else output_tokens, error)
 
 
 def _tokenize_url(client: EndpointClient) -> str:

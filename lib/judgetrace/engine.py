@@ -130,6 +130,8 @@ class Completion:
     """Thinking and answer apart, where a reasoning parser or a server split them."""
     prompt_tokens: int | None = None
     """As a server counted them; null where the prompt's own count is right."""
+    error: str | None = None
+    """Why this is no answer: the model refused one, or a filter stopped it. Another sample may be one."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ NEGLIGIBLE = 1e-3
 
 
 class LevelsNotSeenError(ValueError):
-    """This answer's most probable tokens don't tell how probable the levels are; another item's may."""
+    """The most probable tokens of this answer don't tell how probable the levels are; another item's may."""
 
 
 class LevelsAlikeError(ValueError):

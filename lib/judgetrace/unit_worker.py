@@ -245,6 +245,7 @@ class UnitWorker:
             draw = await self._sampler.sample(work.payload, index, may_be_cancelled)
         except PromptRefusedError as error:
             work.payload = replace(work.payload, refused=str(error))
+            work.sampling.refuse()
             draw = Draw(index, 0, "failed", error=str(error))
         self._done.num_draws += 1
         self._done.prompt_tokens += draw.prompt_tokens
