@@ -167,6 +167,43 @@ def test_a_lasting_fault_is_a_failed_draw_that_says_why():
     assert (result.reason, result.error) == ("failed", "RuntimeError: no luck")
 
 
+def test_a_draw_that_fails_after_its_thinking_counts_the_tokens_of_every_try():
+    """A budget that does not see them would be overdrawn by a server whose ratings fail."""
+    tries = [answer for _ in range(3) for answer in (thought_of(40), RuntimeError("no luck"))]
+    result = draw(Engine(*tries), ThinkingConfig(constrained_rating="always"))
+    assert (result.reason, result.prompt_tokens, result.output_tokens) == ("failed", 3 * 35, 3 * 40)
+
+
+def test_a_draw_that_succeeds_at_last_counts_the_tries_before_too():
+    engine = Engine(thought_of(40), RuntimeError("hiccup"), thought_of(40), Completion("4", "stop", 1))
+    result = draw(engine, ThinkingConfig(constrained_rating="always"))
+    assert (result.reason, result.prompt_tokens, result.output_tokens) == ("accepted", 2 * 35, 81)
+
+
+def test_a_cancelled_draw_counts_what_has_come_of_all_its_requests():
+    class Streaming(Engine):
+        async def generate(self, request):
+            if request.choices is None:
+                request.on_tokens(40)
+                return thought_of(40)
+            await asyncio.sleep(30)
+
+    async def cancel():
+        decider = TraceDecider(SamplingConfig(max_tokens=100), AcceptanceConfig())
+        sampler = DrawSampler(Streaming(), ThinkingConfig(constrained_rating="always"), decider)
+        task = asyncio.create_task(sampler.sample(UNIT, 0, True))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        return await task
+
+    result = asyncio.run(cancel())
+    assert (result.reason, result.prompt_tokens, result.output_tokens) == ("cancelled", 35, 40)
+
+
+def thought_of(num_tokens):
+    return Completion("Good.", "stop", num_tokens, prompt_tokens=35)
+
+
 @pytest.mark.parametrize("error", [EngineDeadError("dead"), PromptRefusedError("refused")])
 def test_what_is_not_the_draws_fault_is_raised(error):
     with pytest.raises(type(error)):
