@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from judgetrace.endpoint_answers import MalformedAnswerError
-from judgetrace.endpoint_config import EndpointConfig
+from judgetrace.endpoint_config import OPENAI_URL, EndpointConfig
 from judgetrace.engine import EngineDeadError, PromptRefusedError, RequestFailedError
 from judgetrace.pacing import Pacer, TransientError, parse_wait
 
@@ -54,7 +54,7 @@ class EndpointClient:
         limits = httpx2.Limits(max_connections=slots + 1, max_keepalive_connections=slots + 1)
         self._client = openai.AsyncOpenAI(
             api_key=self._key or NO_KEY,
-            base_url=config.base_url or os.environ.get("OPENAI_BASE_URL"),
+            base_url=config.address() or OPENAI_URL,
             max_retries=0,
             timeout=httpx2.Timeout(None, connect=min(30.0, config.timeout_s)),
             # On aiohttp, which Ray brings along: half the CPU time of the default.

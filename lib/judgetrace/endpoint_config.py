@@ -1,7 +1,11 @@
-"""The config of an engine that is a server: where it is, what it understands, what it costs. Pure."""
+"""The config of an engine that is a server: where it is, what it understands, what it costs.
+
+Pure but for one variable of the environment that may say where the server is.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -12,6 +16,8 @@ from judgetrace.config import STRICT
 
 _NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 _PLAIN_URL = r"^https?://[^/?#@\s]+(/[^?#@\s]*)?$"
+OPENAI_URL = "https://api.openai.com/v1"
+URL_VARIABLE = "OPENAI_BASE_URL"
 HIDDEN = "a text that is not shown: it may be a key"
 
 
@@ -67,6 +73,20 @@ class EndpointConfig(BaseModel):
         """Name the environment variable of the key; None for a server that is told none."""
         return self.api_key_env or ("OPENAI_API_KEY" if self.base_url is None else None)
 
+    def address(self) -> str | None:
+        """Find where the server is: base_url, else OPENAI_BASE_URL; None for OpenAI. Ends with no slash.
+
+        Raises ValueError, which does not repeat it, for an OPENAI_BASE_URL with user or query, or that is none.
+        """
+        url = self.base_url or os.environ.get(URL_VARIABLE, "").strip() or None
+        if url is not None and not re.match(_PLAIN_URL, url):
+            raise ValueError(f"{URL_VARIABLE} is {HIDDEN}; expected a URL without user and query, as endpoint.base_url")
+        return None if url is None else url.rstrip("/")
+
+    def resolve(self) -> EndpointConfig:
+        """Return it with the address that it has here and now, whatever another process's environment says."""
+        return self.model_copy(update={"base_url": self.address() or OPENAI_URL, "api_key_env": self.key_variable})
+
     def cost(self, prompt_tokens: int, output_tokens: int) -> float:
         """Compute what tokens cost."""
         return (prompt_tokens * self.input_price + output_tokens * self.output_price) / 1e6
@@ -80,6 +100,12 @@ class EndpointConfig(BaseModel):
         """
         if self.key_variable in engine_env:
             return f"engine.env.{self.key_variable} would be written to manifests: set it in the workers' environment"
+        if self.base_url is None and URL_VARIABLE in engine_env:
+            return f"engine.env.{URL_VARIABLE}: the driver would not see it; set endpoint.base_url"
+        try:
+            self.address()
+        except ValueError as error:
+            return str(error)
         if self.dialect == "vllm":
             return None
         if constrained:

@@ -114,7 +114,9 @@ def make_contract(
     contract["engine.kind"] = engine.kind
     contract["engine.args"] = {k: v for k, v in engine.args.items() if k not in RESUMABLE_ENGINE_ARGS}
     if endpoint is not None:
-        asked = endpoint.model_dump(mode="json", include={"base_url", "dialect", "omit", "extra_body"})
+        asked = endpoint.model_dump(mode="json", include={"dialect", "omit", "extra_body"})
         contract |= {f"endpoint.{key}": value for key, value in asked.items()}
+        # A variable may name the server: what counts is where it is.
+        contract["endpoint.base_url"] = endpoint.address()
     hashed = {"guideline", "prompt.template"}
     return contract | {key: hash_text(text) if key in hashed else text for key, text in texts.items()}
