@@ -10,6 +10,7 @@ from judgetrace.endpoint_answers import (
     estimate_prompt,
     read_chat,
     read_chosen_log_probabilities,
+    read_model_length,
     read_text,
     read_tokens,
 )
@@ -108,6 +109,13 @@ def test_what_is_no_answer_may_be_asked_again(answer):
         read_chosen_log_probabilities(answer, [1])
     with pytest.raises(MalformedAnswerError):
         read_tokens(answer)
+    with pytest.raises(MalformedAnswerError):
+        read_model_length(answer, "m")
+
+
+def test_an_adapter_takes_as_many_tokens_as_its_base():
+    listed = {"data": [{"id": "base", "max_model_len": 4096}, {"id": "mine", "max_model_len": None, "parent": "base"}]}
+    assert [read_model_length(listed, name) for name in ("base", "mine", "none")] == [4096, 4096, None]
 
 
 def test_tokens_are_estimated_where_the_server_counts_none():

@@ -29,6 +29,7 @@ from tests.loopback import Reply, ScriptedServer, chat_answer, error_answer
 
 KEY = "sk-test-5f3a9c"
 MESSAGES = [{"role": "user", "content": "Rate it."}]
+MODELS = Reply({"data": [{"id": "rater-1", "max_model_len": 512}, {"id": "other", "max_model_len": 9}]})
 
 
 @pytest.fixture(autouse=True)
@@ -59,12 +60,14 @@ def make_request(engine, begun="", **more):
 
 
 @contextmanager
-def serving(answer):
-    """Serve answers of a function of (how many requests before, request); the start's probe is answered apart."""
+def serving(answer, models=MODELS):
+    """Serve answers of a function of (how many requests before, request); the start's requests are answered apart."""
 
     def reply(asked):
         if asked.path == "/tokenize":
             return Reply({"tokens": [ord(c) for c in asked.body.get("prompt", "user: Rate it. assistant:")]})
+        if asked.path == "/v1/models":
+            return models
         if asked.body.get("messages", [{}])[0].get("content") == "Hi":
             return Reply(chat_answer("Hello"))
         numbers.append(len(numbers))
@@ -105,7 +108,7 @@ def asked_of(server):
     return [
         a.body
         for a in server.asked
-        if a.path != "/tokenize" and a.body.get("messages") != [{"role": "user", "content": "Hi"}]
+        if a.path not in {"/tokenize", "/v1/models"} and a.body.get("messages") != [{"role": "user", "content": "Hi"}]
     ]
 
 
@@ -255,6 +258,20 @@ def test_a_server_that_is_not_vllms_is_no_vllm():
 
     with ScriptedServer(plain) as server, pytest.raises(EngineStartError, match="dialect = 'vllm' right"):
         load_engine(make_spec(server, dialect="vllm"))
+
+
+@pytest.mark.parametrize(
+    ("models", "dialect", "length"),
+    [
+        (MODELS, "vllm", 512),
+        (MODELS, "openai", None),
+        (error_answer(404, "Not Found"), "vllm", None),
+        (Reply({"data": [{"id": "rater-1"}]}), "vllm", None),
+    ],
+)
+def test_vllms_server_tells_how_many_tokens_the_model_takes(models, dialect, length):
+    with serving(lambda n, asked: Reply(chat_answer("a")), models) as server:
+        assert load_engine(make_spec(server, dialect=dialect)).max_model_tokens == length
 
 
 def test_a_server_without_a_key_is_told_none(monkeypatch):

@@ -57,6 +57,7 @@ def test_a_changed_guideline_or_template_changes_the_contract():
         ({"engine": {"env": {"HF_TOKEN": "hf_1"}}}, r"\['HF_TOKEN'\] look like secrets"),
         ({"engine": {"args": {"hf_token": "hf_1"}}}, "look like secrets"),
         ({"limits": {"max_cost": 5}}, "max_cost needs"),
+        ({"endpoint": {}, "prompt": {"on_overlong": "shorten"}}, "use 'quarantine'"),
         ({"sampling": {"max_tokens": 512}, "engine": {"args": {"max_model_len": 512}}}, "leaves no room"),
     ],
 )

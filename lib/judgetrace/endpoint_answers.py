@@ -32,7 +32,8 @@ def estimate_tokens(messages: Sequence[Mapping[str, str]]) -> int:
 def estimate_prompt(messages: Sequence[Mapping[str, str]], begun: str = "") -> Prompt:
     """Make a prompt that its server will tokenize."""
     kept = tuple(messages)
-    return Prompt(estimate_tokens(kept) + math.ceil(len(begun) / CHARACTERS_PER_TOKEN), (), kept, begun)
+    num_tokens = estimate_tokens(kept) + math.ceil(len(begun) / CHARACTERS_PER_TOKEN)
+    return Prompt(num_tokens, (), kept, begun, is_estimated=True)
 
 
 def read_chat(answer: Any, stops: Sequence[str] = (), splits_reasoning: bool = False) -> Completion:
@@ -110,6 +111,20 @@ def read_tokens(answer: Any) -> list[int]:
     if not isinstance(tokens, list):
         raise MalformedAnswerError("an answer without tokens")
     return [int(token) for token in tokens]
+
+
+def read_model_length(answer: Any, model: str) -> int | None:
+    """Read from vLLM's /models how many tokens a model takes, prompt and output together; an adapter takes its base's.
+
+    None where the server does not say. Raises MalformedAnswerError.
+    """
+    listed = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(listed, list):
+        raise MalformedAnswerError("an answer without models")
+    cards = {card.get("id"): card for card in listed if isinstance(card, dict)}
+    card = cards.get(model, {})
+    length = card.get("max_model_len") or cards.get(card.get("parent"), {}).get("max_model_len")
+    return length if isinstance(length, int) else None
 
 
 def _first_choice(answer: Any) -> dict[str, Any]:

@@ -77,7 +77,11 @@ class EndpointClient:
         """
         return await self.pacer.send(lambda: self._try(path, body, read))
 
-    async def _try(self, path: str, body: Mapping[str, Any], read: Callable[[Any], Read]) -> Read:
+    async def get(self, path: str, read: Callable[[Any], Read]) -> Read:
+        """Ask for what is at `path`, as `post` does."""
+        return await self.pacer.send(lambda: self._try(path, None, read))
+
+    async def _try(self, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], Read]) -> Read:
         try:
             answer: Any = json.loads(await self._request(path, body))
             return read(answer)
@@ -85,13 +89,16 @@ class EndpointClient:
             failure = TransientError(self._redact(f"no valid answer: {error}"))
         raise failure
 
-    async def _request(self, path: str, body: Mapping[str, Any]) -> bytes:
+    async def _request(self, path: str, body: Mapping[str, Any] | None) -> bytes:
         failure: Exception
         self._loop = asyncio.get_running_loop()
         try:
             # The client's own time-outs are for each piece of an answer: one that trickles would never end.
             async with asyncio.timeout(self._config.timeout_s):
-                response = await self._client.post(path, body=body, cast_to=self._raw_response)
+                if body is None:
+                    response = await self._client.get(path, cast_to=self._raw_response)
+                else:
+                    response = await self._client.post(path, body=body, cast_to=self._raw_response)
             return bytes(response.content)
         except TimeoutError:
             failure = TransientError(f"no whole answer within {self._config.timeout_s:g} s")

@@ -24,12 +24,13 @@ from judgetrace.endpoint_answers import (
     estimate_prompt,
     read_chat,
     read_chosen_log_probabilities,
+    read_model_length,
     read_text,
     read_tokens,
 )
 from judgetrace.endpoint_client import EndpointClient, RequestRefusedError
 from judgetrace.endpoint_config import CONSTRAINED_CONFLICT, TOP_K_CONFLICT, EndpointConfig
-from judgetrace.engine import Completion, EngineSpec, LevelScores, Prompt, Request, apply_environment
+from judgetrace.engine import Completion, EngineDeadError, EngineSpec, LevelScores, Prompt, Request, apply_environment
 from judgetrace.level_tree import Branching, LevelTree, find_within_tag
 from judgetrace.parsing import RATING_CLOSE, RATING_OPEN
 from judgetrace.top_tokens import (
@@ -53,7 +54,6 @@ SEVERAL_SAMPLES = "use the mean of several sampled ratings instead of probabilit
 class EndpointEngine:
     """One server. Make it anywhere; all its coroutines run on one event loop."""
 
-    max_model_tokens: int | None = None
     special_tokens: Sequence[str] = ()
 
     def __init__(self, spec: EngineSpec):
@@ -67,6 +67,7 @@ class EndpointEngine:
         self._check(spec)
         apply_environment(spec.engine.env)
         self._client = EndpointClient(self._config, spec.model.path, spec.engine.slots)
+        self.max_model_tokens: int | None = None
         self._max_tokens_name = _run_apart(self._prove())
         self._conversations: dict[tuple[tuple[str, str], ...], list[int]] = {}
         self._level_trees: dict[tuple[str, ...], LevelTree] = {}
@@ -118,6 +119,11 @@ class EndpointEngine:
         except (RuntimeError, ValueError) as error:
             hint = "is endpoint.dialect = 'vllm' right?"
             raise RuntimeError(f"the server can't tokenize as vLLM's does ({error}); {hint}") from None
+        try:
+            self.max_model_tokens = await client.get("/models", partial(read_model_length, model=self._model))
+        except (RequestRefusedError, EngineDeadError):
+            # A proxy may pass on no more than what generates: then the server alone knows, and refuses.
+            return
 
     def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
         """Keep the conversations; their numbers of tokens are estimated by their length."""

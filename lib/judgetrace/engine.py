@@ -94,10 +94,11 @@ class Prompt:
     """A prompt as its engine holds it: tokens where it tokenizes itself, else messages and how the answer begins."""
 
     num_tokens: int
-    """An estimate where only a server can count them."""
     token_ids: Sequence[int] = ()
     messages: Sequence[Mapping[str, str]] = ()
     begun: str = ""
+    is_estimated: bool = False
+    """Whether only a server can count the tokens: then it, and no estimate, says what is too long."""
 
 
 @dataclass(frozen=True)

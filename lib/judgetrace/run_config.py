@@ -46,6 +46,7 @@ def check_asking(
     sampling: SamplingConfig,
     limits: LimitsConfig,
     *,
+    prompt: PromptConfig,
     scores_levels: bool = False,
     section: str = "sampling",
 ) -> None:
@@ -85,6 +86,11 @@ def check_asking(
             "limits.max_cost needs endpoint.input_price or endpoint.output_price: without them it never ends"
         )
     if endpoint is not None:
+        if prompt.on_overlong == "shorten":
+            raise ValueError(
+                "prompt.on_overlong = 'shorten' needs an engine that counts tokens, and an endpoint's are estimated: "
+                "use 'quarantine', which leaves to the server what is too long"
+            )
         continues = thinking.constrained_rating != "never" or (scores_levels and thinking.format != "none")
         conflict = endpoint.find_conflict(engine.env, continues, sampling.top_k)
         if conflict is not None:
