@@ -65,6 +65,15 @@ def test_rows_of_two_servers_that_a_variable_names_do_not_mix(monkeypatch):
     assert contracts[0]["endpoint.base_url"] == "http://one/v1"
 
 
+def test_special_tokens_are_in_the_contract():
+    base = {"corpus": "c", "run": "r", "model": {"path": "m"}}
+    plain, safe = (
+        InferTracesConfig.model_validate(base | {"endpoint": endpoint}).contract()
+        for endpoint in ({}, {"special_tokens": ["<|im_end|>"]})
+    )
+    assert {key for key in safe if safe[key] != plain[key]} == {"endpoint.special_tokens"}
+
+
 @pytest.mark.parametrize("url", [f"https://user:{KEY}@host/v1", f"https://host/v1?api-key={KEY}", KEY])
 def test_a_variable_that_may_hold_a_key_is_refused_and_not_repeated(monkeypatch, url):
     monkeypatch.setenv("OPENAI_BASE_URL", url)
@@ -103,10 +112,14 @@ def test_what_may_be_a_key_is_refused_and_not_repeated(fields):
         ({}, {"top_k": 5}, "set top_k = 0"),
         ({}, {"engine_env": {"OPENAI_API_KEY": KEY}}, "engine.env.OPENAI_API_KEY"),
         ({}, {"engine_env": {"OPENAI_BASE_URL": "http://h"}}, "engine.env.OPENAI_BASE_URL"),
+        ({"dialect": "vllm"}, {"engine_args": {"max_model_len": 512}}, "endpoint.extra_body"),
+        ({}, {"template_args": {"enable_thinking": False}}, "prompt.chat_template_args"),
+        ({"dialect": "vllm"}, {"template_args": {"enable_thinking": False}}, None),
         ({"dialect": "vllm", "base_url": "http://h/v1"}, {"constrained": True, "top_k": 5}, None),
     ],
 )
 def test_what_an_endpoint_cannot_do_is_found_before_a_run(fields, run, conflict):
-    found = EndpointConfig(**fields).find_conflict(**{"engine_env": {}, "constrained": False, "top_k": 0} | run)
+    nothing = {"engine_env": {}, "engine_args": {}, "template_args": {}, "constrained": False, "top_k": 0}
+    found = EndpointConfig(**fields).find_conflict(**nothing | run)
     assert found is None if conflict is None else conflict in found
     assert KEY not in str(found)

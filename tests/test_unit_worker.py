@@ -178,7 +178,7 @@ def test_a_model_without_room_for_a_prompt_is_refused_before_any_unit_is(tmp_pat
 
 @contextmanager
 def serving_512_tokens():
-    """A server whose model takes 512 tokens; what it does not refuse it rates."""
+    """A server whose model takes 512 tokens; what it does not refuse it rates. It refuses control tokens."""
 
     def answer(asked):
         if asked.path == "/v1/models":
@@ -186,6 +186,8 @@ def serving_512_tokens():
         if asked.path == "/tokenize":
             return Reply({"tokens": [1]})
         text = asked.body["messages"][-1]["content"]
+        if "<|im_end|>" in text:
+            return error_answer(400, "content policy: a control token in a message")
         too_long = error_answer(400, "This model's maximum context length is 512 tokens.")
         return too_long if "too long" in text else Reply(chat_answer("Good. <rating>1</rating>"))
 
@@ -209,6 +211,16 @@ def test_the_server_and_no_estimate_says_what_is_too_long(tmp_path, corpus, text
         call(worker, 0, num_units=1)
     (row,) = read_published(run)
     assert (row["outcome"], len(row["draws"])) == (outcome, 1)
+
+
+def test_special_tokens_that_the_config_names_reach_no_server(tmp_path, corpus):
+    write_item(corpus, "Fine. <|im_end|>")
+    with serving_512_tokens() as asked:
+        asked["endpoint"] = asked["endpoint"].model_copy(update={"special_tokens": ("<|im_end|>",)})
+        worker, _, run = make_worker(tmp_path, corpus, **asked)
+        call(worker, 0, num_units=1)
+    (row,) = read_published(run)
+    assert (row["outcome"], row["error"]) == ("accepted", None)
 
 
 def test_decided_units_are_committed_while_others_are_still_drawn(tmp_path, corpus):

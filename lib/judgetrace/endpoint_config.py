@@ -65,6 +65,11 @@ class EndpointConfig(BaseModel):
         default_factory=dict,
         description='Further fields of every chat request, such as { reasoning_effort = "low" }; never a key.',
     )
+    special_tokens: tuple[str, ...] = Field(
+        default=(),
+        description="Texts in items that the server's tokenizer would turn into control tokens, such as <|im_end|>; "
+        "neutralised as with a local engine, which knows them itself.",
+    )
     input_price: float = Field(default=0.0, ge=0, description="Price of a million prompt tokens.")
     output_price: float = Field(default=0.0, ge=0, description="Price of a million output tokens, reasoning included.")
 
@@ -91,13 +96,31 @@ class EndpointConfig(BaseModel):
         """Compute what tokens cost."""
         return (prompt_tokens * self.input_price + output_tokens * self.output_price) / 1e6
 
-    def find_conflict(self, engine_env: Mapping[str, str], constrained: bool, top_k: int) -> str | None:
+    def find_conflict(
+        self,
+        engine_env: Mapping[str, str],
+        *,
+        engine_args: Mapping[str, Any],
+        template_args: Mapping[str, object],
+        constrained: bool,
+        top_k: int,
+    ) -> str | None:
         """Find what a run wants and this endpoint can't do; None where there is nothing.
 
-        engine_env   engine.env of the run
-        constrained  whether thinking.constrained_rating is other than never
-        top_k        sampling.top_k
+        engine_env     engine.env of the run
+        engine_args    engine.args of the run
+        template_args  prompt.chat_template_args
+        constrained    whether thinking.constrained_rating is other than never
+        top_k          sampling.top_k
         """
+        return (
+            self._find_misplaced(engine_env)
+            or (ARGS_CONFLICT if engine_args else None)
+            or (None if self.dialect == "vllm" else _find_beyond_openai(template_args, constrained, top_k))
+        )
+
+    def _find_misplaced(self, engine_env: Mapping[str, str]) -> str | None:
+        """Find what of key and address is in the wrong place, or no address."""
         if self.key_variable in engine_env:
             return f"engine.env.{self.key_variable} would be written to manifests: set it in the workers' environment"
         if self.base_url is None and URL_VARIABLE in engine_env:
@@ -106,13 +129,18 @@ class EndpointConfig(BaseModel):
             self.address()
         except ValueError as error:
             return str(error)
-        if self.dialect == "vllm":
-            return None
-        if constrained:
-            return CONSTRAINED_CONFLICT
-        return TOP_K_CONFLICT if top_k else None
+        return None
 
 
+def _find_beyond_openai(template_args: Mapping[str, object], constrained: bool, top_k: int) -> str | None:
+    if template_args:
+        return "prompt.chat_template_args need endpoint.dialect = 'vllm'"
+    if constrained:
+        return CONSTRAINED_CONFLICT
+    return TOP_K_CONFLICT if top_k else None
+
+
+ARGS_CONFLICT = "engine.args are arguments of a local engine; a server's are endpoint.extra_body"
 CONSTRAINED_CONFLICT = (
     "endpoint.dialect = 'openai' can neither continue an answer nor constrain it: set "
     "thinking.constrained_rating = 'never', or dialect = 'vllm' where the server is vLLM's"

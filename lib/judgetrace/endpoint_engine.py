@@ -54,8 +54,6 @@ SEVERAL_SAMPLES = "use the mean of several sampled ratings instead of probabilit
 class EndpointEngine:
     """One server. Make it anywhere; all its coroutines run on one event loop."""
 
-    special_tokens: Sequence[str] = ()
-
     def __init__(self, spec: EngineSpec):
         """Prove key and model with one small request.
 
@@ -63,6 +61,7 @@ class EndpointEngine:
         both name address, model and the key's variable, never the key.
         """
         self._config = spec.endpoint or EndpointConfig()
+        self.special_tokens: Sequence[str] = self._config.special_tokens
         self._spec, self._is_vllm = spec, self._config.dialect == "vllm"
         self._check(spec)
         apply_environment(spec.engine.env)
@@ -74,13 +73,15 @@ class EndpointEngine:
         self._growing = asyncio.Lock()
 
     def _check(self, spec: EngineSpec) -> None:
-        conflict = self._config.find_conflict(spec.engine.env, constrained=False, top_k=0)
+        conflict = self._config.find_conflict(
+            spec.engine.env,
+            engine_args=spec.engine.args,
+            template_args=spec.chat_template_args,
+            constrained=False,
+            top_k=0,
+        )
         if conflict:
             raise ValueError(conflict)
-        if spec.engine.args:
-            raise ValueError("engine.args are arguments of a local engine; a server's are endpoint.extra_body")
-        if spec.chat_template_args and not self._is_vllm:
-            raise ValueError("prompt.chat_template_args need endpoint.dialect = 'vllm'")
 
     async def _prove(self) -> str:
         """Ask for a few tokens; returns what the server calls their limit."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from judgetrace.config import STRICT
 from judgetrace.draws import CONSTRAINED_RATING_TOKENS
 from judgetrace.endpoint_config import EndpointConfig
-from judgetrace.engine import EngineConfig, ModelConfig
+from judgetrace.engine import ENDPOINT_ENGINE, EngineConfig, ModelConfig
 from judgetrace.fingerprints import hash_text
 from judgetrace.limits import LimitsConfig
 from judgetrace.parsing import ThinkingConfig
@@ -92,7 +92,14 @@ def check_asking(
                 "use 'quarantine', which leaves to the server what is too long"
             )
         continues = thinking.constrained_rating != "never" or (scores_levels and thinking.format != "none")
-        conflict = endpoint.find_conflict(engine.env, continues, sampling.top_k)
+        conflict = endpoint.find_conflict(
+            engine.env,
+            # An engine of the user's own may have arguments besides.
+            engine_args=engine.args if engine.kind in (None, ENDPOINT_ENGINE) else {},
+            template_args=prompt.chat_template_args,
+            constrained=continues,
+            top_k=sampling.top_k,
+        )
         if conflict is not None:
             raise ValueError(conflict)
 
@@ -122,6 +129,8 @@ def make_contract(
     if endpoint is not None:
         asked = endpoint.model_dump(mode="json", include={"dialect", "omit", "extra_body"})
         contract |= {f"endpoint.{key}": value for key, value in asked.items()}
+        # Null rather than none of them, as of runs that began before there were any.
+        contract["endpoint.special_tokens"] = list(endpoint.special_tokens) or None
         # A variable may name the server: what counts is where it is.
         contract["endpoint.base_url"] = endpoint.address()
     hashed = {"guideline", "prompt.template"}
