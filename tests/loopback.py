@@ -22,6 +22,7 @@ class Asked:
     path: str
     body: dict[str, Any]
     headers: dict[str, str]
+    method: str = "POST"
 
 
 @dataclass
@@ -68,7 +69,7 @@ class LoopbackServer:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        asked = Asked(request.path, json.loads(await request.read() or b"{}"), headers)
+        asked = Asked(request.path, json.loads(await request.read() or b"{}"), headers, request.method)
         self.asked.append(asked)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -145,7 +146,7 @@ class FaultyProxy(LoopbackServer):
         kept = {name: asked.headers[name] for name in ("authorization", "content-type") if name in asked.headers}
         async with (
             ClientSession() as session,
-            session.post(self._target + asked.path, json=asked.body, headers=kept) as answer,
+            session.request(asked.method, self._target + asked.path, json=asked.body or None, headers=kept) as answer,
         ):
             body, status = await answer.read(), answer.status
         return Reply(body[: len(body) // 2], status) if fault == "malformed" else Reply(body, status, fault=fault)

@@ -1,6 +1,7 @@
 """One draw: think, rate, parse, accept."""
 
 import asyncio
+import math
 
 import pytest
 
@@ -8,8 +9,9 @@ from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.asking import AskedUnit
 from judgetrace.decisions import TraceDecider
 from judgetrace.draws import DrawSampler
-from judgetrace.engine import Completion, EngineDeadError, Prompt, PromptRefusedError
+from judgetrace.engine import Completion, EngineDeadError, LevelScores, Prompt, PromptRefusedError
 from judgetrace.parsing import ThinkingConfig
+from judgetrace.ratings import DecodingConfig, RatingDecider
 from judgetrace.sampling import SamplingConfig, draw_seed
 from judgetrace.scale import Scale
 
@@ -117,6 +119,34 @@ def test_a_thinking_too_long_to_be_followed_by_a_rating_is_a_draw_without_one():
     assert (result.reason, result.rating) == ("truncated", None)
 
 
+@pytest.mark.parametrize("mode", ["never", "fallback", "always"])
+def test_a_sample_that_is_refused_or_filtered_has_no_rating_and_says_why(mode):
+    """Whatever its text holds; the prompt was taken, so the unit's other draws go on."""
+    refused = Completion("Hm <rating>4</rating>", "stop", 9, prompt_tokens=11, error="the content filter stopped it")
+    engine = Engine(refused)
+    result = draw(engine, ThinkingConfig(constrained_rating=mode))
+    assert (result.reason, result.rating, result.error) == ("unparsed", None, "the content filter stopped it")
+    assert (result.prompt_tokens, result.output_tokens, len(engine.requests)) == (11, 9, 1)
+
+
+def test_a_rating_that_is_refused_after_the_thinking_leaves_none():
+    engine = Engine(Completion("Good.", "stop", 9), Completion("4", "stop", 1, error="filtered"))
+    result = draw(engine, ThinkingConfig(constrained_rating="always"))
+    assert (result.reason, result.rating, result.error, result.output_tokens) == ("unparsed", None, "filtered", 10)
+
+
+def test_levels_that_an_answer_does_not_show_are_a_draw_without_a_rating_and_with_its_tokens():
+    class Blind(Engine):
+        async def score_levels(self, request_id, prompt, levels):
+            return LevelScores((-math.inf,) * len(levels), 40, 16, "none of the levels")
+
+    decider = RatingDecider("r", DecodingConfig(rating="expected", max_tokens=100))
+    sampler = DrawSampler(Blind(), ThinkingConfig(format="none"), decider)
+    result = asyncio.run(sampler.sample(UNIT, 0, False))
+    assert (result.reason, result.rating, result.error) == ("unparsed", None, "none of the levels")
+    assert (result.prompt_tokens, result.output_tokens) == (40, 16)
+
+
 def test_a_reasoning_parsers_split_is_used():
     completion = Completion("raw", "stop", 9, reasoning="Hm <rating>1</rating>.", content="<rating>4</rating>")
     result = draw(Engine(completion), ThinkingConfig(format="parser", parser="deepseek_r1"))
@@ -135,6 +165,43 @@ def test_a_passing_fault_is_tried_again_with_the_same_seed():
 def test_a_lasting_fault_is_a_failed_draw_that_says_why():
     result = draw(Engine(*[RuntimeError("no luck")] * 3))
     assert (result.reason, result.error) == ("failed", "RuntimeError: no luck")
+
+
+def test_a_draw_that_fails_after_its_thinking_counts_the_tokens_of_every_try():
+    """A budget that does not see them would be overdrawn by a server whose ratings fail."""
+    tries = [answer for _ in range(3) for answer in (thought_of(40), RuntimeError("no luck"))]
+    result = draw(Engine(*tries), ThinkingConfig(constrained_rating="always"))
+    assert (result.reason, result.prompt_tokens, result.output_tokens) == ("failed", 3 * 35, 3 * 40)
+
+
+def test_a_draw_that_succeeds_at_last_counts_the_tries_before_too():
+    engine = Engine(thought_of(40), RuntimeError("hiccup"), thought_of(40), Completion("4", "stop", 1))
+    result = draw(engine, ThinkingConfig(constrained_rating="always"))
+    assert (result.reason, result.prompt_tokens, result.output_tokens) == ("accepted", 2 * 35, 81)
+
+
+def test_a_cancelled_draw_counts_what_has_come_of_all_its_requests():
+    class Streaming(Engine):
+        async def generate(self, request):
+            if request.choices is None:
+                request.on_tokens(40)
+                return thought_of(40)
+            await asyncio.sleep(30)
+
+    async def cancel():
+        decider = TraceDecider(SamplingConfig(max_tokens=100), AcceptanceConfig())
+        sampler = DrawSampler(Streaming(), ThinkingConfig(constrained_rating="always"), decider)
+        task = asyncio.create_task(sampler.sample(UNIT, 0, True))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        return await task
+
+    result = asyncio.run(cancel())
+    assert (result.reason, result.prompt_tokens, result.output_tokens) == ("cancelled", 35, 40)
+
+
+def thought_of(num_tokens):
+    return Completion("Good.", "stop", num_tokens, prompt_tokens=35)
 
 
 @pytest.mark.parametrize("error", [EngineDeadError("dead"), PromptRefusedError("refused")])

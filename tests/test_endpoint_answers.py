@@ -10,10 +10,10 @@ from judgetrace.endpoint_answers import (
     estimate_prompt,
     read_chat,
     read_chosen_log_probabilities,
+    read_model_length,
     read_text,
     read_tokens,
 )
-from judgetrace.engine import PromptRefusedError
 from judgetrace.parsing import ThinkingConfig, parse_answer, parse_output
 from judgetrace.scale import Scale
 from tests.loopback import chat_answer
@@ -69,12 +69,21 @@ def test_contents_in_parts_are_joined():
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [chat_answer(None, refusal="I can't rate this."), chat_answer("Half an ans", "content_filter")],
+    ("answer", "said"),
+    [
+        (chat_answer(None, refusal="I can't rate this."), "the model refuses to answer: I can't rate this."),
+        (chat_answer("Half an ans", "content_filter"), "the content filter stopped the answer"),
+    ],
 )
-def test_a_refusal_is_the_prompts_end(answer):
-    with pytest.raises(PromptRefusedError):
-        read_chat(answer)
+def test_a_refused_sample_is_a_completion_with_its_tokens_and_says_why(answer, said):
+    """The prompt was taken and paid for, and another sample may be answered: the unit is not at its end."""
+    read = read_chat(answer)
+    assert (read.error, read.prompt_tokens, read.output_tokens) == (said, 11, 7)
+
+
+def test_a_filter_stops_the_completion_of_a_bare_prompt_too():
+    answer = {"choices": [{"text": "4", "finish_reason": "content_filter"}]}
+    assert read_text(answer).error == "the content filter stopped the answer"
 
 
 @pytest.mark.parametrize(
@@ -100,6 +109,13 @@ def test_what_is_no_answer_may_be_asked_again(answer):
         read_chosen_log_probabilities(answer, [1])
     with pytest.raises(MalformedAnswerError):
         read_tokens(answer)
+    with pytest.raises(MalformedAnswerError):
+        read_model_length(answer, "m")
+
+
+def test_an_adapter_takes_as_many_tokens_as_its_base():
+    listed = {"data": [{"id": "base", "max_model_len": 4096}, {"id": "mine", "max_model_len": None, "parent": "base"}]}
+    assert [read_model_length(listed, name) for name in ("base", "mine", "none")] == [4096, 4096, None]
 
 
 def test_tokens_are_estimated_where_the_server_counts_none():

@@ -29,6 +29,7 @@ from tests.loopback import Reply, ScriptedServer, chat_answer, error_answer
 
 KEY = "sk-test-5f3a9c"
 MESSAGES = [{"role": "user", "content": "Rate it."}]
+MODELS = Reply({"data": [{"id": "rater-1", "max_model_len": 512}, {"id": "other", "max_model_len": 9}]})
 
 
 @pytest.fixture(autouse=True)
@@ -59,12 +60,14 @@ def make_request(engine, begun="", **more):
 
 
 @contextmanager
-def serving(answer):
-    """Serve answers of a function of (how many requests before, request); the start's probe is answered apart."""
+def serving(answer, models=MODELS):
+    """Serve answers of a function of (how many requests before, request); the start's requests are answered apart."""
 
     def reply(asked):
         if asked.path == "/tokenize":
             return Reply({"tokens": [ord(c) for c in asked.body.get("prompt", "user: Rate it. assistant:")]})
+        if asked.path == "/v1/models":
+            return models
         if asked.body.get("messages", [{}])[0].get("content") == "Hi":
             return Reply(chat_answer("Hello"))
         numbers.append(len(numbers))
@@ -105,7 +108,7 @@ def asked_of(server):
     return [
         a.body
         for a in server.asked
-        if a.path != "/tokenize" and a.body.get("messages") != [{"role": "user", "content": "Hi"}]
+        if a.path not in {"/tokenize", "/v1/models"} and a.body.get("messages") != [{"role": "user", "content": "Hi"}]
     ]
 
 
@@ -257,6 +260,20 @@ def test_a_server_that_is_not_vllms_is_no_vllm():
         load_engine(make_spec(server, dialect="vllm"))
 
 
+@pytest.mark.parametrize(
+    ("models", "dialect", "length"),
+    [
+        (MODELS, "vllm", 512),
+        (MODELS, "openai", None),
+        (error_answer(404, "Not Found"), "vllm", None),
+        (Reply({"data": [{"id": "rater-1"}]}), "vllm", None),
+    ],
+)
+def test_vllms_server_tells_how_many_tokens_the_model_takes(models, dialect, length):
+    with serving(lambda n, asked: Reply(chat_answer("a")), models) as server:
+        assert load_engine(make_spec(server, dialect=dialect)).max_model_tokens == length
+
+
 def test_a_server_without_a_key_is_told_none(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serving(lambda n, asked: Reply(chat_answer("a"))) as server:
@@ -315,8 +332,6 @@ def test_a_fault_that_does_not_pass_fails_the_request_with_its_cause_and_no_othe
         (error_answer(413, "Payload too large"), PromptRefusedError),
         (error_answer(400, "The response was filtered by Azure's content management policy"), PromptRefusedError),
         (error_answer(403, "Your input was flagged by moderation"), PromptRefusedError),
-        (Reply(chat_answer(None, refusal="No.")), PromptRefusedError),
-        (Reply(chat_answer("", "content_filter")), PromptRefusedError),
         (error_answer(400, "temperature must be 1"), RequestRefusedError),
         (error_answer(422, "extra fields not permitted"), RequestRefusedError),
     ],
@@ -398,17 +413,39 @@ def test_the_openai_dialect_scores_levels_by_the_most_probable_tokens_behind_the
 @pytest.mark.parametrize(
     ("reply", "levels", "begun"),
     [
-        (rating_answer([("<rating>", 0.0)], [("-", -0.1), ("4", -2.0)]), ["-4", "-3", "3", "4"], "<rating>"),
-        (rating_answer([("I", 0.0)], [(" think", 0.0)]), ["1", "2"], "<rating>"),
+        (rating_answer([("<rating>", 0.0)], [("-", -0.1)]), ["-4", "-3"], "<rating>"),
         (Reply(chat_answer("<rating>1</rating>")), ["1", "2"], "<rating>"),
+        (Reply(chat_answer("", "length")), ["1", "2"], "<rating>"),
         (rating_answer([("1", 0.0)]), ["1", "2"], "I have thought.\n<rating>"),
     ],
 )
-def test_levels_that_cannot_be_scored_are_refused_with_what_to_use_instead(reply, levels, begun):
+def test_what_no_item_can_be_scored_with_is_refused_with_what_to_use_instead(reply, levels, begun):
     with serving(lambda n, asked: reply) as server:
         with pytest.raises(RequestRefusedError, match="mean of several sampled ratings"):
             score(server, levels, begun)
         assert len(asked_of(server)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (rating_answer([("<rating>", 0.0)], [("-", -0.1), ("4", -2.0)]), "may begin several of the levels"),
+        (rating_answer([("<rating>", 0.0)], [("good", -0.1), ("bad", -2.0)]), "none of the levels"),
+        (rating_answer([("I", 0.0)], [(" think", 0.0)]), "the answer begins with 'I think'"),
+        (rating_answer(), "the answer begins with ''"),
+        (Reply(chat_answer(None, refusal="No.")), "the model refuses to answer: No."),
+        (Reply(chat_answer("", "content_filter")), "the content filter stopped the answer"),
+    ],
+)
+def test_an_answer_that_shows_no_level_is_paid_for_once_and_is_a_sample_without_a_rating(reply, said):
+    """As a refused request it was a failed draw, which every later run asked and paid for again."""
+    with serving(lambda n, asked: reply) as server:
+        scores = score(server, ["-4", "-3", "3", "4"])
+        assert len(asked_of(server)) == 1
+    assert scores.log_probabilities == (float("-inf"),) * 4
+    assert (scores.prompt_tokens, scores.output_tokens) == (11, 7)
+    assert said in scores.error
+    assert "mean of several sampled ratings" in scores.error or said.startswith("the model") or "filter" in said
 
 
 def test_the_vllm_dialect_scores_levels_by_the_tree_of_the_servers_tokens():

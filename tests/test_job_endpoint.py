@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,15 +106,32 @@ def test_a_busy_server_costs_no_rating_and_the_key_is_in_no_file(tmp_path, corpu
     assert KEY not in read_all_files(tmp_path) + shown.out + shown.err
 
 
-def test_a_budget_of_money_ends_the_run_cleanly_and_the_same_command_goes_on(tmp_path, corpus, server, capsys):
-    config = write_config(tmp_path, corpus, server, DECODING)
-    assert rate_items.main([config, "--limits.max_cost=0.5", "--engine.slots=1"]) == STOPPED_EARLY_STATUS
-    assert "limits.max_cost reached" in capsys.readouterr().out
-    done = len(read_published(Folder(str(tmp_path / "run")), "annotations"))
-    assert 0 < done < NUM_UNITS
-    assert rate_items.main([config]) == 0
+def list_seeds(asked: list[Asked]) -> list[int]:
+    """The seeds of the draws that were asked for, each its own; the start's probe asks for another text."""
+    return [one.body["seed"] for one in asked if one.body["messages"][-1]["content"] != "Hi"]
+
+
+def test_a_budget_of_money_ends_the_run_cleanly_and_the_same_command_asks_only_the_rest(tmp_path, corpus, capsys):
+    price, latency_s, told_within_s = (11 * 1000 + 7 * 2000) / 1e6, 0.2, 5.0
+    with ScriptedServer(lambda asked: replace(rate(asked), latency_s=latency_s)) as server:
+        config = write_config(tmp_path, corpus, server, DECODING)
+        assert rate_items.main([config, "--limits.max_cost=0.5", "--engine.slots=1"]) == STOPPED_EARLY_STATUS
+        first = list_seeds(server.asked)
+        shown = capsys.readouterr().out
+        assert "limits.max_cost reached" in shown
+        done = len(read_published(Folder(str(tmp_path / "run")), "annotations"))
+        assert 0 < done < NUM_UNITS
+        # Every draw that was asked is paid for and recorded, the last one, which was in flight, too.
+        cost = float(re.search(r"Cost of all recorded tokens: ([\d.]+)", shown)[1])
+        assert cost == pytest.approx(len(first) * price)
+        # Over the budget: one draw in flight, and what one slot asks for until the worker hears of the end.
+        assert 0.5 <= cost <= 0.5 + (1 + told_within_s / latency_s) * price
+        assert rate_items.main([config]) == 0
+        seeds = list_seeds(server.asked)
     rows = read_published(Folder(str(tmp_path / "run")), "annotations")
     assert len(rows) == len({row["item_id"] for row in rows}) == NUM_UNITS
+    assert len(seeds) == len(set(seeds)) == 2 * NUM_UNITS
+    assert set(first) < set(seeds)
 
 
 def test_a_server_can_be_the_generator_of_traces(tmp_path, corpus, server):
@@ -138,6 +157,8 @@ def test_a_wrong_key_ends_the_run_at_its_start_and_names_the_variable(tmp_path, 
     [
         ("--thinking.constrained_rating=always", "can neither continue an answer nor constrain it"),
         ("--decoding.top_k=5", "knows no top_k"),
+        ("--prompt.on_overlong=shorten", "needs an engine that counts tokens"),
+        ('--engine.args={"max_model_len": 512}', "arguments of a local engine"),
         ("--endpoint.api_key_env=sk-12345-this-is-a-key", "may be a key"),
     ],
 )

@@ -43,6 +43,16 @@ def test_one_draw_at_a_time_stops_at_the_accepted_one(script, keep, num_draws, a
     assert unit.num_needed == num_draws
 
 
+def test_a_refused_unit_starts_no_further_draw_and_needs_none_in_flight():
+    unit = UnitSampling(SamplingConfig(max_draws=8))
+    for index in range(3):
+        unit.start(index)
+    unit.refuse()
+    assert unit.next_index() is None
+    assert unit.finish(Draw(1, 0, "failed")) == {0, 2}
+    assert unit.is_decided
+
+
 @pytest.mark.parametrize("script", ["addd", "dada", "dddd"])
 def test_the_fixed_mode_makes_all_draws_and_accepts_the_same_one(script):
     fixed, count = sampled(SamplingConfig(mode="fixed", max_draws=4), script)

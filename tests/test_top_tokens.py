@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from judgetrace.top_tokens import LevelsNotSeenError, find_rating_token, score_by_top_tokens
+from judgetrace.top_tokens import LevelsAlikeError, LevelsNotSeenError, find_rating_token, score_by_top_tokens
 
 
 def told(*tops):
@@ -60,11 +60,24 @@ def test_a_level_may_begin_another_where_that_is_a_token_of_its_own():
     [
         ([("-", 0.5), ("4", 0.5)], ["-4", "-3", "3", "4"]),
         ([("1", 0.5), ("2", 0.4)], ["1", "2", "10"]),
+        ([("1", 0.9)], ["1", "10"]),
         ([("ne", 0.5), ("pos", 0.4)], ["negative", "neutral", "positive"]),
     ],
 )
-def test_a_token_that_may_begin_several_levels_is_refused(top, levels):
+def test_a_token_that_may_begin_several_levels_tells_none_of_them(top, levels):
     with pytest.raises(LevelsNotSeenError, match="may begin several of the levels"):
+        probabilities(top, levels)
+
+
+@pytest.mark.parametrize(
+    ("top", "levels"),
+    [
+        ([("-", 0.9), ("4", 0.01)], ["-4", "-3"]),
+        ([("grade", 0.9)], ["grade A", "grade B"]),
+    ],
+)
+def test_levels_that_all_begin_with_one_token_can_be_told_apart_by_no_item(top, levels):
+    with pytest.raises(LevelsAlikeError, match="may begin several of the levels"):
         probabilities(top, levels)
 
 
@@ -72,6 +85,6 @@ def test_an_ambiguous_token_of_no_weight_is_passed_over():
     assert probabilities([("4", 0.9), ("-", 0.0001)], ["-4", "-3", "4"]) == [0.0, 0.0, 0.9]
 
 
-def test_levels_that_no_token_tells_are_refused():
+def test_levels_that_no_token_tells_are_not_seen():
     with pytest.raises(LevelsNotSeenError, match="none of the levels"):
         probabilities([("good", 0.9), ("bad", 0.1)], ["1", "2"])

@@ -57,6 +57,9 @@ def test_a_changed_guideline_or_template_changes_the_contract():
         ({"engine": {"env": {"HF_TOKEN": "hf_1"}}}, r"\['HF_TOKEN'\] look like secrets"),
         ({"engine": {"args": {"hf_token": "hf_1"}}}, "look like secrets"),
         ({"limits": {"max_cost": 5}}, "max_cost needs"),
+        ({"endpoint": {}, "engine": {"args": {"dtype": "float32"}}}, "arguments of a local engine"),
+        ({"endpoint": {}, "prompt": {"chat_template_args": {"a": 1}}}, "chat_template_args need endpoint.dialect"),
+        ({"endpoint": {}, "prompt": {"on_overlong": "shorten"}}, "use 'quarantine'"),
         ({"sampling": {"max_tokens": 512}, "engine": {"args": {"max_model_len": 512}}}, "leaves no room"),
     ],
 )

@@ -3,12 +3,14 @@
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pytest
 
 from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.decisions import TraceDecider
+from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, EngineStartError, ModelConfig
 from judgetrace.ledger import ShardLedger, current_shard_files
 from judgetrace.parsing import ThinkingConfig
@@ -20,6 +22,7 @@ from judgetrace.scale import ScaleConfig
 from judgetrace.schema import ITEMS
 from judgetrace.storage import Folder, encode_parquet
 from judgetrace.unit_worker import UnitWorker, WorkerSpec
+from tests.loopback import Reply, ScriptedServer, chat_answer, error_answer
 from tests.trace_tables import make_items, read_published
 
 SAMPLING = SamplingConfig(max_draws=6, max_tokens=100)
@@ -173,6 +176,53 @@ def test_a_model_without_room_for_a_prompt_is_refused_before_any_unit_is(tmp_pat
         make_worker(tmp_path, corpus, script={"max_model_len": 100})
 
 
+@contextmanager
+def serving_512_tokens():
+    """A server whose model takes 512 tokens; what it does not refuse it rates. It refuses control tokens."""
+
+    def answer(asked):
+        if asked.path == "/v1/models":
+            return Reply({"data": [{"id": "rater", "max_model_len": 512}]})
+        if asked.path == "/tokenize":
+            return Reply({"tokens": [1]})
+        text = asked.body["messages"][-1]["content"]
+        if "<|im_end|>" in text:
+            return error_answer(400, "content policy: a control token in a message")
+        too_long = error_answer(400, "This model's maximum context length is 512 tokens.")
+        return too_long if "too long" in text else Reply(chat_answer("Good. <rating>1</rating>"))
+
+    with ScriptedServer(answer) as server:
+        endpoint = EndpointConfig(base_url=server.base_url, dialect="vllm")
+        yield {"model": ModelConfig(path="rater"), "engine": EngineConfig(slots=1), "endpoint": endpoint}
+
+
+def test_a_servers_model_without_room_for_a_prompt_ends_the_start_instead_of_every_unit(tmp_path, corpus):
+    decider = TraceDecider(SamplingConfig(max_tokens=512), AcceptanceConfig())
+    with serving_512_tokens() as asked, pytest.raises(EngineStartError, match=r"\[decoding\]\) leaves no room"):
+        make_worker(tmp_path, corpus, decider=decider, **asked)
+
+
+@pytest.mark.parametrize(("text", "outcome"), [("fits. " * 400, "accepted"), ("too long " * 400, "quarantined")])
+def test_the_server_and_no_estimate_says_what_is_too_long(tmp_path, corpus, text, outcome):
+    """Both items are estimated at more than 600 tokens."""
+    write_item(corpus, text)
+    with serving_512_tokens() as asked:
+        worker, _, run = make_worker(tmp_path, corpus, **asked)
+        call(worker, 0, num_units=1)
+    (row,) = read_published(run)
+    assert (row["outcome"], len(row["draws"])) == (outcome, 1)
+
+
+def test_special_tokens_that_the_config_names_reach_no_server(tmp_path, corpus):
+    write_item(corpus, "Fine. <|im_end|>")
+    with serving_512_tokens() as asked:
+        asked["endpoint"] = asked["endpoint"].model_copy(update={"special_tokens": ("<|im_end|>",)})
+        worker, _, run = make_worker(tmp_path, corpus, **asked)
+        call(worker, 0, num_units=1)
+    (row,) = read_published(run)
+    assert (row["outcome"], row["error"]) == ("accepted", None)
+
+
 def test_decided_units_are_committed_while_others_are_still_drawn(tmp_path, corpus):
     worker, _, run = make_worker(tmp_path, corpus, script={"latency_s": 0.3}, commit_every_s=0.2)
     with ThreadPoolExecutor(1) as pool:
@@ -204,6 +254,15 @@ def test_what_cannot_be_asked_is_quarantined_and_what_fails_is_retried_by_the_ne
     outcomes = Counter(row["outcome"] for row in read_published(run))
     assert outcomes["quarantined"] == 1
     assert outcomes["failed"] == 0
+
+
+def test_a_refused_prompt_is_asked_once_and_not_as_often_as_a_failing_one(tmp_path, corpus):
+    engine = EngineConfig(kind="tests.scripted_engine:ScriptedEngine", slots=1, args={"poison": ["shard0-0000"]})
+    worker, _, run = make_worker(tmp_path, corpus, engine=engine)
+    assert call(worker, 0, num_units=1) == [1]
+    (row,) = read_published(run)
+    assert (row["outcome"], row["error"]) == ("quarantined", "scripted refusal of shard0-0000")
+    assert [draw["reason"] for draw in row["draws"]] == ["failed"]
 
 
 def write_item(corpus: Folder, text: str) -> None:

@@ -70,7 +70,8 @@ class UnitAsker:
         return scale
 
     def _admit(self, row: Mapping[str, Any], prompt: Prompt) -> AskedUnit:
-        if self._room is None or prompt.num_tokens <= self._room:
+        # An estimate may be far off, as for code or other languages: an item that fits must not be lost to it.
+        if self._room is None or prompt.is_estimated or prompt.num_tokens <= self._room:
             return self._make(row, prompt)
         found = f"the prompt has {prompt.num_tokens} tokens, the model takes {self._room} besides its output"
         shorter = None

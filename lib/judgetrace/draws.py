@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -43,48 +44,62 @@ class DrawSampler:
     async def sample(self, unit: AskedUnit, index: int, may_be_cancelled: bool) -> Draw:
         """Sample draw `index`. Errors of the engine's about this draw become a failed draw after some tries.
 
-        Cancelling returns a cancelled draw with the tokens that came. Raises EngineDeadError, PromptRefusedError.
+        Cancelling returns a cancelled draw. A draw counts the tokens of all its tries, whatever became of them.
+        Raises EngineDeadError, PromptRefusedError.
         """
         seed = draw_seed(self._sampling.seed, unit.key, index)
-        tokens = [0]
+        spent = _Spent(unit.prompt.num_tokens)
         for attempt in range(ENGINE_TRIES):
+            request = self._thinking_request(unit, index, seed, attempt, spent.note if may_be_cancelled else None)
             try:
-                return await self._ask(unit, index, seed, attempt, tokens if may_be_cancelled else None)
+                return await self._ask(unit, index, request, spent)
             except asyncio.CancelledError:
-                return Draw(index, seed, "cancelled", prompt_tokens=unit.prompt.num_tokens, output_tokens=tokens[0])
+                spent.end_try()
+                return Draw(
+                    index, seed, "cancelled", prompt_tokens=spent.prompt_tokens, output_tokens=spent.output_tokens
+                )
             except (EngineDeadError, PromptRefusedError):
                 raise
             except Exception as error:  # noqa: BLE001 - becomes the draw's reason
+                spent.end_try()
                 failure = f"{type(error).__name__}: {error}"[:500]
                 if isinstance(error, RequestFailedError):
                     break
-        return Draw(index, seed, "failed", prompt_tokens=unit.prompt.num_tokens, error=failure)
+        return Draw(
+            index,
+            seed,
+            "failed",
+            prompt_tokens=spent.prompt_tokens,
+            output_tokens=spent.output_tokens,
+            error=failure,
+        )
 
-    async def _ask(self, unit: AskedUnit, index: int, seed: int, attempt: int, tokens: list[int] | None) -> Draw:
-        request = self._thinking_request(unit, index, seed, attempt, tokens)
-        answer = _Answer(unit) if self._skips_thinking else _Answer(unit, await self._engine.generate(request))
-        parsed = ParsedOutput(None, None, None) if answer.thought is None else self._parse(answer.thought, unit.scale)
+    async def _ask(self, unit: AskedUnit, index: int, request: Request, spent: _Spent) -> Draw:
+        thought = None if self._skips_thinking else await self._engine.generate(request)
+        answer = _Answer(unit, spent, thought)
+        parsed = self._read_thought(answer)
         found: dict[str, Any] = {}
         if self._wants_rating_apart(answer, parsed):
             parsed, found = await self._rate_apart(answer, request, parsed)
         reason, accepted_by = self._judge(parsed, unit)
         return Draw(
             index=index,
-            seed=seed,
+            seed=request.seed,
             reason=reason,
             rating=parsed.rating,
             accepted_by=accepted_by,
-            prompt_tokens=answer.prompt_tokens,
-            output_tokens=answer.output_tokens,
+            prompt_tokens=spent.prompt_tokens,
+            output_tokens=spent.output_tokens,
             text=answer.text
             if not found
             else f"{answer.before_rating}{RATING_OPEN}{parsed.rating or ''}{RATING_CLOSE}",
             trace=parsed.trace,
+            error=answer.error,
             **found,
         )
 
     def _thinking_request(
-        self, unit: AskedUnit, index: int, seed: int, attempt: int, tokens: list[int] | None
+        self, unit: AskedUnit, index: int, seed: int, attempt: int, on_tokens: Callable[[int], None] | None
     ) -> Request:
         plain = self._thinking.format in ("plain", "none")
         stop = self._thinking.stop
@@ -92,10 +107,6 @@ class DrawSampler:
             stop = (*stop, RATING_OPEN if plain else THINK_CLOSE)
         elif self._thinking.stop_at_rating and plain:
             stop = (*stop, RATING_CLOSE)
-
-        def note(count: int) -> None:
-            if tokens is not None:
-                tokens[0] = count
 
         return Request(
             request_id="\x1f".join((*unit.key, str(index), str(attempt))),
@@ -106,7 +117,7 @@ class DrawSampler:
             top_k=self._sampling.top_k,
             max_tokens=self._sampling.max_tokens - (CONSTRAINED_RATING_TOKENS if self._may_rate_apart else 0),
             stop=stop,
-            on_tokens=None if tokens is None else note,
+            on_tokens=on_tokens,
         )
 
     @property
@@ -122,6 +133,12 @@ class DrawSampler:
     def _skips_thinking(self) -> bool:
         return self._thinking.format == "none" and self._rates_apart
 
+    def _read_thought(self, answer: _Answer) -> ParsedOutput:
+        if answer.thought is None:
+            return ParsedOutput(None, None, None)
+        # What a filter stopped may hold a rating by chance; a refusal holds none.
+        return ParsedOutput(None, None, "unparsed") if answer.error else self._parse(answer.thought, answer.unit.scale)
+
     def _parse(self, completion: Completion, scale: Scale) -> ParsedOutput:
         was_cut = completion.finish_reason == "length"
         if completion.reasoning is not None and completion.content is not None:
@@ -133,8 +150,8 @@ class DrawSampler:
         return parse_answer(completion.reasoning or "", completion.content, was_cut, scale)
 
     def _wants_rating_apart(self, answer: _Answer, parsed: ParsedOutput) -> bool:
-        """Thinking that was cut off is never given a rating: nothing says where it would have led."""
-        if answer.was_cut:
+        """Thinking that was cut off or refused is never given a rating: nothing says where it would have led."""
+        if answer.was_cut or answer.error:
             return False
         return self._rates_apart or (self._thinking.constrained_rating == "fallback" and parsed.rating is None)
 
@@ -181,8 +198,9 @@ class DrawSampler:
             on_tokens=None,
         )
         rated = await self._engine.generate(rating_request)
-        answer.add_tokens(rated.prompt_tokens, rated.output_tokens)
-        level = answer.unit.scale.find_level(rated.text)
+        answer.spent.add(rated.prompt_tokens, rated.output_tokens)
+        answer.error = rated.error
+        level = None if rated.error else answer.unit.scale.find_level(rated.text)
         trace = self._trace(answer, parsed)
         if level is None:
             return ParsedOutput(trace, None, "unparsed")
@@ -194,7 +212,8 @@ class DrawSampler:
         """Read the rating off the probabilities of all levels: the most probable one, and their expectation."""
         scale = answer.unit.scale
         scores = await self._engine.score_levels(request.request_id + "\x1fscores", prompt, scale.values)
-        answer.add_tokens(scores.prompt_tokens, scores.output_tokens)
+        answer.spent.add(scores.prompt_tokens, scores.output_tokens)
+        answer.error = scores.error
         probabilities = tuple(math.exp(value) for value in scores.log_probabilities)
         trace = self._trace(answer, parsed)
         if not sum(probabilities):
@@ -210,13 +229,14 @@ class DrawSampler:
 
 
 class _Answer:
-    """What the engine has said of a draw so far, and the tokens it took."""
+    """What the engine has said of a draw so far."""
 
-    def __init__(self, unit: AskedUnit, thought: Completion | None = None):
-        self.unit, self.thought = unit, thought
+    def __init__(self, unit: AskedUnit, spent: _Spent, thought: Completion | None):
+        self.unit, self.spent, self.thought = unit, spent, thought
         self.thinking = self.before_rating = ""
-        self._counted = None if thought is None else thought.prompt_tokens
-        self.output_tokens = 0 if thought is None else thought.output_tokens
+        self.error = None if thought is None else thought.error
+        if thought is not None:
+            spent.add(thought.prompt_tokens, thought.output_tokens)
 
     @property
     def was_cut(self) -> bool:
@@ -228,13 +248,31 @@ class _Answer:
         """The whole output as it came."""
         return "" if self.thought is None else self.thought.text
 
+
+class _Spent:
+    """The tokens of a draw: of all requests, of all tries."""
+
+    def __init__(self, prompt_tokens: int):
+        self._prompt_tokens = prompt_tokens
+        self._counted: int | None = None
+        self.output_tokens = self._coming = 0
+
     @property
     def prompt_tokens(self) -> int:
         """As a server counted and bills them, for every request; else of the prompt, which our own engine caches."""
-        return self.unit.prompt.num_tokens if self._counted is None else self._counted
+        return self._prompt_tokens if self._counted is None else self._counted
 
-    def add_tokens(self, prompt_tokens: int | None, output_tokens: int) -> None:
-        """Add those of a further request."""
+    def note(self, count: int) -> None:
+        """Note how many output tokens the request that runs has given so far."""
+        self._coming = count
+
+    def add(self, prompt_tokens: int | None, output_tokens: int) -> None:
+        """Add those of a request that ended."""
         if prompt_tokens is not None:
             self._counted = (self._counted or 0) + prompt_tokens
         self.output_tokens += output_tokens
+        self._coming = 0
+
+    def end_try(self) -> None:
+        """Add what came of a request that was broken off."""
+        self.add(None, self._coming)

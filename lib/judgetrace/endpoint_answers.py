@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from judgetrace.engine import Completion, Prompt, PromptRefusedError
+from judgetrace.engine import Completion, Prompt
 from judgetrace.parsing import THINK_CLOSE
 
 CHARACTERS_PER_TOKEN = 4
@@ -32,7 +32,8 @@ def estimate_tokens(messages: Sequence[Mapping[str, str]]) -> int:
 def estimate_prompt(messages: Sequence[Mapping[str, str]], begun: str = "") -> Prompt:
     """Make a prompt that its server will tokenize."""
     kept = tuple(messages)
-    return Prompt(estimate_tokens(kept) + math.ceil(len(begun) / CHARACTERS_PER_TOKEN), (), kept, begun)
+    num_tokens = estimate_tokens(kept) + math.ceil(len(begun) / CHARACTERS_PER_TOKEN)
+    return Prompt(num_tokens, (), kept, begun, is_estimated=True)
 
 
 def read_chat(answer: Any, stops: Sequence[str] = (), splits_reasoning: bool = False) -> Completion:
@@ -42,14 +43,13 @@ def read_chat(answer: Any, stops: Sequence[str] = (), splits_reasoning: bool = F
     splits_reasoning  the server is known to split reasoning from the answer, so one without reasoning is all answer
 
     `text` writes reasoning that came in a field of its own between <think> and </think>, as models write it inline;
-    there is no </think> where the reasoning did not end. Raises MalformedAnswerError, PromptRefusedError.
+    there is no </think> where the reasoning did not end. What refuses an answer, or stopped it, is in `error`: the
+    prompt was taken, and another sample may be answered. Raises MalformedAnswerError.
     """
     choice = _first_choice(answer)
     message = choice.get("message")
     if not isinstance(message, dict):
         raise MalformedAnswerError("an answer without a message")
-    if message.get("refusal"):
-        raise PromptRefusedError(f"the model refuses to answer: {message['refusal']}"[:500])
     content, was_cut = cut_behind_stop(_join_text(message.get("content")), stops)
     reasoning = message.get("reasoning") or message.get("reasoning_content")
     finish_reason = _read_finish_reason(choice, was_cut)
@@ -61,8 +61,15 @@ def read_chat(answer: Any, stops: Sequence[str] = (), splits_reasoning: bool = F
     return _complete(answer, text, finish_reason, None, content if splits_reasoning else None)
 
 
+def _find_refusal(choice: Mapping[str, Any]) -> str | None:
+    message = choice.get("message")
+    if isinstance(message, dict) and message.get("refusal"):
+        return f"the model refuses to answer: {message['refusal']}"[:500]
+    return "the content filter stopped the answer" if choice.get("finish_reason") == "content_filter" else None
+
+
 def read_text(answer: Any) -> Completion:
-    """Read the completion of a bare prompt. Raises MalformedAnswerError, PromptRefusedError."""
+    """Read the completion of a bare prompt, with `error` as read_chat does. Raises MalformedAnswerError."""
     choice = _first_choice(answer)
     if not isinstance(choice.get("text"), str):
         raise MalformedAnswerError("an answer without a text")
@@ -106,6 +113,20 @@ def read_tokens(answer: Any) -> list[int]:
     return [int(token) for token in tokens]
 
 
+def read_model_length(answer: Any, model: str) -> int | None:
+    """Read from vLLM's /models how many tokens a model takes, prompt and output together; an adapter takes its base's.
+
+    None where the server does not say. Raises MalformedAnswerError.
+    """
+    listed = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(listed, list):
+        raise MalformedAnswerError("an answer without models")
+    cards = {card.get("id"): card for card in listed if isinstance(card, dict)}
+    card = cards.get(model, {})
+    length = card.get("max_model_len") or cards.get(card.get("parent"), {}).get("max_model_len")
+    return length if isinstance(length, int) else None
+
+
 def _first_choice(answer: Any) -> dict[str, Any]:
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
@@ -115,8 +136,6 @@ def _first_choice(answer: Any) -> dict[str, Any]:
 
 def _read_finish_reason(choice: Mapping[str, Any], was_cut: bool) -> Literal["stop", "length"]:
     reason = choice.get("finish_reason")
-    if reason == "content_filter":
-        raise PromptRefusedError("the server's content filter stopped the answer")
     if reason in _FAILED:
         raise MalformedAnswerError(f"the server broke the answer off: finish_reason {reason}")
     return "length" if reason == "length" and not was_cut else "stop"
@@ -135,4 +154,5 @@ def _complete(
     prompt_tokens, output_tokens = count_tokens(answer)
     if output_tokens is None:
         output_tokens = math.ceil(len(text) / CHARACTERS_PER_TOKEN)
-    return Completion(text, finish_reason, output_tokens, reasoning, content, prompt_tokens)
+    refusal = _find_refusal(_first_choice(answer))
+    return Completion(text, finish_reason, output_tokens, reasoning, content, prompt_tokens, refusal)

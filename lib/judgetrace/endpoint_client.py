@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from judgetrace.endpoint_answers import MalformedAnswerError
-from judgetrace.endpoint_config import EndpointConfig
+from judgetrace.endpoint_config import OPENAI_URL, EndpointConfig
 from judgetrace.engine import EngineDeadError, PromptRefusedError, RequestFailedError
 from judgetrace.pacing import Pacer, TransientError, parse_wait
 
@@ -54,7 +54,7 @@ class EndpointClient:
         limits = httpx2.Limits(max_connections=slots + 1, max_keepalive_connections=slots + 1)
         self._client = openai.AsyncOpenAI(
             api_key=self._key or NO_KEY,
-            base_url=config.base_url or os.environ.get("OPENAI_BASE_URL"),
+            base_url=config.address() or OPENAI_URL,
             max_retries=0,
             timeout=httpx2.Timeout(None, connect=min(30.0, config.timeout_s)),
             # On aiohttp, which Ray brings along: half the CPU time of the default.
@@ -77,7 +77,11 @@ class EndpointClient:
         """
         return await self.pacer.send(lambda: self._try(path, body, read))
 
-    async def _try(self, path: str, body: Mapping[str, Any], read: Callable[[Any], Read]) -> Read:
+    async def get(self, path: str, read: Callable[[Any], Read]) -> Read:
+        """Ask for what is at `path`, as `post` does."""
+        return await self.pacer.send(lambda: self._try(path, None, read))
+
+    async def _try(self, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], Read]) -> Read:
         try:
             answer: Any = json.loads(await self._request(path, body))
             return read(answer)
@@ -85,13 +89,16 @@ class EndpointClient:
             failure = TransientError(self._redact(f"no valid answer: {error}"))
         raise failure
 
-    async def _request(self, path: str, body: Mapping[str, Any]) -> bytes:
+    async def _request(self, path: str, body: Mapping[str, Any] | None) -> bytes:
         failure: Exception
         self._loop = asyncio.get_running_loop()
         try:
             # The client's own time-outs are for each piece of an answer: one that trickles would never end.
             async with asyncio.timeout(self._config.timeout_s):
-                response = await self._client.post(path, body=body, cast_to=self._raw_response)
+                if body is None:
+                    response = await self._client.get(path, cast_to=self._raw_response)
+                else:
+                    response = await self._client.post(path, body=body, cast_to=self._raw_response)
             return bytes(response.content)
         except TimeoutError:
             failure = TransientError(f"no whole answer within {self._config.timeout_s:g} s")

@@ -12,6 +12,7 @@ server may bill what it made until then.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
@@ -23,15 +24,22 @@ from judgetrace.endpoint_answers import (
     estimate_prompt,
     read_chat,
     read_chosen_log_probabilities,
+    read_model_length,
     read_text,
     read_tokens,
 )
 from judgetrace.endpoint_client import EndpointClient, RequestRefusedError
 from judgetrace.endpoint_config import CONSTRAINED_CONFLICT, TOP_K_CONFLICT, EndpointConfig
-from judgetrace.engine import Completion, EngineSpec, LevelScores, Prompt, Request, apply_environment
+from judgetrace.engine import Completion, EngineDeadError, EngineSpec, LevelScores, Prompt, Request, apply_environment
 from judgetrace.level_tree import Branching, LevelTree, find_within_tag
 from judgetrace.parsing import RATING_CLOSE, RATING_OPEN
-from judgetrace.top_tokens import NUM_TOP_TOKENS, LevelsNotSeenError, find_rating_token, score_by_top_tokens
+from judgetrace.top_tokens import (
+    NUM_TOP_TOKENS,
+    LevelsAlikeError,
+    LevelsNotSeenError,
+    find_rating_token,
+    score_by_top_tokens,
+)
 
 Result = TypeVar("Result")
 
@@ -46,9 +54,6 @@ SEVERAL_SAMPLES = "use the mean of several sampled ratings instead of probabilit
 class EndpointEngine:
     """One server. Make it anywhere; all its coroutines run on one event loop."""
 
-    max_model_tokens: int | None = None
-    special_tokens: Sequence[str] = ()
-
     def __init__(self, spec: EngineSpec):
         """Prove key and model with one small request.
 
@@ -56,23 +61,27 @@ class EndpointEngine:
         both name address, model and the key's variable, never the key.
         """
         self._config = spec.endpoint or EndpointConfig()
+        self.special_tokens: Sequence[str] = self._config.special_tokens
         self._spec, self._is_vllm = spec, self._config.dialect == "vllm"
         self._check(spec)
         apply_environment(spec.engine.env)
         self._client = EndpointClient(self._config, spec.model.path, spec.engine.slots)
+        self.max_model_tokens: int | None = None
         self._max_tokens_name = _run_apart(self._prove())
         self._conversations: dict[tuple[tuple[str, str], ...], list[int]] = {}
         self._level_trees: dict[tuple[str, ...], LevelTree] = {}
         self._growing = asyncio.Lock()
 
     def _check(self, spec: EngineSpec) -> None:
-        conflict = self._config.find_conflict(spec.engine.env, constrained=False, top_k=0)
+        conflict = self._config.find_conflict(
+            spec.engine.env,
+            engine_args=spec.engine.args,
+            template_args=spec.chat_template_args,
+            constrained=False,
+            top_k=0,
+        )
         if conflict:
             raise ValueError(conflict)
-        if spec.engine.args:
-            raise ValueError("engine.args are arguments of a local engine; a server's are endpoint.extra_body")
-        if spec.chat_template_args and not self._is_vllm:
-            raise ValueError("prompt.chat_template_args need endpoint.dialect = 'vllm'")
 
     async def _prove(self) -> str:
         """Ask for a few tokens; returns what the server calls their limit."""
@@ -111,6 +120,11 @@ class EndpointEngine:
         except (RuntimeError, ValueError) as error:
             hint = "is endpoint.dialect = 'vllm' right?"
             raise RuntimeError(f"the server can't tokenize as vLLM's does ({error}); {hint}") from None
+        try:
+            self.max_model_tokens = await client.get("/models", partial(read_model_length, model=self._model))
+        except (RequestRefusedError, EngineDeadError):
+            # A proxy may pass on no more than what generates: then the server alone knows, and refuses.
+            return
 
     def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
         """Keep the conversations; their numbers of tokens are estimated by their length."""
@@ -185,8 +199,9 @@ class EndpointEngine:
     async def score_levels(self, request_id: str, prompt: Prompt, levels: Sequence[str]) -> LevelScores:
         """Score levels: in the vllm dialect as the local engine does, exactly; else by the 20 most probable tokens.
 
-        The openai dialect has the model write what the answer begins with: a rating tag at most. It refuses levels that
-        tokens can't tell apart. Raises EngineDeadError, PromptRefusedError, RequestRefusedError, OutOfTriesError.
+        The openai dialect has the model write what the answer begins with: a rating tag at most. Where an answer shows
+        no level, all have the log-probability -inf; what no answer can show is refused.
+        Raises EngineDeadError, PromptRefusedError, RequestRefusedError, OutOfTriesError.
         """
         if self._is_vllm:
             return await self._score_by_tree(prompt, tuple(levels))
@@ -247,19 +262,26 @@ def _within_tag(tokens: Mapping[str, list[int]], text: str) -> list[int]:
 
 
 def _read_levels(answer: Any, *, prompt: Prompt, levels: Sequence[str]) -> LevelScores:
-    read_chat(answer)
+    read, unseen = read_chat(answer), (-math.inf,) * len(levels)
+    counted = prompt.num_tokens if read.prompt_tokens is None else read.prompt_tokens
+    if read.error is not None:
+        return LevelScores(unseen, counted, read.output_tokens, read.error)
     tokens = (answer["choices"][0].get("logprobs") or {}).get("content")
-    if not tokens:
+    # An answer may be empty; one that is cut while it is empty is the thinking of a model that always thinks.
+    if tokens is None or (not tokens and read.finish_reason == "length"):
         raise RequestRefusedError(f"the server tells no log-probabilities; {SEVERAL_SAMPLES}")
+    log_probabilities, error = unseen, None
     try:
         log_probabilities = score_by_top_tokens(find_rating_token(tokens, prompt.begun), levels)
-    except LevelsNotSeenError as error:
-        raise RequestRefusedError(f"{error}; {SEVERAL_SAMPLES}") from None
-    except (KeyError, TypeError) as error:
-        raise MalformedAnswerError(f"log-probabilities without {error}") from error
-    prompt_tokens, output_tokens = count_tokens(answer)
-    counted = prompt.num_tokens if prompt_tokens is None else prompt_tokens
-    return LevelScores(log_probabilities, counted, len(tokens) if output_tokens is None else output_tokens)
+    except LevelsAlikeError as alike:
+        raise RequestRefusedError(f"{alike}; {SEVERAL_SAMPLES}") from None
+    except LevelsNotSeenError as other:
+        # A sample without a rating, paid for: to ask again would cost the same again, and show the same.
+        error = f"{other}; {SEVERAL_SAMPLES}"[:500]
+    except (KeyError, TypeError) as malformed:
+        raise MalformedAnswerError(f"log-probabilities without {malformed}") from malformed
+    _, output_tokens = count_tokens(answer)
+    return LevelScores(log_probabilities, counted, len(tokens) if output_tokens is None else output_tokens, error)
 
 
 def _tokenize_url(client: EndpointClient) -> str:

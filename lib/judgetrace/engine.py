@@ -94,10 +94,11 @@ class Prompt:
     """A prompt as its engine holds it: tokens where it tokenizes itself, else messages and how the answer begins."""
 
     num_tokens: int
-    """An estimate where only a server can count them."""
     token_ids: Sequence[int] = ()
     messages: Sequence[Mapping[str, str]] = ()
     begun: str = ""
+    is_estimated: bool = False
+    """Whether only a server can count the tokens: then it, and no estimate, says what is too long."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,8 @@ class Completion:
     """Thinking and answer apart, where a reasoning parser or a server split them."""
     prompt_tokens: int | None = None
     """As a server counted them; null where the prompt's own count is right."""
+    error: str | None = None
+    """Why this is no answer: the model refused one, or a filter stopped it. Another sample may be one."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,8 @@ class LevelScores:
     prompt_tokens: int | None
     """As a server counted them; null where the prompt's own count is right."""
     output_tokens: int
+    error: str | None = None
+    """Why no level was seen; null where one was."""
 
 
 class Engine(Protocol):

@@ -26,7 +26,11 @@ class LimitsConfig(BaseModel):
     )
     max_output_tokens: int | None = Field(default=None, ge=1, description="Budget of output tokens for this call.")
     max_cost: float | None = Field(
-        default=None, gt=0, description="Budget of money for this call, in the currency of the endpoint's prices."
+        default=None,
+        gt=0,
+        description="Budget of money for this call, in the currency of the endpoint's prices. It is overdrawn by what "
+        "is answered within the few seconds until all engines hear of its end. Answers are not streamed, so tokens of "
+        "tries that timed out and of draws cancelled at the end can't be counted, though the server may bill them.",
     )
     max_seconds: float | None = Field(default=None, gt=0, description="Budget of time for this call.")
 

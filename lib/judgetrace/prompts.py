@@ -37,7 +37,8 @@ class PromptConfig(BaseModel):
     on_overlong: Literal["quarantine", "shorten"] = Field(
         default="quarantine",
         description="An item whose prompt does not fit the model: quarantine the unit, or shorten its longest field, "
-        "keeping head and tail around a mark, and say so in the row's column `shortened`.",
+        "keeping head and tail around a mark, and say so in the row's column `shortened` (not with an endpoint, whose "
+        "server alone counts tokens and says what is too long).",
     )
     chat_template_args: dict[str, object] = Field(
         default_factory=dict, description="Arguments of the model's chat template, as enable_thinking."

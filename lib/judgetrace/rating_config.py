@@ -72,6 +72,7 @@ class RateItemsConfig(BaseModel):
             self.endpoint,
             sampling,
             self.limits,
+            prompt=self.prompt,
             scores_levels=scores_levels,
             section="decoding",
         )

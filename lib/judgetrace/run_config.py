@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from judgetrace.config import STRICT
 from judgetrace.draws import CONSTRAINED_RATING_TOKENS
 from judgetrace.endpoint_config import EndpointConfig
-from judgetrace.engine import EngineConfig, ModelConfig
+from judgetrace.engine import ENDPOINT_ENGINE, EngineConfig, ModelConfig
 from judgetrace.fingerprints import hash_text
 from judgetrace.limits import LimitsConfig
 from judgetrace.parsing import ThinkingConfig
@@ -46,6 +46,7 @@ def check_asking(
     sampling: SamplingConfig,
     limits: LimitsConfig,
     *,
+    prompt: PromptConfig,
     scores_levels: bool = False,
     section: str = "sampling",
 ) -> None:
@@ -85,8 +86,20 @@ def check_asking(
             "limits.max_cost needs endpoint.input_price or endpoint.output_price: without them it never ends"
         )
     if endpoint is not None:
+        if prompt.on_overlong == "shorten":
+            raise ValueError(
+                "prompt.on_overlong = 'shorten' needs an engine that counts tokens, and an endpoint's are estimated: "
+                "use 'quarantine', which leaves to the server what is too long"
+            )
         continues = thinking.constrained_rating != "never" or (scores_levels and thinking.format != "none")
-        conflict = endpoint.find_conflict(engine.env, continues, sampling.top_k)
+        conflict = endpoint.find_conflict(
+            engine.env,
+            # An engine of the user's own may have arguments besides.
+            engine_args=engine.args if engine.kind in (None, ENDPOINT_ENGINE) else {},
+            template_args=prompt.chat_template_args,
+            constrained=continues,
+            top_k=sampling.top_k,
+        )
         if conflict is not None:
             raise ValueError(conflict)
 
@@ -114,7 +127,11 @@ def make_contract(
     contract["engine.kind"] = engine.kind
     contract["engine.args"] = {k: v for k, v in engine.args.items() if k not in RESUMABLE_ENGINE_ARGS}
     if endpoint is not None:
-        asked = endpoint.model_dump(mode="json", include={"base_url", "dialect", "omit", "extra_body"})
+        asked = endpoint.model_dump(mode="json", include={"dialect", "omit", "extra_body"})
         contract |= {f"endpoint.{key}": value for key, value in asked.items()}
+        # Null rather than none of them, as of runs that began before there were any.
+        contract["endpoint.special_tokens"] = list(endpoint.special_tokens) or None
+        # A variable may name the server: what counts is where it is.
+        contract["endpoint.base_url"] = endpoint.address()
     hashed = {"guideline", "prompt.template"}
     return contract | {key: hash_text(text) if key in hashed else text for key, text in texts.items()}

@@ -84,6 +84,12 @@ class UnitSampling:
         self._cancelled: dict[int, Draw] = {}
         self.in_flight: set[int] = set()
         self._num_failed = 0
+        self._is_refused = False
+        self._update()
+
+    def refuse(self) -> None:
+        """Note that the engine refuses the unit's prompt: it would refuse every further draw."""
+        self._is_refused = True
         self._update()
 
     def _update(self) -> None:
@@ -92,7 +98,7 @@ class UnitSampling:
         stops_early = self._config.mode == "sequential" and len(hits) == self._config.keep
         self.accepted = hits
         self.num_needed = hits[-1].index + 1 if stops_early else self._config.max_draws
-        self._gave_up = self._num_failed >= min(MAX_FAILED_DRAWS, self._config.max_draws)
+        self._gave_up = self._is_refused or self._num_failed >= min(MAX_FAILED_DRAWS, self._config.max_draws)
         self.is_decided = self._gave_up or all(index in self._known for index in range(self.num_needed))
 
     @property

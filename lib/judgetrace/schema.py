@@ -94,7 +94,7 @@ DRAW = pa.struct(
         ("output_tokens", pa.int32()),
         ("text", pa.string()),  # the whole output; null where the config does not keep it
         ("trace", pa.string()),  # the thinking; null as for text
-        ("error", pa.string()),  # null unless failed
+        ("error", pa.string()),  # why it failed, or why an unparsed one has no rating where an endpoint says; else null
     ]
 )
 

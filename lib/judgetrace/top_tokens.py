@@ -1,7 +1,7 @@
 """Score levels by the most probable next tokens, all that most servers tell. Pure; knows no tokenizer.
 
 Works where a level's first token can be no other level's. "-4" and "-3" may both begin with a token "-", "1" may be the
-level or the beginning of "10": what can't be told apart is refused rather than guessed.
+level or the beginning of "10": what can't be told apart is not guessed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ NEGLIGIBLE = 1e-3
 
 
 class LevelsNotSeenError(ValueError):
-    """The most probable tokens don't tell how probable the levels are."""
+    """The most probable tokens of this answer don't tell how probable the levels are; another item's may."""
+
+
+class LevelsAlikeError(ValueError):
+    """All levels begin with one token: no answer to any item can tell them apart."""
 
 
 def find_rating_token(tokens: Sequence[Any], begun: str) -> list[tuple[str, float]]:
@@ -40,7 +44,8 @@ def score_by_top_tokens(top: Sequence[tuple[str, float]], levels: Sequence[str])
     """Score levels by the most probable tokens (texts and natural log-probabilities) at the rating's place.
 
     Returns log-probabilities in the order of the levels, not normalised; -inf for a level whose token is not told.
-    Raises LevelsNotSeenError where a token could begin several levels, or no level's token is told.
+    Raises LevelsNotSeenError where a token could begin several levels, or no level's token is told, LevelsAlikeError
+    where that token could begin them all.
     """
     written = {text.strip() for text, _ in top}
     masses = [0.0] * len(levels)
@@ -54,7 +59,11 @@ def score_by_top_tokens(top: Sequence[tuple[str, float]], levels: Sequence[str])
             ambiguous[token] = ambiguous.get(token, 0.0) + math.exp(log_probability)
     worst = max(ambiguous, key=lambda token: ambiguous[token], default="")
     if ambiguous and sum(ambiguous.values()) > NEGLIGIBLE * sum(masses):
-        raise LevelsNotSeenError(f"the token {worst!r} may begin several of the levels {list(levels)}")
+        found = f"the token {worst!r} may begin several of the levels {list(levels)}"
+        # Whether "-" has any weight depends on the item: on a scale from -4 to 4 one that pleases is scored well. Nor
+        # does "1" alone say that "10" is never a token. Only a mere beginning of every level comes with every item.
+        is_always = not any(masses) and worst not in levels and all(level.startswith(worst) for level in levels)
+        raise LevelsAlikeError(found) if is_always else LevelsNotSeenError(found)
     if not any(masses):
         raise LevelsNotSeenError(f"none of the levels {list(levels)} is among the tokens {sorted(written)}")
     return tuple(math.log(mass) if mass else -math.inf for mass in masses)

@@ -53,7 +53,7 @@ class InferTracesConfig(BaseModel):
     def _check(self) -> InferTracesConfig:
         if self.thinking.format == "none":
             raise ValueError("thinking.format = 'none' leaves no trace to infer; use plain, tags or parser")
-        check_asking(self.engine, self.thinking, self.endpoint, self.sampling, self.limits)
+        check_asking(self.engine, self.thinking, self.endpoint, self.sampling, self.limits, prompt=self.prompt)
         if self.sampling.keep > self.sampling.max_draws:
             raise ValueError(f"sampling.keep {self.sampling.keep} is more than max_draws {self.sampling.max_draws}")
         return self

@@ -86,7 +86,8 @@ class UnitJob:
             driver=driver,
             model=config.model,
             engine=config.engine,
-            endpoint=config.endpoint,
+            # The contract has the address as the driver sees it; workers must not see another.
+            endpoint=None if config.endpoint is None else config.endpoint.resolve(),
             prompt=config.prompt,
             template=inputs.template,
             guideline=inputs.guideline,

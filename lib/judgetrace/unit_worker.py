@@ -142,8 +142,9 @@ class UnitWorker:
         sampling = spec.decider.sampling
         if limit is not None and limit <= sampling.max_tokens:
             raise EngineStartError(
-                f"sampling.max_tokens {sampling.max_tokens} leaves no room for a prompt: the model takes "
-                f"{limit} tokens; lower it, or raise engine.args.max_model_len"
+                f"max_tokens {sampling.max_tokens} (in [sampling], for rate_items in [decoding]) leaves no room for a "
+                f"prompt: the model takes {limit} tokens; lower it, or raise engine.args.max_model_len (an endpoint's: "
+                "its server's)"
             )
         guideline = parse_guideline(spec.guideline, spec.by_section)
         self._asker = UnitAsker(
@@ -245,6 +246,7 @@ class UnitWorker:
             draw = await self._sampler.sample(work.payload, index, may_be_cancelled)
         except PromptRefusedError as error:
             work.payload = replace(work.payload, refused=str(error))
+            work.sampling.refuse()
             draw = Draw(index, 0, "failed", error=str(error))
         self._done.num_draws += 1
         self._done.prompt_tokens += draw.prompt_tokens
