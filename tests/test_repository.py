@@ -46,6 +46,8 @@ PURE_ROOMS = (
     "config",
     "control",
     "corpus",
+    "corpus_config",
+    "corpus_plan",
     "decisions",
     "draws",
     "dry_run",
