@@ -20,13 +20,14 @@ UNIT = AskedUnit(KEY, ("4",), ("4", "2"), Scale(values=(1, 2, 3, 4, 5)), Prompt(
 
 
 class Engine:
-    """Answers with what it was given, in turn; keeps the requests."""
+    """Answers with what it was given, in turn; keeps the requests, and which prompts it scored levels behind."""
 
     max_model_tokens = 1000
     special_tokens = ()
 
-    def __init__(self, *answers):
+    def __init__(self, *answers, probabilities=(0.0, 0.1, 0.1, 0.2, 0.0)):
         self.answers, self.requests = list(answers), []
+        self.probabilities, self.scored = probabilities, []
 
     def continue_prompt(self, prompt, text):
         self.appended = text
@@ -40,11 +41,26 @@ class Engine:
             raise answer
         return answer
 
+    async def score_levels(self, request_id, prompt, levels):
+        self.scored.append((prompt, tuple(levels)))
+        return LevelScores(tuple(math.log(p) if p else -math.inf for p in self.probabilities), None, len(levels))
+
 
 def draw(engine, thinking=None, acceptance=None, index=0):
     decider = TraceDecider(SamplingConfig(max_tokens=100, seed=7), acceptance or AcceptanceConfig())
     sampler = DrawSampler(engine, thinking or ThinkingConfig(), decider)
     return asyncio.run(sampler.sample(UNIT, index, False))
+
+
+def draw_expected(engine, thinking):
+    decider = RatingDecider("rater", DecodingConfig(rating="expected", max_tokens=100))
+    return asyncio.run(DrawSampler(engine, thinking, decider).sample(UNIT, 0, False))
+
+
+PLAIN = ThinkingConfig()
+TAGS = ThinkingConfig(format="tags")
+PARSER = ThinkingConfig(format="parser", parser="deepseek_r1")
+NONE = ThinkingConfig(format="none")
 
 
 @pytest.mark.parametrize(
@@ -153,6 +169,85 @@ def test_a_reasoning_parsers_split_is_used():
     assert (result.trace, result.rating) == ("Hm <rating>1</rating>.", "4")
     endless = Completion("raw", "length", 9, reasoning="On and on", content=None)
     assert draw(Engine(endless), ThinkingConfig(format="parser", parser="deepseek_r1")).reason == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("thinking", "thought", "before", "trace"),
+    [
+        (PLAIN, Completion("Good.<rating>", "stop", 3), "Good.\n", "Good."),
+        (PLAIN, Completion("Good.", "stop", 3), "Good.\n", "Good."),
+        (TAGS, Completion("<think>Good.</think>", "stop", 3), "<think>Good.</think>\n", "Good."),
+        (TAGS, Completion("<think>Good.", "stop", 3), "<think>Good.\n</think>\n", "Good."),
+        (
+            PARSER,
+            Completion("Good.</think>", "stop", 3, reasoning="Good.", content=None),
+            "Good.</think>\n",
+            "Good.",
+        ),
+        (
+            PARSER,  # one with other marks than <think>: its answer came too
+            Completion("[A <rating>1</rating>?] So <rating>2</rating>", "stop", 3, "A?", "So <rating>2</rating>"),
+            "[A <rating>1</rating>?] So\n",
+            "A?",
+        ),
+        (NONE, None, "", None),
+    ],
+)
+def test_levels_are_scored_behind_the_thinking_and_before_any_rating_of_the_models_own(
+    thinking, thought, before, trace
+):
+    engine = Engine(*([] if thought is None else [thought]))
+    result = draw_expected(engine, thinking)
+    assert engine.appended == f"{before}<rating>"
+    ((_, levels),) = engine.scored
+    assert levels == UNIT.scale.values
+    assert (result.reason, result.rating, result.trace) == ("rated", "4", trace)
+    # Of 0.4 in all: (2 * .1 + 3 * .1 + 4 * .2) / .4 = 1.3 / .4.
+    assert result.expected == pytest.approx(3.25)
+    assert result.level_probabilities == pytest.approx((0.0, 0.1, 0.1, 0.2, 0.0))
+    # Five tokens for the scores; what the engine did not count itself is the prompt's own length.
+    assert (result.prompt_tokens, result.output_tokens) == (30, 5 if thought is None else 8)
+    assert result.text == f"{before}<rating>4</rating>"
+
+
+UNCLOSED = [
+    (TAGS, Completion("<think>Poor. <rating>2</rating>", "stop", 9)),
+    (TAGS, Completion("Poor. <rating>2</rating>", "stop", 9)),
+    (PARSER, Completion("Poor. <rating>2</rating>", "stop", 9, reasoning="Poor. <rating>2</rating>", content=None)),
+    (PARSER, Completion("Poor. <rating>2</rating>", "stop", 9, reasoning=None, content="Poor. <rating>2</rating>")),
+]
+
+
+@pytest.mark.parametrize(("thinking", "thought"), UNCLOSED)
+def test_a_rating_inside_thinking_that_never_closed_is_not_followed_by_another(thinking, thought):
+    # The levels' probabilities behind "<rating>2</rating>" tell what was written there, not what the item is worth.
+    engine = Engine(thought)
+    result = draw_expected(engine, thinking)
+    assert (result.reason, result.rating, result.expected) == ("unparsed", None, None)
+    assert (engine.scored, len(engine.requests), result.text) == ([], 1, thought.text)
+    engine = Engine(thought)
+    result = draw(engine, thinking.model_copy(update={"constrained_rating": "always"}))
+    assert (result.reason, result.rating, result.constrained, len(engine.requests)) == ("unparsed", None, False, 1)
+
+
+def test_a_stop_string_of_the_configs_own_ends_thinking_that_quotes_a_rating():
+    engine = Engine(Completion("<think>Not <rating>2</rating>. END", "stop", 9))
+    result = draw_expected(engine, ThinkingConfig(format="tags", stop=("END",)))
+    assert (result.rating, engine.appended) == ("4", "<think>Not <rating>2</rating>. END\n</think>\n<rating>")
+
+
+@pytest.mark.parametrize("thinking", [PLAIN, TAGS, PARSER])
+def test_levels_are_not_scored_behind_thinking_that_was_cut_off(thinking):
+    engine = Engine(Completion("<think>On and", "length", 84, reasoning="On and", content=None))
+    result = draw_expected(engine, thinking)
+    assert (result.reason, result.rating, result.expected, engine.scored) == ("truncated", None, None, [])
+
+
+def test_levels_that_are_all_out_of_sight_are_no_rating():
+    engine = Engine(Completion("Good.<rating>", "stop", 3), probabilities=(0.0,) * 5)
+    result = draw_expected(engine, PLAIN)
+    assert (result.reason, result.rating, result.expected, result.level_probabilities) == ("unparsed", None, None, None)
+    assert (result.trace, result.output_tokens) == ("Good.", 8)
 
 
 def test_a_passing_fault_is_tried_again_with_the_same_seed():

@@ -25,9 +25,10 @@ def corpus(tmp_path_factory, ray_session) -> str:
 
 
 def write_rating_config(folder: Path, corpus: str, run: str, **script: object) -> str:
-    """The config of infer_traces with the section `decoding` in place of `sampling`."""
+    """The config of infer_traces with the section `decoding` in place of `sampling`, and no text kept."""
     config = Path(write_config(folder, corpus, run, **script))
     text = config.read_text().replace("[sampling]\nmax_draws = 8", "[decoding]\nsamples = 3")
+    text = text.replace("keep_rejected_text = true\n", "")
     config.write_text('rater_id = "scripted"\n' + text)
     return str(config)
 
@@ -64,9 +65,21 @@ def test_expected_ratings_are_read_off_the_levels_probabilities(tmp_path, corpus
     for row in read_rows(run):
         (draw,) = row["draws"]
         favourite = int(draw["rating"])
-        # 0.5 on the favourite, 0.25 / 4 on each other level, made to sum to 1.
+        # 0.5 on the favourite, 0.25 / 4 on each other level; made to sum to 1: 2/3 and 1/12.
         assert row["rating"] == pytest.approx((0.5 * favourite + 0.0625 * (15 - favourite)) / 0.75)
-        assert row["spread"] > 0
+        # Squares about 3 by hand, less the squared distance of the mean from 3. Favourite 3: (4 + 1 + 1 + 4) / 12 - 0;
+        # 2 or 4: 2/3 + 9/12 - (7/12)^2; 1 or 5: 8/3 + 6/12 - (14/12)^2.
+        variance = {1: 65 / 36, 2: 155 / 144, 3: 5 / 6, 4: 155 / 144, 5: 65 / 36}[favourite]
+        assert row["spread"] == pytest.approx(variance**0.5)
+
+
+def test_what_the_rater_wrote_is_kept_where_the_config_says_so(tmp_path, corpus):
+    for flag, is_kept in (([], False), (["--ledger.keep_text=true"], True)):
+        run = str(tmp_path / f"kept-{is_kept}")
+        assert rate_items.main([write_rating_config(tmp_path, corpus, run), "--limit=5", *flag]) == 0
+        draws = [draw for row in read_rows(run) for draw in row["draws"]]
+        assert len(draws) == 15
+        assert {(draw["text"] is not None, draw["trace"] is not None) for draw in draws} == {(is_kept, is_kept)}
 
 
 def test_a_rating_that_is_not_parsed_is_a_row_with_its_reason(tmp_path, corpus):

@@ -49,6 +49,17 @@ def test_an_expected_rating_has_the_level_distributions_sd():
     assert combine([draw], rating="expected") == ("3", pytest.approx(3.25), pytest.approx(0.6875**0.5))
 
 
+def test_one_rating_left_of_several_samples_has_no_spread():
+    # Its own distribution's SD would be another quantity than the samples' SD that stands in the other rows.
+    probabilities = (0.0, 0.1, 0.1, 0.2, 0.0)
+    scored = Draw(1, 0, "rated", "4", expected=3.25, level_probabilities=probabilities)
+    lost = Draw(0, 0, "truncated")
+    assert combine([lost, scored], rating="expected", samples=2) == ("3", 3.25, None)
+    assert combine(rated(None, "4", None), samples=3) == ("4", 4.0, None)
+    assert combine(rated(None, "5"), samples=2, combine="majority") == ("5", 5.0, None)
+    assert combine(rated("dog", None), KINDS, samples=2, combine="majority") == ("dog", None, None)
+
+
 def test_no_rating_at_all_is_none():
     assert combine(rated(None, None), samples=2) is None
 

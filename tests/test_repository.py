@@ -1,10 +1,14 @@
 import ast
+import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from judgetrace.config import load_config
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("ray", "vllm", "torch", "deepspeed", "transformers", "openai")
@@ -42,6 +46,8 @@ PURE_ROOMS = (
     "config",
     "control",
     "corpus",
+    "corpus_config",
+    "corpus_plan",
     "decisions",
     "draws",
     "dry_run",
@@ -141,6 +147,25 @@ def test_every_job_has_a_config_beside_it(job: str) -> None:
 
     assert file.is_file()
     tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def find_job(config: str) -> str:
+    """Find whose config a file in jobs/ is: a job's by its own name, a demo's by the Makefile's line that runs it."""
+    if config in JOBS:
+        return config
+    (job,) = re.findall(rf"-m jobs\.(\w+) jobs/{config}\.toml", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    return str(job)
+
+
+@pytest.mark.parametrize("config", sorted(file.stem for file in (ROOT / "jobs").glob("*.toml")))
+def test_every_config_that_is_shipped_fits_its_job(config: str) -> None:
+    job = import_module(f"jobs.{find_job(config)}")
+    calls = [node for node in ast.walk(ast.parse(Path(str(job.__file__)).read_text())) if isinstance(node, ast.Call)]
+    (model,) = [call.args[0].id for call in calls if isinstance(call.func, ast.Name) and call.func.id == "load_config"]
+
+    loaded = load_config(getattr(job, model), config, [str(ROOT / "jobs" / f"{config}.toml")])
+
+    assert type(loaded) is getattr(job, model)
 
 
 def test_lib_imports_no_job() -> None:

@@ -25,12 +25,21 @@ FINAL_OUTCOMES = frozenset({"accepted", "exhausted", "rated", "unrated", "quaran
 class Decider(Protocol):
     """What a job wants of units: which of them, what a rating is worth, what their draws come to. Can be pickled."""
 
-    sampling: SamplingConfig
-    product: Product
-    asks_dropped: bool
-    """Whether items that the target rule dropped are asked too."""
-    scores_levels: bool
-    """Whether a draw's rating is read off the probabilities of all levels instead of being sampled."""
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How draws are sampled."""
+
+    @property
+    def product(self) -> Product:
+        """What is published."""
+
+    @property
+    def asks_dropped(self) -> bool:
+        """Whether items that the target rule dropped are asked too."""
+
+    @property
+    def scores_levels(self) -> bool:
+        """Whether a draw's rating is read off the probabilities of all levels instead of being sampled."""
 
     def select_units(self, items: pa.Table, before: pa.Table) -> pa.Table:
         """Select the units (schema.ITEMS) of a shard; `before` has the keys of the shard before it in its bucket."""

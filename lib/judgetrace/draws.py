@@ -80,7 +80,10 @@ class DrawSampler:
         parsed = self._read_thought(answer)
         found: dict[str, Any] = {}
         if self._wants_rating_apart(answer, parsed):
-            parsed, found = await self._rate_apart(answer, request, parsed)
+            if self._rated_while_thinking(answer):
+                parsed = ParsedOutput(parsed.trace, None, "unparsed")
+            else:
+                parsed, found = await self._rate_apart(answer, request, parsed)
         reason, accepted_by = self._judge(parsed, unit)
         return Draw(
             index=index,
@@ -101,11 +104,10 @@ class DrawSampler:
     def _thinking_request(
         self, unit: AskedUnit, index: int, seed: int, attempt: int, on_tokens: Callable[[int], None] | None
     ) -> Request:
-        plain = self._thinking.format in ("plain", "none")
         stop = self._thinking.stop
         if self._rates_apart:
-            stop = (*stop, RATING_OPEN if plain else THINK_CLOSE)
-        elif self._thinking.stop_at_rating and plain:
+            stop = (*stop, RATING_OPEN if self._is_plain else THINK_CLOSE)
+        elif self._thinking.stop_at_rating and self._is_plain:
             stop = (*stop, RATING_CLOSE)
 
         return Request(
@@ -155,14 +157,25 @@ class DrawSampler:
             return False
         return self._rates_apart or (self._thinking.constrained_rating == "fallback" and parsed.rating is None)
 
+    @property
+    def _is_plain(self) -> bool:
+        """Whether nothing but the rating ends the thinking."""
+        return self._thinking.format in ("plain", "none")
+
+    def _rated_while_thinking(self, answer: _Answer) -> bool:
+        """Whether the model gave a rating inside a thinking that it never closed.
+
+        A further rating would follow that one, and repeat it rather than judge the item.
+        """
+        if self._is_plain or answer.is_closed or answer.text.endswith(self._thinking.stop):
+            return False
+        return RATING_OPEN in answer.text.lower()
+
     def _prompt_rating(self, answer: _Answer) -> Prompt:
         """Make the prompt that ends with an opened rating tag; the answer keeps what stands before the tag."""
-        thinking = "" if answer.thought is None else answer.thought.text
-        if self._thinking.format in ("plain", "none"):
-            thinking = thinking.partition(RATING_OPEN)[0]
+        thinking = answer.text.partition(RATING_OPEN)[0] if self._is_plain else answer.text_before_own_rating
         thinking = thinking.rstrip()
-        is_closed = self._thinking.format in ("plain", "none") or THINK_CLOSE in thinking
-        closing = "" if is_closed else f"\n{THINK_CLOSE}"
+        closing = "" if self._is_plain or answer.is_closed else f"\n{THINK_CLOSE}"
         answer.thinking, answer.before_rating = thinking, f"{thinking}{closing}\n" if thinking else ""
         return self._engine.continue_prompt(answer.unit.prompt, f"{answer.before_rating}{RATING_OPEN}")
 
@@ -242,6 +255,20 @@ class _Answer:
     def was_cut(self) -> bool:
         """Whether the thinking ran into the token limit."""
         return self.thought is not None and self.thought.finish_reason == "length"
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the thinking ended by a mark of its own: its closing tag, or where a parser split it off."""
+        thought = self.thought
+        is_split = thought is not None and thought.reasoning is not None and thought.content is not None
+        return is_split or THINK_CLOSE in self.text
+
+    @property
+    def text_before_own_rating(self) -> str:
+        """The output up to the first rating behind its closed thinking, which may quote the tag."""
+        content = None if self.thought is None else self.thought.content
+        behind = self.text.partition(THINK_CLOSE)[2] if content is None else content
+        return self.text.rsplit(RATING_OPEN, behind.count(RATING_OPEN))[0]
 
     @property
     def text(self) -> str:

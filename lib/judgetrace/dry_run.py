@@ -7,7 +7,6 @@ import json
 from rich.console import Console
 
 from judgetrace.config import UserError
-from judgetrace.corpus import name_shard
 from judgetrace.guideline import parse_guideline
 from judgetrace.prompts import PromptRenderer
 from judgetrace.rating_config import RateItemsConfig
@@ -16,17 +15,31 @@ from judgetrace.trace_config import InferTracesConfig
 
 
 def print_dry_run(console: Console, config: InferTracesConfig | RateItemsConfig, inputs: RunInputs) -> None:
-    """Print the resolved config and one rendered prompt. Raises UserError where no prompt can be made."""
+    """Print the resolved config and the prompt of the first unit that the job would ask.
+
+    Raises UserError where it would ask none, and where no prompt can be made.
+    """
     console.print_json(config.model_dump_json())
-    number, _ = inputs.shards[0]
-    row = inputs.corpus.read_table(f"items/{name_shard(number)}").slice(0, 1).to_pylist()[0]
+    row = inputs.read_first_unit(config.decider())
+    if row is None:
+        raise UserError(_explain_nothing(config, inputs))
     scale = inputs.scale.of(row["dimension"])
     guideline = parse_guideline(inputs.guideline, inputs.by_section).guideline_for(row["dimension"])
     if scale is None or guideline is None:
         raise UserError(f"guideline: no section for the dimension {row['dimension']!r}")
     renderer = PromptRenderer(inputs.template, config.prompt.system, thinks=config.thinking.format != "none")
     messages = renderer.render(json.loads(row["fields"]), guideline, row["dimension"], scale)
-    console.print(f"\n[bold]Prompt of {row['item_id']}[/] (target label {row['target_label']}, which it must not hold)")
+    label = row["target_label"]
+    told = "no target label" if label is None else f"target label {label}, which it must not hold"
+    console.print(f"\nPrompt of {row['item_id']} ({told})", style="bold", markup=False)
     for message in messages:
         console.print(f"--- {message['role']}\n{message['content']}", markup=False)
-    console.print(f"---\n{inputs.num_units:,} units in {len(inputs.shards):,} shards")
+    console.print(f"---\nThe corpus has {inputs.num_units:,} units in {len(inputs.shards):,} shards")
+
+
+def _explain_nothing(config: InferTracesConfig | RateItemsConfig, inputs: RunInputs) -> str:
+    splits = list(config.splits) if isinstance(config, RateItemsConfig) else []
+    return (
+        f"corpus = {config.corpus}: none of its {inputs.num_units:,} units would be asked\n"
+        f"splits: {splits or 'all'}; the corpus's manifests tell how many units each split has"
+    )

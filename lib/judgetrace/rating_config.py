@@ -7,16 +7,32 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from judgetrace.config import UserError
+from judgetrace.config import STRICT, UserError
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, ModelConfig
 from judgetrace.limits import LimitsConfig
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
 from judgetrace.ratings import DecodingConfig, RatingDecider
-from judgetrace.run_config import LedgerConfig, check_asking, make_contract
+from judgetrace.run_config import check_asking, make_contract
 from judgetrace.scale import ScaleConfig
 from judgetrace.session import RayConfig
+
+
+class RatingLedgerConfig(BaseModel):
+    """How ratings are kept."""
+
+    model_config = STRICT
+
+    commit_every_s: float = Field(default=20.0, gt=0, description="Rated items are committed at most so late.")
+    keep_text: bool = Field(
+        default=False,
+        description="Keep what the rater wrote: text and thinking of every sample. Without it a row holds its ratings, "
+        "reasons and token counts only.",
+    )
+    drain_s: float = Field(
+        default=20.0, ge=0, description="Time for samples in flight to end when the job is told to stop."
+    )
 
 
 class RateItemsConfig(BaseModel):
@@ -53,7 +69,7 @@ class RateItemsConfig(BaseModel):
     decoding: DecodingConfig = Field(
         default_factory=DecodingConfig, description="How the rating is read off the model."
     )
-    ledger: LedgerConfig = Field(default_factory=LedgerConfig, description="How ratings are kept.")
+    ledger: RatingLedgerConfig = Field(default_factory=RatingLedgerConfig, description="How ratings are kept.")
     limits: LimitsConfig = Field(default_factory=LimitsConfig, description="When the job ends early.")
     cluster: RayConfig = Field(default_factory=RayConfig, description="Where the job runs.")
     limit: int | None = Field(default=None, ge=1, description="A pilot: only the first so many items.")
@@ -90,7 +106,7 @@ class RateItemsConfig(BaseModel):
 
     def decider(self) -> RatingDecider:
         """Return what decides units."""
-        return RatingDecider(self.rater, self.decoding, self.splits, self.dropped, self.ledger.keep_rejected_text)
+        return RatingDecider(self.rater, self.decoding, self.splits, self.dropped, self.ledger.keep_text)
 
     def contract(self, **texts: str) -> dict[str, Any]:
         """Collect what the rows of a run depend on; see run_config.make_contract."""

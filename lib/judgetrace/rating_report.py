@@ -13,6 +13,10 @@ from judgetrace.run_folder import RunFolder
 from judgetrace.scale import ScaleConfig
 
 MAX_DIMENSIONS = 20
+NOTHING_TO_COMPARE = (
+    "No table of labels: none of these items has one target label (target.rule per_annotator keeps one for each "
+    "annotator); measure_agreement compares with the annotators."
+)
 
 
 def print_rating_summary(console: Console, summary: dict[str, Any], scale: ScaleConfig) -> None:
@@ -22,12 +26,17 @@ def print_rating_summary(console: Console, summary: dict[str, Any], scale: Scale
     console.print(f"\n[bold]Items[/]: {summary['decided']:,} of {summary['units']:,} decided: {outcomes}")
     if not tally.num_units:
         return
+    has_targets = False
     for dimension, rated, total in coverage_by_dimension(tally)[:MAX_DIMENSIONS]:
         name = f" ({dimension})" if dimension else ""
         console.print(f"Coverage{name}: {rated / total:.1%} of {total:,} items have a rating", markup=False)
         own = scale.of(dimension)
-        if own is not None:
-            console.print(_tabulate_labels(tally, dimension, own.values))
+        table = None if own is None else _tabulate_labels(tally, dimension, own.values)
+        if table is not None:
+            console.print(table)
+            has_targets = True
+    if not has_targets:
+        console.print(NOTHING_TO_COMPARE)
     tokens = tally.tokens
     rate = tokens["output"] / summary["engine_seconds"] if summary["engine_seconds"] else 0.0
     console.print(
@@ -37,8 +46,11 @@ def print_rating_summary(console: Console, summary: dict[str, Any], scale: Scale
         console.print(f"  {count:,} x {error.replace(chr(31), ': ')}", markup=False)
 
 
-def _tabulate_labels(tally: Tally, dimension: str, levels: tuple[str, ...]) -> Table:
+def _tabulate_labels(tally: Tally, dimension: str, levels: tuple[str, ...]) -> Table | None:
+    """Make the table; None where no item has a target label to compare with."""
     targets, given = label_counts(tally, dimension)
+    if not targets:
+        return None
     table = Table(title="Labels: how often people's targets and this rater gave each", title_justify="left")
     table.add_column("")
     for level in levels:

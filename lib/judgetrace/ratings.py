@@ -78,7 +78,8 @@ def combine_draws(draws: Sequence[Draw], scale: Scale, decoding: DecodingConfig)
     """Combine the draws that gave a rating, in the order of their indices; None where none did.
 
     spread  of one sample: null, or the SD of the level distribution where it was scored; of several: the sample SD
-            (ddof=1) of their numbers; by majority: the share of samples that gave another level.
+            (ddof=1) of their numbers; by majority: the share of samples that gave another level. Which of these it is
+            depends on the samples asked for: where one of several gave a rating, it is null.
     """
     rated = sorted((draw for draw in draws if draw.rating is not None), key=lambda draw: draw.index)
     if not rated:
@@ -88,8 +89,8 @@ def combine_draws(draws: Sequence[Draw], scale: Scale, decoding: DecodingConfig)
     numbers = [_number(draw, scale) for draw in rated]
     mean = math.fsum(numbers) / len(numbers)
     label = scale.values[scale.snap(mean, "floor")[0]]
-    if len(numbers) > 1:
-        return Rating(label, mean, statistics.stdev(numbers))
+    if decoding.samples > 1:
+        return Rating(label, mean, statistics.stdev(numbers) if len(numbers) > 1 else None)
     probabilities = rated[0].level_probabilities
     return Rating(label, mean, None if probabilities is None else _deviation(probabilities, scale))
 

@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from judgetrace.config import STRICT
 from judgetrace.draws import CONSTRAINED_RATING_TOKENS
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import ENDPOINT_ENGINE, EngineConfig, ModelConfig
@@ -22,20 +21,6 @@ RESUMABLE_ENGINE_ARGS = frozenset(
     {"gpu_memory_utilization", "max_num_seqs", "max_num_batched_tokens", "swap_space", "enable_prefix_caching"}
 )
 """vLLM arguments that may change between the runs of one run folder: they alter speed, not what is sampled."""
-
-
-class LedgerConfig(BaseModel):
-    """How decisions are kept."""
-
-    model_config = STRICT
-
-    commit_every_s: float = Field(default=20.0, gt=0, description="Decided units are committed at most so late.")
-    keep_rejected_text: bool = Field(default=False, description="Keep the text of rejected draws too.")
-    drain_s: float = Field(
-        default=20.0, ge=0, description="Time for draws in flight to end when the job is told to stop."
-    )
-
-
 _LOOKS_SECRET = re.compile(r"(^|_)(api_?key|access_key|token|secret|password)$", re.IGNORECASE)
 
 
@@ -67,7 +52,10 @@ def check_asking(
     if engine.min_replicas > engine.max_replicas:
         raise ValueError(f"engine.min_replicas {engine.min_replicas} is more than max_replicas {engine.max_replicas}")
     max_tokens, tokens_key = sampling.max_tokens, f"{section}.max_tokens"
-    if (scores_levels or thinking.constrained_rating != "never") and max_tokens <= CONSTRAINED_RATING_TOKENS:
+    # Scored levels alone take no sampled tokens.
+    only_scores = scores_levels and thinking.format == "none"
+    rates_apart = scores_levels or thinking.constrained_rating != "never"
+    if rates_apart and not only_scores and max_tokens <= CONSTRAINED_RATING_TOKENS:
         raise ValueError(
             f"{tokens_key} {max_tokens} leaves no room for thinking beside the {CONSTRAINED_RATING_TOKENS} tokens of a "
             "constrained rating"

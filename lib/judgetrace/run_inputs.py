@@ -54,11 +54,22 @@ class RunInputs:
 
     def count_selected(self, decider: Decider) -> Iterator[tuple[int, int]]:
         """Yield (shard, units that a run covers), in order of shards; reads few columns of the items."""
-        numbers = {number for number, _ in self.shards}
-        numbers |= set(self.dropped_shards) if decider.asks_dropped else set()
+        numbers = self._list_shards(decider)
         with ThreadPoolExecutor(SHARDS_READ_AT_ONCE) as pool:
-            counts = pool.map(lambda number: self._count_selected(number, decider), sorted(numbers))
-            yield from zip(sorted(numbers), counts, strict=True)
+            counts = pool.map(lambda number: self._count_selected(number, decider), numbers)
+            yield from zip(numbers, counts, strict=True)
+
+    def read_first_unit(self, decider: Decider) -> dict[str, Any] | None:
+        """Read the first unit (a row of schema.ITEMS) that a run covers; None where it covers none."""
+        for number in self._list_shards(decider):
+            units = read_units(self.corpus, number, self.num_buckets, decider)
+            if units.num_rows:
+                return dict(units.slice(0, 1).to_pylist()[0])
+        return None
+
+    def _list_shards(self, decider: Decider) -> list[int]:
+        numbers = {number for number, _ in self.shards}
+        return sorted(numbers | set(self.dropped_shards) if decider.asks_dropped else numbers)
 
     def _count_selected(self, shard: int, decider: Decider) -> int:
         columns = [*UNIT_KEY, "target_label", "split"]

@@ -130,10 +130,9 @@ RATINGS = pa.schema(
             "rating",
             pa.float64(),
         ),  # in the scale's numbers: a level's, a mean or an expectation; null for nominal scales
-        (
-            "spread",
-            pa.float64(),
-        ),  # SD of `rating` (samples: ddof=1); nominal: share of other labels; null for one sample
+        # One sample asked for: SD of the level distribution where it was scored, else null. Several: SD of the numbers
+        # (ddof=1), or by majority and on nominal scales the share of other labels; null where one alone gave a rating.
+        ("spread", pa.float64()),
         ("num_ratings", pa.int32()),  # draws that gave a rating
         ("outcome", pa.string()),  # rated, unrated, quarantined, failed; undecided only inside a ledger
         ("error", pa.string()),  # why not rated: unparsed, truncated, or what failed

@@ -7,15 +7,28 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from judgetrace.acceptance import AcceptanceConfig
+from judgetrace.config import STRICT
 from judgetrace.decisions import TraceDecider
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, ModelConfig
 from judgetrace.limits import LimitsConfig
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
-from judgetrace.run_config import LedgerConfig, check_asking, make_contract
+from judgetrace.run_config import check_asking, make_contract
 from judgetrace.sampling import SamplingConfig
 from judgetrace.session import RayConfig
+
+
+class LedgerConfig(BaseModel):
+    """How decisions are kept."""
+
+    model_config = STRICT
+
+    commit_every_s: float = Field(default=20.0, gt=0, description="Decided units are committed at most so late.")
+    keep_rejected_text: bool = Field(default=False, description="Keep the text of rejected draws too.")
+    drain_s: float = Field(
+        default=20.0, ge=0, description="Time for draws in flight to end when the job is told to stop."
+    )
 
 
 class InferTracesConfig(BaseModel):

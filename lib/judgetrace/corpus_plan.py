@@ -1,0 +1,178 @@
+"""What a run of prepare_corpus will do, as far as it is known without a cluster; and what it can't do, and why."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import pyarrow as pa
+
+from judgetrace.columns import check_columns
+from judgetrace.config import UserError
+from judgetrace.corpus import find_new_files, number_next_round, read_manifests
+from judgetrace.corpus_config import PrepareCorpusConfig
+from judgetrace.guideline import Guideline, GuidelineConfig, parse_guideline
+from judgetrace.intake import IntakeRules, admit_batch
+from judgetrace.readers import read_part
+from judgetrace.sources import SourceFile, SourcePart, estimate_rows, is_corruption, list_source_files, plan_parts
+from judgetrace.staging import STAGED, RowCounts, StagePlan, limit_batches
+from judgetrace.storage import Folder, open_filesystem
+from judgetrace.units import CorpusRules, find_repeats, make_units
+
+ROWS_PER_BUCKET = 50_000
+BYTES_PER_BUCKET = 256 << 20
+
+
+@dataclass(frozen=True)
+class CorpusPlan:
+    """What a run will do: all that is known without a cluster."""
+
+    config: PrepareCorpusConfig
+    folder: Folder
+    guideline: Guideline
+    files: list[SourceFile]
+    parts: list[SourcePart]
+    stage: StagePlan
+    rules: CorpusRules
+
+
+def make_plan(config: PrepareCorpusConfig) -> CorpusPlan:
+    """Check everything that can be checked without a cluster. Raises UserError."""
+    folder = Folder(config.corpus)
+    guideline = _read_guideline(config.guideline)
+    if config.guideline.by_section:
+        _check_sections(config, guideline)
+    files = list_source_files(config.source)
+    manifests = read_manifests(folder)
+    files = find_new_files(folder, manifests, describe_run(config, guideline), files)
+    parts = plan_parts(files, config.source.delimiter)
+    _check_sources(config, parts)
+    intake = IntakeRules(
+        columns=config.columns,
+        scales=config.scale,
+        guideline=guideline,
+        layout=config.source.layout,
+        max_text_bytes=config.limits.max_text_bytes,
+        needs_annotator=config.target.rule == "per_annotator",
+    )
+    num_buckets = manifests[0]["buckets"] if manifests else config.shards.buckets or _choose_buckets(config, parts)
+    rules = CorpusRules(
+        target=config.target,
+        scales=config.scale,
+        split=config.split,
+        units_per_shard=config.shards.units_per_shard,
+        num_buckets=num_buckets,
+        generation=len(manifests),
+        first_round=number_next_round(manifests, num_buckets),
+        file_urls=[file.url for file in files],
+        names_annotators=config.source.layout == "wide" or config.columns.annotator_id is not None,
+    )
+    stage = StagePlan(intake, num_buckets, len(manifests), config.limit)
+    return CorpusPlan(config, folder, guideline, files, parts, stage, rules)
+
+
+def _read_guideline(config: GuidelineConfig) -> Guideline:
+    """Read the guideline. Raises UserError where it can't be read or cut into sections."""
+    filesystem, path = open_filesystem(config.path)
+    try:
+        text = filesystem.cat_file(path).decode()
+        return parse_guideline(text, config.by_section)
+    except FileNotFoundError as error:
+        raise UserError(f"guideline.path: {config.path}: no such file") from error
+    except ValueError as error:
+        raise UserError(f"guideline.path: {config.path}: {error}") from error
+
+
+def _check_sections(config: PrepareCorpusConfig, guideline: Guideline) -> None:
+    """Raise UserError where a dimension with a scale of its own has no section."""
+    missing = [name for name in config.scale.dimensions if guideline.guideline_for(name) is None]
+    if missing:
+        raise UserError(
+            f"{config.guideline.path}: no section for the dimension(s) {missing[:5]} of scale.dimensions\n"
+            f"found: {sorted(guideline.sections)[:20]}; add '## NAME' headings, or drop guideline.by_section"
+        )
+
+
+def _check_sources(config: PrepareCorpusConfig, parts: list[SourcePart]) -> None:
+    """Raise UserError for files that can't be opened, and for columns that are not there."""
+    faults = [f"{part.file.url}: {part.fault}" for part in parts if part.fault]
+    readable = {part.file.url: part for part in parts if not part.fault}
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        faults += filter(None, pool.map(lambda part: _find_header_fault(config, part), readable.values()))
+    if faults and config.source.on_corrupt_file == "stop":
+        raise UserError(describe_corrupt(faults))
+
+
+def _find_header_fault(config: PrepareCorpusConfig, part: SourcePart) -> str | None:
+    """Check the columns of a file; returns what is broken where they can't be read."""
+    try:
+        check_columns(part.file, part.delimiter, config.columns)
+    except Exception as error:
+        if not is_corruption(error):
+            raise
+        return f"{part.file.url}: {error}"
+    return None
+
+
+def describe_corrupt(corrupt: list[str]) -> str:
+    """Say which files are broken and what can be done."""
+    return (
+        f"{len(corrupt)} source file(s) are corrupt or truncated:\n  "
+        + "\n  ".join(corrupt[:5])
+        + "\nreplace them, or use what can be read of them with --source.on_corrupt_file=quarantine"
+    )
+
+
+def _choose_buckets(config: PrepareCorpusConfig, parts: list[SourcePart]) -> int:
+    """Choose the number of buckets so that one fits a task's memory."""
+    labels = config.columns.labels
+    cells = len(labels) if isinstance(labels, list) else 1 if labels is None else 5
+    by_rows = estimate_rows(parts) * cells // ROWS_PER_BUCKET
+    return int(max(by_rows, sum(part.size_bytes for part in parts) // BYTES_PER_BUCKET) + 1)
+
+
+def describe_run(config: PrepareCorpusConfig, guideline: Guideline) -> dict[str, Any]:
+    """Describe what decides the units of a run, as its manifest does."""
+    resolved = config.model_dump(mode="json")
+    return {"config": resolved, "guideline_sha256": sha256(guideline.text.encode()).hexdigest()}
+
+
+def check_quarantine(plan: CorpusPlan, tally: RowCounts) -> None:
+    """Raise UserError where more rows were quarantined than the config bears."""
+    limit = plan.config.limits.max_quarantined_rate
+    if tally.num_quarantined <= limit * tally.rows_in:
+        return
+    raise UserError(
+        f"{tally.num_quarantined} of {tally.rows_in} rows are unusable, over limits.max_quarantined_rate = {limit}\n"
+        f"reasons: {dict(tally.quarantined.most_common())}\nfor example:\n  "
+        + "\n  ".join(tally.examples)
+        + f"\nall of them: {plan.folder.url}/quarantine/; mend the source or the config, or raise the limit"
+    )
+
+
+def print_dry_run(plan: CorpusPlan) -> None:
+    """Print the resolved config and one unit made of the first rows."""
+    print(json.dumps(plan.config.model_dump(mode="json"), indent=1, ensure_ascii=False))
+    print(f"\n{len(plan.files)} source file(s), {len(plan.parts)} part(s), {plan.rules.num_buckets} bucket(s)")
+    part, tally = plan.parts[0], RowCounts()
+    staged = [STAGED.empty_table()]
+    for batch in limit_batches(read_part(part, list(plan.config.columns.name_columns())), 1000):
+        admitted = admit_batch(batch, plan.stage.rules)
+        index = pa.array([0] * len(admitted.annotations), pa.int32())
+        staged.append(admitted.annotations.append_column(STAGED.field("file_index"), index))
+        for fault in admitted.faults:
+            tally.add_fault(part.file.url, fault)
+    known = staged[0].select(["item_id", "dimension"])
+    kept, _ = find_repeats(pa.concat_tables(staged), known, plan.rules.names_annotators)
+    units, dropped = make_units(kept, plan.rules)
+    print(f"of the first rows: {len(kept)} annotations, {len(units)} units, {len(dropped)} dropped")
+    if tally.num_quarantined:
+        print(f"quarantined: {dict(tally.quarantined)}\n  " + "\n  ".join(tally.examples))
+    if len(units):
+        unit = units.slice(0, 1).to_pylist()[0]
+        print("one unit:\n" + json.dumps(unit, indent=1, ensure_ascii=False))
+        told = plan.guideline.guideline_for(unit["dimension"]) or ""
+        print(f"its guideline ({len(told)} characters):\n{told[:1000]}")
