@@ -20,7 +20,7 @@ LEVELS = [str(level) for level in range(-4, 5)]
 PROMPT = "jobs/demo_prompt.jinja"
 
 
-def write_store(run: Path, num_traces: int, per_shard: int, median_tokens: int, sigma: float, seed: int) -> None:
+def write_store(run: Path, num_traces: int, *, per_shard: int, median_tokens: int, sigma: float, seed: int = 0) -> None:
     """Write RUN/traces: `num_traces` units, their traces of about exp(Normal(log median, sigma)) tokens."""
     from judgetrace.accounting import tally_traces
     from judgetrace.ledger import encode_shard

@@ -164,7 +164,8 @@ def main(arguments: list[str]) -> None:
     harness.prepare_demo()
     folder = harness.empty_folder(options.work)
     prepare_corpus(folder)
-    write_store(folder / "store", options.traces, options.per_shard, options.median_tokens, options.sigma, options.seed)
+    lengths = {"median_tokens": options.median_tokens, "sigma": options.sigma}
+    write_store(folder / "store", options.traces, per_shard=options.per_shard, seed=options.seed, **lengths)
     say(f"a store of {options.traces:,} traces")
     figures = measure(folder, options)
     # The traces are made up; feed, tokenizer and Ray are real.
