@@ -1,4 +1,4 @@
-"""Gain: does tuning make a rater agree better with people, and what of it is owed to the traces? Labels and model: real.
+"""Gain: does tuning make a rater agree better with people, and what of it is owed to the traces? Labels, model: real.
 
 The embedded model learns from the embedded human ratings (words that ten people rated from -4 to 4; target: the median)
 and rates words that it has not seen. Every seed has a corpus of its own: a fifth of the lexicon's word stems, no stem
@@ -22,7 +22,7 @@ which has more examples, sees each less often. Nothing was tuned on the test spl
 arms          by arm: tau_b, qwk, mse against the median of people (mean over seeds, intervals, by seed); the paired
               difference to base and to base_thinking on the items that both rated; coverage; examples; minutes
 beats_base    by tuned arm and statistic: whether the intervals of the difference to `base` exclude zero, for the better
-people        each person against the median of the others, on the same items
+people        each person against the others, on the same items
 minutes       of the jobs that all arms of a seed share, and of all
 
 The work folder is kept: a second call goes on with the job at hand, and what is done stays. Minutes are those of a
