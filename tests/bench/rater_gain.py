@@ -110,6 +110,8 @@ ARMS = {
     "shuffled": Arm(thinks=True, target="shuffled_traces"),
 }
 BASES = ("base", "base_thinking")
+INFERRED = "inferred"
+"""The run of infer_traces in a seed's folder."""
 
 
 def find_stem(text: str) -> str:
@@ -169,17 +171,17 @@ class SeedRun:
 
     def _infer_traces(self) -> float:
         config = {
-            **self._ask("traces", harness.MODEL),
+            **self._ask(INFERRED, harness.MODEL),
             "thinking": THINKING,
             "sampling": {"max_draws": self._options.max_draws, "max_tokens": MAX_TOKENS, "seed": self._seed},
             "ledger": {"keep_rejected_text": True},
         }
-        return self.call("traces", "infer_traces", config)
+        return self.call(INFERRED, "infer_traces", config)
 
     def _ask(self, run: str, model: Path) -> dict[str, Any]:
         return {
             "corpus": str(self.folder / "corpus"),
-            "run": str(self.folder / f"{run}-run"),
+            "run": str(self.folder / run),
             "model": {"path": str(model)},
             "engine": ENGINE,
             "prompt": {"template": PROMPT},
@@ -201,19 +203,19 @@ class SeedRun:
             facts = self._tune(name, arm)
             model = self.folder / f"{name}-tuned" / "rater"
         config = {
-            **self._ask(name, model),
+            **self._ask(f"{name}-rated", model),
             "rater_id": name,
             "splits": ["validation", "test"] if name == "base" else ["test"],
             "thinking": THINKING if arm.thinks else {"format": "none"},
             "decoding": {"rating": "expected", "temperature": 0.0, "max_tokens": MAX_TOKENS, "seed": self._seed},
         }
-        return {**facts, "rating_s": self.call(name, "rate_items", config)}
+        return {**facts, "rating_s": self.call(f"{name}-rated", "rate_items", config)}
 
     def _tune(self, name: str, arm: Arm) -> dict[str, Any]:
         run, options = self.folder / f"{name}-tuned", self._options
         config = {
             "corpus": str(self.folder / "corpus"),
-            "traces": [str(self.folder / "traces-run")],
+            "traces": [str(self.folder / INFERRED)],
             "run": str(run),
             "deepspeed": str(harness.ROOT / "cluster/deepspeed/zero1.json"),
             "model": {"path": str(harness.MODEL)},
@@ -244,19 +246,19 @@ class SeedRun:
     def _recalibrate(self, name: str) -> dict[str, Any]:
         config = {
             "corpus": str(self.folder / "corpus"),
-            "ratings": str(self.folder / "base-run"),
-            "run": str(self.folder / f"{name}-run"),
+            "ratings": str(self.folder / "base-rated"),
+            "run": str(self.folder / f"{name}-rated"),
             "rater_id": name,
             "splits": ["test"],
             "min_items": self._options.min_fit_items,
         }
-        return {"rating_s": self.call(name, "recalibrate_rater", config)}
+        return {"rating_s": self.call(f"{name}-rated", "recalibrate_rater", config)}
 
     def measure(self, arms: Iterable[str]) -> list[dict[str, Any]]:
         """Measure all arms' agreement on the test split at once; returns the rows about all units."""
         config = {
             "corpus": str(self.folder / "corpus"),
-            "raters": [str(self.folder / f"{name}-run") for name in arms],
+            "raters": [str(self.folder / f"{name}-rated") for name in arms],
             "split": "test",
             "output": str(self.folder / "agreement"),
             "intervals": {"replicates": 2000, "seed": self._seed},
