@@ -58,12 +58,13 @@ def pool(figures: Sequence[Figure]) -> dict[str, Any]:
     if any(value is None for value in values):
         return {"mean": None, "interval": None, "seeds_interval": None, "by_seed": values}
     mean = sum(values) / len(values)
-    return {
-        "mean": mean,
-        "interval": _interval_of_items(mean, figures),
-        "seeds_interval": _interval_of_seeds(mean, values),
-        "by_seed": values,
-    }
+    intervals = {"interval": _interval_of_items(mean, figures), "seeds_interval": _interval_of_seeds(mean, values)}
+    rounded = {name: None if bounds is None else _round(bounds) for name, bounds in intervals.items()}
+    return {"mean": round(mean, 4), **rounded, "by_seed": _round(values)}
+
+
+def _round(numbers: Sequence[float]) -> list[float]:
+    return [round(number, 4) for number in numbers]
 
 
 def _interval_of_items(mean: float, figures: Sequence[Figure]) -> list[float] | None:
