@@ -30,11 +30,11 @@ def say(message: str) -> None:
     print(f"[{time.monotonic() - _STARTED:6.1f} s] {message}", flush=True)
 
 
-def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """Make the parser of a benchmark: --quick and --work."""
+def make_parser(name: str, description: str | None, work: str = "emptied first") -> argparse.ArgumentParser:
+    """Make the parser of a benchmark: --quick and --work; `work` says what becomes of the latter."""
     parser = argparse.ArgumentParser(prog=f"python -m tests.bench.{name}", description=description)
     parser.add_argument("--quick", action="store_true", help="a small size, to try the benchmark; not its figures")
-    parser.add_argument("--work", default=str(ROOT / "bench-out" / name), help="scratch folder, emptied first")
+    parser.add_argument("--work", default=str(ROOT / "bench-out" / name), help=f"scratch folder, {work}")
     return parser
 
 

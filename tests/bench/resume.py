@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,11 +30,11 @@ from typing import Any
 
 from tests.bench import harness
 from tests.bench.harness import say
+from tests.bench.job_process import JobProcess
 from tests.scripted_engine import ScriptedEngine
 
 FULL = {"units": 10000, "kills": 20, "slots": 32, "latency_s": 0.1, "commit_s": 1.0, "seed": 1, "startup_kills": 3}
 QUICK = {"units": 600, "kills": 3, "slots": 32, "latency_s": 0.1, "commit_s": 1.0, "seed": 1, "startup_kills": 1}
-SURVIVE_S = 10.0
 LINGER_S = 2.0
 """About how long Ray's workers, which are in groups of their own, go on after the kill: they must miss their raylet."""
 
@@ -131,63 +129,33 @@ def write_run_config(folder: Path, name: str, options: Any) -> Path:
 
 
 class Job:
-    """One start of the command line, in a session and with a Ray folder of its own."""
+    """One start of the command line, and the draws that it begins."""
 
     def __init__(self, config: Path, temp_dir: Path):
         self._log = config.parent / "draws.log"
         self._seen = len(read_draws(self._log))
         self._seen_bytes = self._log.stat().st_size if self._log.exists() else 0
-        self._temp_dir = temp_dir
-        command = [sys.executable, "-m", "jobs.infer_traces", str(config), f"--cluster.temp_dir={temp_dir}"]
-        self.started_at = time.time()
-        with (config.parent / "job.log").open("ab") as output:
-            self.process = subprocess.Popen(
-                command,
-                cwd=harness.ROOT,
-                env=harness.job_environment(),
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        self._started_at = time.time()
+        self._process = JobProcess("infer_traces", config, config.parent / "job.log", temp_dir)
 
     def has_begun(self) -> bool:
         return self._log.exists() and self._log.stat().st_size > self._seen_bytes
 
-    def draws_at(self) -> list[float]:
-        return sorted(draw.at for draw in read_draws(self._log)[self._seen :])
+    def has_ended(self) -> bool:
+        return self._process.has_ended()
 
     def wait(self) -> Attempt:
-        status = self.process.wait()
-        ended_at = time.time()
-        if status:
-            raise RuntimeError(f"the job ended with status {status}; see {self._log.parent}/job.log")
-        return Attempt(self.started_at, ended_at, self.draws_at())
+        self._process.wait()
+        return Attempt(self._started_at, time.time(), self._draws_at())
 
     def kill(self) -> Attempt:
         """SIGKILL the process group and see that nothing of the job survives."""
-        import psutil
-
-        family = psutil.Process(self.process.pid).children(recursive=True)
         ended_at = time.time()
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        _, alive = psutil.wait_procs(family, timeout=SURVIVE_S)
-        alive += [p for p in self._strays() if p not in alive]
-        names = []
-        for process in alive:
-            try:
-                names.append(" ".join(process.cmdline())[:120])
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        return Attempt(self.started_at, ended_at, self.draws_at(), tuple(names))
+        survivors = self._process.kill()
+        return Attempt(self._started_at, ended_at, self._draws_at(), survivors)
 
-    def _strays(self) -> list[Any]:
-        """Find processes that name this job's Ray folder."""
-        import psutil
-
-        mark = f"{self._temp_dir}/"
-        return [p for p in psutil.process_iter(["cmdline"]) if any(mark in part for part in p.info["cmdline"] or ())]
+    def _draws_at(self) -> list[float]:
+        return sorted(draw.at for draw in read_draws(self._log)[self._seen :])
 
 
 def plan_kills(options: Any, sampling_s: float, startup_s: float) -> list[tuple[str, float]]:
@@ -210,10 +178,10 @@ def run_with_kills(config: Path, temp: Path, moments: list[tuple[str, float]]) -
     for number, (since, seconds) in enumerate(moments):
         job = Job(config, temp / f"k{number:02d}")
         if since == "draw":
-            harness.wait_until(lambda job=job: job.has_begun() or job.process.poll() is not None, 120)
-        if job.process.poll() is None:
+            harness.wait_until(lambda job=job: job.has_begun() or job.has_ended(), 120)
+        if not job.has_ended():
             time.sleep(seconds)
-        if job.process.poll() is not None:
+        if job.has_ended():
             attempts.append(job.wait())
             say(f"complete before kill {number + 1} of {len(moments)}")
             return attempts

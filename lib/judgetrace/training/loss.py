@@ -40,10 +40,12 @@ class RaterModule(torch.nn.Module):  # type: ignore[misc]
         first = int((batch.learned != NOT_LEARNED).int().argmax(dim=1).min())
         kept = max(2, batch.tokens.shape[1] - max(0, first - 1))
         logits = self.model(input_ids=batch.tokens, attention_mask=batch.mask, logits_to_keep=kept).logits.float()
-        learned = batch.learned[:, -kept:][:, 1:]
+        # What each position is to be followed by; the last one by nothing.
+        learned = functional.pad(batch.learned[:, -kept:][:, 1:], (0, 1), value=NOT_LEARNED)
+        # Flat: over a vocabulary that is no contiguous row torch sums one by one, and loses the tail by rounding.
         nats = functional.cross_entropy(
-            logits[:, :-1].transpose(1, 2), learned, ignore_index=NOT_LEARNED, reduction="none"
-        )
+            logits.flatten(0, 1), learned.flatten(), ignore_index=NOT_LEARNED, reduction="none"
+        ).view_as(learned)
         cross_entropy = (nats.sum(dim=1) * batch.weights).sum()
         if not self._targets:
             return cross_entropy, torch.zeros_like(cross_entropy)
