@@ -10,19 +10,17 @@ Source: Hutto and Gilbert (2014), VADER: A Parsimonious Rule-based Model for Sen
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from judgetrace.config import UserError
+from judgetrace.folder_lock import lock_folder
 from judgetrace.storage import Folder, encode_json
 
 MODEL_MANIFEST = "judgetrace_model.json"
@@ -76,7 +74,7 @@ def prepare_model(gguf_file: Path, folder: Path) -> bool:
         "source_sha256": hashlib.sha256(gguf_file.read_bytes()).hexdigest(),
         "conversion": CONVERSION,
     }
-    with _lock(folder):
+    with lock_folder(folder):
         if _read_manifest(folder) == manifest:
             return False
         part = folder.with_name(f".{folder.name}.part")
@@ -86,14 +84,6 @@ def prepare_model(gguf_file: Path, folder: Path) -> bool:
         shutil.rmtree(folder, ignore_errors=True)  # one of an older conversion
         part.rename(folder)
     return True
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes, also by a kill
-        yield
 
 
 def _read_manifest(folder: Path) -> Any:

@@ -25,10 +25,13 @@ class ModelConfig(BaseModel):
     # pydantic reserves the prefix "model_" for itself; a section of that name needs no protection.
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    path: str = Field(description="A local folder, or a name that the engine resolves.")
+    path: str = Field(
+        description="A local folder; a folder by URL (s3:// or any fsspec URL), which every node that loads it fetches "
+        "once into $JUDGETRACE_CACHE; or a name that the engine resolves."
+    )
     revision: str | None = Field(default=None, description="Revision of a name.")
     adapter: str | None = Field(
-        default=None, description="A LoRA adapter on top of it: a local folder, as peft writes."
+        default=None, description="A LoRA adapter on top of it: a folder, local or by URL, as peft writes."
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from judgetrace.config import UserError
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import ModelConfig
+from judgetrace.model_store import Part, is_url, list_files, strip_file
+from judgetrace.storage import Folder
 
 
 def hash_text(text: str) -> str:
@@ -28,23 +30,28 @@ def check_model(model: ModelConfig, endpoint: EndpointConfig | None) -> str:
 def fingerprint_model(model: ModelConfig) -> str:
     """Fingerprint a model and its adapter.
 
-    A local folder counts by its config, tokenizer and samples of its weights, a name by its revision. Raises UserError
-    for a local path that holds no model.
+    A local folder counts by its config, tokenizer and samples of its weights, a folder by URL by its config, tokenizer
+    and what the store's listing says of its weights, a name by its revision. Raises UserError for a path or URL that
+    holds no model.
     """
     base = _fingerprint_base(model)
     if model.adapter is None:
         return base
-    folder = Path(model.adapter)
+    if is_url(model.adapter):
+        return f"{base}+{_fingerprint_url(model.adapter, 'adapter')}"
+    folder = Path(strip_file(model.adapter))
     if not (folder / "adapter_config.json").is_file():
         raise UserError(
             f"model.adapter = {model.adapter}: no adapter_config.json there\n"
-            "expected: a local folder of a LoRA adapter, as peft writes it"
+            "expected: a folder of a LoRA adapter, as peft writes it"
         )
     return f"{base}+{_fingerprint_folder(folder)}"
 
 
 def _fingerprint_base(model: ModelConfig) -> str:
-    folder = Path(model.path)
+    if is_url(model.path):
+        return _fingerprint_url(model.path, "path")
+    folder = Path(strip_file(model.path))
     if not folder.is_dir():
         if model.path.startswith((".", "/")) or model.path.count("/") != 1:
             raise UserError(
@@ -55,6 +62,17 @@ def _fingerprint_base(model: ModelConfig) -> str:
     if not (folder / "config.json").is_file():
         raise UserError(f"model.path = {model.path}: no config.json in it; expected a Hugging Face model folder")
     return _fingerprint_folder(folder)
+
+
+def _fingerprint_url(url: str, part: Part) -> str:
+    """Fingerprint without fetching the weights."""
+    folder, digest = Folder(url), hashlib.blake2b(digest_size=12)
+    for file in list_files(url, part):
+        if file.name.endswith((".json", ".jinja")):
+            digest.update(file.name.encode() + folder.read_bytes(file.name))
+        else:
+            digest.update(f"{file.name} {file.size} {file.stamp}".encode())
+    return digest.hexdigest()
 
 
 def _fingerprint_folder(folder: Path) -> str:

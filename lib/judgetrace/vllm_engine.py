@@ -24,6 +24,7 @@ from judgetrace.engine import (
     apply_environment,
 )
 from judgetrace.level_tree import Branching, LevelTree
+from judgetrace.model_store import fetch_model, is_folder
 from judgetrace.reaper import reaping_new_children
 from judgetrace.tokenization import encode_texts, grow_level_tree, list_special_tokens, render_chats
 
@@ -41,8 +42,9 @@ class VllmEngine:
     """One vLLM engine. Make it on the event loop that will call `generate`."""
 
     def __init__(self, spec: EngineSpec):
-        model, engine = spec.model, spec.engine
-        _set_environment(model, engine)
+        engine = spec.engine
+        _set_environment(spec.model, engine)
+        model = fetch_model(spec.model)
         from vllm import SamplingParams
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -193,7 +195,7 @@ def _load_adapter(model: ModelConfig) -> Any:
 
 def _set_environment(model: ModelConfig, engine: EngineConfig) -> None:
     settings = dict(_ENVIRONMENT)
-    if Path(model.path).is_dir():
+    if is_folder(model.path):
         settings["HF_HUB_OFFLINE"] = "1"
     apply_environment(settings | engine.env)
 

@@ -19,6 +19,7 @@ from judgetrace.config import UserError
 from judgetrace.engine import ModelConfig
 from judgetrace.guideline import parse_guideline
 from judgetrace.level_tree import LevelTree, find_within_tag
+from judgetrace.model_store import fetch_folder
 from judgetrace.parsing import RATING_OPEN
 from judgetrace.prompts import PromptConfig, PromptRenderer, neutralise
 from judgetrace.scale import Scale, ScaleConfig
@@ -177,10 +178,14 @@ def find_turn_end(tokenizer: Any, chat_template_args: Mapping[str, object]) -> l
 
 @lru_cache(maxsize=2)
 def load_tokenizer(path: str, revision: str | None) -> Any:
-    """Load a tokenizer; kept, since tasks of one process ask again. Raises UserError for one without chat template."""
+    """Load a tokenizer, without fetching the weights of a base by URL; kept, since tasks of one process ask again.
+
+    Raises UserError for one without chat template.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    folder = fetch_folder(path, weights=False)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=revision)
     if not tokenizer.chat_template:
         raise UserError(
             f"model.path = {path}: its tokenizer has no chat template, so nothing says how a prompt becomes a turn\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from judgetrace.engine import ModelConfig
+from judgetrace.model_store import fetch_folder
 from judgetrace.storage import Folder
 from judgetrace.training.config import LoraConfig, OutputConfig
 
@@ -68,8 +69,8 @@ def upload(source: Path, target: Folder) -> list[str]:
 
 
 def describe_base(model: ModelConfig) -> dict[str, Any]:
-    """Read what a local base says of itself: its licence, from the head of its README.md."""
-    readme = Path(model.path) / "README.md"
+    """Read what a base's folder says of itself: its licence, from the head of its README.md."""
+    readme = fetch_folder(model.path, weights=False) / "README.md"
     lines = readme.read_text(encoding="utf-8").splitlines() if readme.is_file() else []
     licence = next((line.partition(":")[2].strip() for line in lines[:40] if line.startswith("license:")), None)
     return {"path": model.path, "revision": model.revision, "license": licence}

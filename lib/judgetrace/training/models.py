@@ -9,14 +9,16 @@ from typing import Any
 import torch
 
 from judgetrace.engine import ModelConfig
+from judgetrace.model_store import fetch_folder
 from judgetrace.training.config import LoraConfig
 
 
 def load_base(model: ModelConfig, dtype: torch.dtype) -> Any:
-    """Load a base for training."""
+    """Load a base for training; one by URL is fetched."""
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(model.path, revision=model.revision, dtype=dtype)
+    folder = fetch_folder(model.path)
+    base = AutoModelForCausalLM.from_pretrained(str(folder), revision=model.revision, dtype=dtype)
     base.config.use_cache = False
     return base
 

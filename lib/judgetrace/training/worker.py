@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from judgetrace.config import UserError
 from judgetrace.engine import ModelConfig
+from judgetrace.model_store import is_folder
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.run_folder import Fence, FencedError, RunFolder
 from judgetrace.storage import Folder
@@ -305,7 +306,7 @@ def _untrained_row() -> dict[str, Any]:
 
 def _set_environment(spec: TrainSpec) -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    os.environ["HF_HUB_OFFLINE"] = "1" if Path(spec.model.path).is_dir() else os.environ.get("HF_HUB_OFFLINE", "0")
+    os.environ["HF_HUB_OFFLINE"] = "1" if is_folder(spec.model.path) else os.environ.get("HF_HUB_OFFLINE", "0")
     if not spec.on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
         check_build_locks(extensions_root())
