@@ -32,11 +32,13 @@ setup: $(CPU_STAMP) ## Install what the jobs need into .venv
 
 setup-dev: $(DEV_STAMP) ## Install what the tests need into .venv
 
-demo: $(CPU_STAMP) ## Run the jobs on the embedded model and human ratings (at most 12 minutes, set-up included)
+demo: $(CPU_STAMP) ## Run the jobs on the embedded model and human ratings (at most 16 minutes, set-up included)
 	@$(PY) -m jobs.prepare_demo jobs/prepare_demo.toml
 	$(PY) -m jobs.prepare_corpus jobs/demo_corpus.toml
 	$(PY) -m jobs.infer_traces jobs/demo_traces.toml
+	$(PY) -m jobs.train_rater jobs/demo_training.toml
 	$(PY) -m jobs.rate_items jobs/demo_ratings.toml
+	$(PY) -m jobs.rate_items jobs/demo_tuned_ratings.toml
 	$(PY) -m jobs.measure_agreement jobs/demo_agreement.toml
 
 test: lint ## Check the code, then run all tests: first the fast ones, then those with a real engine, Ray and S3
@@ -49,7 +51,8 @@ lint: $(DEV_STAMP) ## Check style, format and types
 	$(PY) -m mypy
 
 bench: $(DEV_STAMP) ## Run all benchmarks; each prints one JSON object as its last line
-	@for name in engine_ratio sampling_efficiency streaming_scale resume rating agreement; do
+	@for name in engine_ratio sampling_efficiency streaming_scale resume rating agreement \
+	    train_ingest train_parity rater_gain; do
 	    echo "== $$name"
 	    $(PY) -m tests.bench.$$name
 	done

@@ -20,6 +20,7 @@ from judgetrace.training.run import (
     describe_data,
     describe_training,
     make_rater,
+    print_outcome,
     run_training,
     survey_traces,
     write_manifest,
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> int:
         files = make_rater(inputs, survey, trained, plan)
     summary = {"data": describe_data(survey), "training": describe_training(trained, plan)}
     write_manifest(inputs, summary, files)
-    console.print(f"\nRater: [bold]{config.run}/rater[/]", soft_wrap=True)
+    print_outcome(console, config.run, trained)
     return 0
 
 

@@ -130,13 +130,3 @@ def test_a_driver_that_was_replaced_stops_without_saving(write_config, tmp_path)
     with pytest.raises(UserError, match="was replaced by a newer one"):
         train_rater.main([write_config(tmp_path), "--training.max_steps=4000"])
     thread.join()
-
-
-def test_a_stale_build_lock_is_named_instead_of_waited_for(write_config, tmp_path, monkeypatch):
-    lock = tmp_path / "extensions/py311_cpu/deepspeed_shm_comm/lock"
-    lock.parent.mkdir(parents=True)
-    lock.touch()
-    os.utime(lock, (0, 0))
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
-    with pytest.raises(UserError, match="deepspeed_shm_comm/lock: this lock is"):
-        train_rater.main([write_config(tmp_path)])

@@ -187,6 +187,11 @@ class TrainRaterConfig(BaseModel):
             raise ValueError(
                 "thinking.format = 'parser' reads an output, and training writes one: use 'tags' (<think>...</think>)"
             )
+        if self.thinking.format == "none" and self.data.target != "label":
+            raise ValueError(
+                f"thinking.format = 'none' leaves nothing of data.target = '{self.data.target}' but the label: use "
+                "data.target = 'label', or thinking.format = 'plain' or 'tags'"
+            )
         if self.output.form == "adapter" and self.full_weights:
             raise ValueError("output.form = 'adapter' needs an adapter: set full_weights = false")
         self._check_lanes()
@@ -195,7 +200,9 @@ class TrainRaterConfig(BaseModel):
     def _check_lanes(self) -> None:
         lanes, batch, most = self.num_lanes, self.training.batch, self.most_workers
         if batch % lanes:
-            raise ValueError(f"training.batch {batch} is no multiple of data.lanes {lanes}")
+            raise ValueError(
+                f"training.batch {batch} is no multiple of data.lanes {lanes}: choose lanes that divide it"
+            )
         if most > lanes:
             raise ValueError(
                 f"workers {most} are more than the {lanes} lanes that they share: raise data.lanes (and training.batch)"

@@ -77,6 +77,7 @@ class WorkerFeed:
         self._index = read_usable(Folder(spec.run) / "examples")
         self.steps_per_epoch = spec.order.count_steps(self._index)
         lanes = range(rank, spec.order.lanes, world)
+        self._num_lanes = len(lanes)
         self._examples_a_step = len(lanes) * (spec.order.batch // spec.order.lanes)
 
     def steps(self, first: int, end: int) -> Iterator[list[Example]]:
@@ -92,7 +93,8 @@ class WorkerFeed:
     def _stream(self, first: int, end: int) -> Iterator[list[Example]]:
         waiting: dict[int, list[Example]] = {}
         step = first
-        for rows in stream_stretches(self._spec, self._plan(first, end)):
+        # The stretches of all own lanes are needed at once, and the next ones when these end.
+        for rows in stream_stretches(self._spec, self._plan(first, end), ahead=self._num_lanes):
             _sort_in(rows, waiting)
             while len(waiting.get(step, ())) == self._examples_a_step:
                 yield waiting.pop(step)
@@ -122,8 +124,8 @@ def plan_stretch(index: ExampleIndex, stretch: Stretch, start: int, first: int, 
     return StretchTask(begin + skipped, tuple(shards.tolist()), rows, index.label[examples].astype(np.int32))
 
 
-def stream_stretches(spec: FeedSpec, tasks: list[StretchTask]) -> Iterator[pa.Table]:
-    """Stream the rows (STRETCH_ROWS) of stretches, in their order."""
+def stream_stretches(spec: FeedSpec, tasks: list[StretchTask], ahead: int) -> Iterator[pa.Table]:
+    """Stream the rows (STRETCH_ROWS) of stretches, in their order; so many more are fetched ahead."""
     import ray
     from ray.data import DataContext
 
@@ -142,8 +144,7 @@ def stream_stretches(spec: FeedSpec, tasks: list[StretchTask]) -> Iterator[pa.Ta
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         read_rows = dataset.map_batches(read, batch_size=1, num_cpus=READ_CPUS, max_retries=MAX_RETRIES)
-    ahead = 2 * len({task.first_step for task in tasks[:64]})
-    yield from read_rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=max(2, ahead))
+    yield from read_rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
 
 
 def read_stretch(spec: FeedSpec, task: StretchTask) -> pa.Table:

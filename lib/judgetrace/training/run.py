@@ -26,7 +26,8 @@ from judgetrace.training.feed import READ_CPUS, FeedSpec
 from judgetrace.training.inputs import TrainInputs, TrainPlan
 from judgetrace.training.progress import Progress
 from judgetrace.training.reading import ExampleSurvey, IndexTask, run_index_task, survey_examples, write_usable
-from judgetrace.training.worker import TrainSpec, name_fault, train
+from judgetrace.training.standing import read_fault
+from judgetrace.training.worker import TrainSpec, train
 from judgetrace.versions import list_versions
 
 CHECKPOINTS = "checkpoints"
@@ -107,9 +108,13 @@ def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, p
     )
     console.print(
         f"{survey.usable.num_rows:,} examples, {plan.steps_per_epoch:,} steps an epoch, {plan.num_steps:,} steps at "
-        "most; "
-        f"{len(spec.items):,} validation items"
+        f"most; {len(spec.items):,} validation items"
     )
+    if not spec.items and config.validation.max_items:
+        console.print(
+            "No item of the validation split has an aggregated label: nothing stops training early, and the newest "
+            "checkpoint becomes the rater."
+        )
     with watch_board(console, plan.num_steps) as board:
         result = _fit(config, spec, board)
     fault = read_fault(run, driver)
@@ -119,12 +124,6 @@ def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, p
     with result.checkpoint.as_directory() as name:
         progress = Progress.load(Path(name))
     return Trained(progress, best, metrics)
-
-
-def read_fault(run: Folder, driver: int) -> str | None:
-    """Read why a driver's workers gave up; None where they did not."""
-    name = name_fault(driver)
-    return str(run.read_json(name)["fault"]) if run.exists(name) else None
 
 
 def _fit(config: TrainRaterConfig, spec: TrainSpec, board: Any) -> Any:
@@ -231,6 +230,20 @@ def describe_training(trained: Trained, plan: TrainPlan) -> dict[str, Any]:
         "tokens": sum(row["num_tokens"] for row in progress.history),
         "seconds": sum(row["seconds"] for row in progress.history),
     }
+
+
+def print_outcome(console: Console, run: str, trained: Trained) -> None:
+    """Show what training came to on the validation split."""
+    untuned, best = trained.progress.find_validation(0), trained.best_metrics
+    if untuned is not None:
+        console.print(f"\nOn the validation split, untuned and after step {best['step']}:")
+        for name, value in untuned.items():
+            if name != "score":
+                before, after = (("undefined" if v is None else f"{v:.3f}") for v in (value, best.get(name)))
+                console.print(f"  {name:<18} {before:>9} {after:>9}")
+    if trained.progress.best_score is not None and trained.progress.best_step == 0:
+        console.print("No checkpoint scored better than the untuned base; the best of them became the rater.")
+    console.print(f"\nRater: [bold]{run}/rater[/]", soft_wrap=True)
 
 
 def write_manifest(inputs: TrainInputs, summary: Mapping[str, Any], files: list[str]) -> None:

@@ -45,9 +45,14 @@ def read_standing(run: RunFolder, now: float) -> dict[str, Any]:
     return {"state": _describe_state(found, run.read_driver(driver)["started_at"], now), **found}
 
 
+def name_fault(driver: int) -> str:
+    """Name the file in which a driver's workers say why they gave up."""
+    return f"drivers/fault-{driver:05d}.json"
+
+
 def read_fault(run: Folder, driver: int) -> str | None:
     """Read why a driver's workers gave up; None where they did not."""
-    name = f"drivers/fault-{driver:05d}.json"
+    name = name_fault(driver)
     return str(run.read_json(name)["fault"]) if run.exists(name) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -34,7 +35,11 @@ from judgetrace.training.loss import LevelTarget, RaterModule
 from judgetrace.training.models import add_adapter, load_base
 from judgetrace.training.order import cut_micro_batches
 from judgetrace.training.progress import Progress
+from judgetrace.training.standing import name_fault
 from judgetrace.training.validation import Validator, measure_ratings
+
+ROOM_BYTES = 16 * 2**20
+"""A disk with less room is full."""
 
 
 class TrainingFaultError(RuntimeError):
@@ -61,11 +66,6 @@ class TrainSpec:
     """By label."""
     items: tuple[Mapping[str, Any], ...]
     """Of the validation split."""
-
-
-def name_fault(driver: int) -> str:
-    """Name the file in which a driver's workers say why they gave up."""
-    return f"drivers/fault-{driver:05d}.json"
 
 
 def train(config: Mapping[str, Any]) -> None:
@@ -270,7 +270,9 @@ class TrainingWorker:
             row = self._progress.history[-1]
             shown = {"step": self._progress.step, "loss": row["loss"], **metrics}
             self._train.report(shown, checkpoint=self._train.Checkpoint.from_directory(str(folder)))
-        except OSError as error:
+        except Exception as error:
+            if not is_disk_full(error, folder):
+                raise
             raise TrainingFaultError(
                 f"the checkpoint of step {self._progress.step} could not be saved: {error}\nMake room (in "
                 f"{folder.parent} of this machine, or in the run folder), and run the same command again; the last "
@@ -309,4 +311,13 @@ def _set_environment(spec: TrainSpec) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1" if is_folder(spec.model.path) else os.environ.get("HF_HUB_OFFLINE", "0")
     if not spec.on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-        check_build_locks(extensions_root())
+    check_build_locks(extensions_root())
+
+
+def is_disk_full(error: BaseException | None, folder: Path) -> bool:
+    """Whether an error, or what caused it, came of a full disk; torch's own does not say, so `folder` is asked."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return folder.exists() and shutil.disk_usage(folder).free < ROOM_BYTES

@@ -1,0 +1,56 @@
+"""What a training worker does before and around its work, without Ray."""
+
+from __future__ import annotations
+
+import errno
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from judgetrace.engine import ModelConfig
+from judgetrace.storage import Folder
+from judgetrace.training import worker
+from judgetrace.training.build_lock import StaleBuildLockError
+from judgetrace.training.standing import read_fault
+from judgetrace.training.worker import is_disk_full, train
+
+
+def make_spec(run: str) -> Any:
+    """As much of a TrainSpec as is read before the first component is made."""
+    return SimpleNamespace(feed=SimpleNamespace(run=run), driver=3, model=ModelConfig(path="."), on_gpu=False)
+
+
+def test_a_stale_build_lock_is_written_down_and_the_workers_that_come_after_end_at_once(tmp_path, monkeypatch):
+    lock = tmp_path / "extensions/py311_cpu/deepspeed_shm_comm/lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    os.utime(lock, (0, 0))
+    for name in ("TORCH_EXTENSIONS_DIR", "DS_ACCELERATOR", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, str(tmp_path / "extensions"))
+    config = {"spec": make_spec(str(tmp_path / "run")), "board": None}
+    with pytest.raises(StaleBuildLockError):
+        train(config)
+    fault = read_fault(Folder(str(tmp_path / "run")), 3)
+    assert fault is not None
+    assert f"Delete the folder {lock.parent}" in fault
+    assert train(config) is None
+    assert read_fault(Folder(str(tmp_path / "run")), 4) is None
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_known_by_its_error_or_by_what_caused_it(tmp_path, code):
+    full = OSError(code, "no room")
+    assert is_disk_full(full, tmp_path)
+    outer = RuntimeError("unexpected pos")
+    outer.__cause__ = full
+    assert is_disk_full(outer, tmp_path)
+
+
+def test_a_store_that_fails_for_a_while_is_no_full_disk(tmp_path, monkeypatch):
+    assert not is_disk_full(OSError(errno.ECONNRESET, "reset"), tmp_path)
+    # torch's own error says nothing of the disk, so the disk is asked.
+    monkeypatch.setattr(worker, "ROOM_BYTES", 1 << 60)
+    assert is_disk_full(RuntimeError("unexpected pos 64 vs 0"), tmp_path)
+    assert not is_disk_full(RuntimeError("unexpected pos 64 vs 0"), tmp_path / "gone")
