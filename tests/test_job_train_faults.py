@@ -26,14 +26,14 @@ STEPS = 40
 
 
 @pytest.fixture(scope="module")
-def write_config(tmp_path_factory, ray_session) -> Callable[[Path], str]:
+def write_config(tmp_path_factory, ray_session) -> Callable[..., str]:
     folder = tmp_path_factory.mktemp("shared")
     model = make_tiny_model(folder / "tiny")
     corpus = prepare_words(folder, str(folder / "corpus"))
     traces = write_traces(corpus, str(folder / "traces"))
 
-    def write(own: Path) -> str:
-        config = write_train_config(own, corpus, traces, str(own / "run"), model)
+    def write(own: Path, run: str | None = None) -> str:
+        config = write_train_config(own, corpus, traces, run or str(own / "run"), model)
         text = Path(config).read_text().replace("max_steps = 6", f"max_steps = {STEPS}")
         Path(config).write_text(text.replace("every_steps = 2\nmax_items = 8", "every_steps = 5\nmax_items = 0"))
         return config
@@ -48,11 +48,11 @@ def undisturbed(tmp_path_factory, write_config) -> dict[int, float]:
     return read_losses(str(folder / "run"))
 
 
-def after_first_checkpoint(run: Path, act: Callable[[], None]) -> threading.Thread:
+def after_first_checkpoint(run: str, act: Callable[[], None]) -> threading.Thread:
     """Act on a thread once the first checkpoint is complete."""
 
     def wait() -> None:
-        wait_until("a checkpoint", (run / "checkpoints/checkpoint_manager_snapshot.json").exists, 180)
+        wait_until("a checkpoint", lambda: Folder(run).exists("checkpoints/checkpoint_manager_snapshot.json"), 180)
         act()
 
     thread = threading.Thread(target=wait)
@@ -64,18 +64,21 @@ def kill(process: psutil.Process) -> None:
     os.kill(process.pid, signal.SIGKILL)
 
 
-def test_a_killed_worker_is_replaced_and_the_losses_are_the_same(write_config, undisturbed, tmp_path):
+def test_a_killed_worker_is_replaced_from_a_checkpoint_on_s3_and_the_losses_are_the_same(
+    write_config, undisturbed, tmp_path, s3
+):
+    run = f"{s3}/killed-worker/run"
     workers: list[psutil.Process] = []
 
     def kill_one() -> None:
         workers.extend(our_processes("RayTrainWorker"))
         kill(workers[0])
 
-    thread = after_first_checkpoint(tmp_path / "run", kill_one)
-    assert train_rater.main([write_config(tmp_path)]) == 0
+    thread = after_first_checkpoint(run, kill_one)
+    assert train_rater.main([write_config(tmp_path, run)]) == 0
     thread.join()
     assert len(workers) == 2
-    assert read_losses(str(tmp_path / "run")) == pytest.approx(undisturbed, abs=1e-4)
+    assert read_losses(run) == pytest.approx(undisturbed, abs=1e-4)
 
 
 def test_a_killed_driver_is_followed_by_one_that_goes_on_from_the_newest_checkpoint(
@@ -85,7 +88,7 @@ def test_a_killed_driver_is_followed_by_one_that_goes_on_from_the_newest_checkpo
     command = [sys.executable, "-m", "jobs.train_rater", config, f"--cluster.address={ray_session}"]
     with (tmp_path / "log").open("wb") as log:
         job = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    thread = after_first_checkpoint(tmp_path / "run", lambda: os.kill(job.pid, signal.SIGKILL))
+    thread = after_first_checkpoint(str(tmp_path / "run"), lambda: os.kill(job.pid, signal.SIGKILL))
     assert job.wait(timeout=240) == -signal.SIGKILL
     thread.join()
     known = (tmp_path / "run/checkpoints/checkpoint_manager_snapshot.json").read_text()
@@ -113,7 +116,7 @@ def test_a_lost_node_leaves_the_others_to_go_on(write_config, undisturbed, tmp_p
     )
     Path(config).write_text(text)
     try:
-        thread = after_first_checkpoint(tmp_path / "run", lambda: ray_cluster.remove_node(nodes.pop()))
+        thread = after_first_checkpoint(str(tmp_path / "run"), lambda: ray_cluster.remove_node(nodes.pop()))
         assert train_rater.main([config]) == 0
         thread.join()
     finally:
@@ -126,7 +129,7 @@ def test_a_driver_that_was_replaced_stops_without_saving(write_config, tmp_path)
     from judgetrace.run_folder import RunFolder
 
     run = RunFolder(Folder(str(tmp_path / "run")))
-    thread = after_first_checkpoint(tmp_path / "run", lambda: run.claim(0.0))
+    thread = after_first_checkpoint(str(tmp_path / "run"), lambda: run.claim(0.0))
     with pytest.raises(UserError, match="was replaced by a newer one"):
         train_rater.main([write_config(tmp_path), "--training.max_steps=4000"])
     thread.join()

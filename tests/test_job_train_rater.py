@@ -95,7 +95,8 @@ def test_all_weights_ordinal_loss_weights_and_balance_train_from_and_to_object_s
     run = f"{s3}/train/run"
     config = write_train_config(tmp_path, corpus, traces, run, model)
     changes = ["--full_weights", "--training.ordinal_loss=0.1", "--data.weights=inverse_acceptance", "--data.balance"]
-    assert train_rater.main([config, *changes, "--training.max_steps=4"]) == 0
+    changes += ["--training.max_steps=4", "--training.activation_checkpointing"]
+    assert train_rater.main([config, *changes]) == 0
     rows = Folder(run).read_table("metrics.parquet").to_pylist()
     assert all(row["squared_error"] > 0 for row in rows if row["step"])
     assert "model.safetensors" in (Folder(run) / "rater").list_files()
@@ -106,7 +107,8 @@ def test_the_adapter_alone_can_be_what_is_left(corpus, traces, model, tmp_path):
     from transformers import AutoModelForCausalLM
 
     config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model, output='form = "adapter"\n')
-    assert train_rater.main([config, "--training.max_steps=2", "--validation.max_items=0"]) == 0
+    changes = ["--training.max_steps=2", "--validation.max_items=0", "--training.activation_checkpointing"]
+    assert train_rater.main([config, *changes]) == 0
     rater = tmp_path / "run/rater"
     assert not (rater / "model.safetensors").exists()
     tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), rater)

@@ -93,7 +93,7 @@ def write_traces(corpus: str, run: str, outcome: str = "accepted", **more: Any) 
         rows = []
         for n, row in enumerate(items.to_pylist()):
             label = row["target_label"]
-            trace = f"The text says {WORDS[label]}."
+            trace = f"The text says {WORDS.get(label, label)}."
             reason = "accepted" if outcome == "accepted" else "disagrees"
             draw = make_draw(0, reason, label if outcome == "accepted" else "3", trace=trace, text=trace)
             rows.append(make_decision(items, n, outcome, [draw], **({"trace": trace} | more)))
