@@ -243,6 +243,12 @@ def test_levels_are_not_scored_behind_thinking_that_was_cut_off(thinking):
     assert (result.reason, result.rating, result.expected, engine.scored) == ("truncated", None, None, [])
 
 
+def test_a_rating_of_the_models_own_in_an_answer_that_was_cut_stands_in_for_no_scored_one():
+    engine = Engine(Completion("<think>Hm</think> <rating>4</rating> and", "length", 84))
+    result = draw_expected(engine, TAGS)
+    assert (result.reason, result.rating, result.expected, engine.scored) == ("truncated", None, None, [])
+
+
 def test_levels_that_are_all_out_of_sight_are_no_rating():
     engine = Engine(Completion("Good.<rating>", "stop", 3), probabilities=(0.0,) * 5)
     result = draw_expected(engine, PLAIN)

@@ -84,6 +84,9 @@ class DrawSampler:
                 parsed = ParsedOutput(parsed.trace, None, "unparsed")
             else:
                 parsed, found = await self._rate_apart(answer, request, parsed)
+        elif self._rates_apart:
+            # A rating of its own in a thinking that was cut off is no level's probability and under no constraint.
+            parsed = ParsedOutput(parsed.trace, None, "truncated" if answer.was_cut else "unparsed")
         reason, accepted_by = self._judge(parsed, unit)
         return Draw(
             index=index,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -127,9 +128,11 @@ def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, p
 
 
 def _fit(config: TrainRaterConfig, spec: TrainSpec, board: Any) -> Any:
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    # Else every worker would look for relative paths in a folder of its own.
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     workers, run = config.workers, Folder(config.run)
     resources = {"CPU": workers.num_cpus, "GPU": workers.num_gpus, **workers.resources}
     count = workers.num_workers if workers.max_workers is None else (workers.num_workers, workers.max_workers)
@@ -151,7 +154,14 @@ def _fit(config: TrainRaterConfig, spec: TrainSpec, board: Any) -> Any:
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
     )
-    return trainer.fit()
+    try:
+        return trainer.fit()
+    except TrainingFailedError as error:
+        raise UserError(
+            read_fault(run, spec.driver)
+            or f"training failed more often than workers.max_failures {workers.max_failures} allows; the last error:\n"
+            f"{error}\nThe last checkpoint is intact: run the same command again to go on."
+        ) from error
 
 
 def wrap_filesystem(folder: Folder) -> Any:
