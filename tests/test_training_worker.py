@@ -13,6 +13,8 @@ from judgetrace.engine import ModelConfig
 from judgetrace.storage import Folder
 from judgetrace.training import worker
 from judgetrace.training.build_lock import StaleBuildLockError
+from judgetrace.training.deepspeed_engine import share_step, warm_up
+from judgetrace.training.order import EpochOrder
 from judgetrace.training.standing import read_fault
 from judgetrace.training.worker import is_disk_full, train
 
@@ -54,3 +56,22 @@ def test_a_store_that_fails_for_a_while_is_no_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "ROOM_BYTES", 1 << 60)
     assert is_disk_full(RuntimeError("unexpected pos 64 vs 0"), tmp_path)
     assert not is_disk_full(RuntimeError("unexpected pos 64 vs 0"), tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("batch", "lanes", "workers", "micro_batch", "expected"),
+    [
+        (128, 32, 8, 4, (4, 4)),  # 16 examples a worker
+        (128, 32, 3, 4, (4, 11)),  # 11, 11 and 10 lanes of 4 examples: 44 examples at most
+        (8, 4, 2, 16, (4, 1)),  # a pass holds no more than there is
+        (8, 8, 8, 4, (1, 1)),
+    ],
+)
+def test_all_workers_accumulate_as_many_passes_as_the_largest_share_needs(batch, lanes, workers, micro_batch, expected):
+    passes = share_step(EpochOrder(batch, lanes, seed=0), workers, micro_batch)
+    assert (passes.micro_batch, passes.accumulated) == expected
+
+
+def test_the_learning_rate_rises_evenly_and_stays():
+    assert [warm_up(step, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert warm_up(0, 0) == 1.0

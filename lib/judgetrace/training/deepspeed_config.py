@@ -58,9 +58,18 @@ def offloads_parameters(config: Mapping[str, Any]) -> bool:
 
 
 def complete_config(
-    config: Mapping[str, Any], *, micro_batch: int, accumulated: int, max_grad_norm: float, on_gpu: bool
+    config: Mapping[str, Any],
+    *,
+    micro_batch: int,
+    accumulated: int,
+    max_grad_norm: float,
+    on_gpu: bool,
+    universal: bool = False,
 ) -> dict[str, Any]:
-    """Complete a config for workers that accumulate so many micro-batches: bf16 on GPUs, fp32 on CPUs."""
+    """Complete a config for workers that accumulate so many micro-batches: bf16 on GPUs, fp32 on CPUs.
+
+    `universal` says that a checkpoint of another number of workers is to be loaded.
+    """
     return {
         # The optimizer is torch's AdamW in every case: the same recipe on a laptop and on a cluster.
         "zero_force_ds_cpu_optimizer": False,
@@ -70,4 +79,5 @@ def complete_config(
         "gradient_accumulation_steps": accumulated,
         "gradient_clipping": max_grad_norm,
         "bf16": {"enabled": on_gpu},
+        "checkpoint": {**config.get("checkpoint", {}), "load_universal": universal},
     }

@@ -29,10 +29,10 @@ from judgetrace.training.checkpoints import STATE, convert_state, count_workers,
 from judgetrace.training.config import LoraConfig, TrainingConfig, ValidationConfig
 from judgetrace.training.curves import write_curves
 from judgetrace.training.deepspeed_config import complete_config, zero_stage
+from judgetrace.training.deepspeed_engine import make_engine, share_step
 from judgetrace.training.encoding import make_encoder
 from judgetrace.training.feed import Example, FeedSpec, WorkerFeed
-from judgetrace.training.loss import LevelTarget, RaterModule
-from judgetrace.training.models import add_adapter, load_base
+from judgetrace.training.loss import LevelTarget
 from judgetrace.training.order import cut_micro_batches
 from judgetrace.training.progress import Progress
 from judgetrace.training.standing import name_fault
@@ -103,7 +103,19 @@ class TrainingWorker:
         self._encoder = make_encoder(spec.feed.encoding)
         self._progress = Progress()
         self._checkpoint = ray.train.get_checkpoint()
-        self._engine = self._make_engine(universal=self._was_saved_by_others())
+        self._passes = share_step(spec.feed.order, self._world, spec.training.micro_batch)
+        targets = self._level_targets() if spec.training.ordinal_loss else ()
+        config = complete_config(
+            spec.deepspeed,
+            micro_batch=self._passes.micro_batch,
+            accumulated=self._passes.accumulated,
+            max_grad_norm=spec.training.max_grad_norm,
+            on_gpu=spec.on_gpu,
+            universal=self._was_saved_by_others(),
+        )
+        self._engine = make_engine(
+            spec.model, spec.adapter, spec.training, config=config, targets=targets, on_gpu=spec.on_gpu
+        )
         self._device = self._engine.device
         self._validator = Validator(
             self._encoder, spec.thinking, self._encoder.stop_ids, self._encoder.pad_id, spec.validation.max_new_tokens
@@ -115,40 +127,6 @@ class TrainingWorker:
             return False
         with self._checkpoint.as_directory() as name:
             return bool(count_workers(Path(name)) != self._world)
-
-    def _make_engine(self, universal: bool) -> Any:
-        import deepspeed
-
-        spec, training = self._spec, self._spec.training
-        deepspeed.init_distributed(dist_backend="nccl" if spec.on_gpu else "gloo", dist_init_required=False)
-        order = spec.feed.order
-        most_lanes = math.ceil(order.lanes / self._world)
-        share = most_lanes * (order.batch // order.lanes)
-        micro = min(training.micro_batch, share)
-        self._micro, self._accumulated = micro, math.ceil(share / micro)
-        config = complete_config(
-            spec.deepspeed,
-            micro_batch=micro,
-            accumulated=self._accumulated,
-            max_grad_norm=training.max_grad_norm,
-            on_gpu=spec.on_gpu,
-        ) | {"checkpoint": {"load_universal": universal}}
-        dtype = torch.bfloat16 if spec.on_gpu else torch.float32
-        model = add_adapter(load_base(spec.model, dtype), spec.adapter, training.seed)
-        if training.activation_checkpointing:
-            if spec.adapter is not None:
-                model.enable_input_require_grads()
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        module = RaterModule(model, self._level_targets() if training.ordinal_loss else ())
-        learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(learned, lr=training.learning_rate, weight_decay=training.weight_decay)
-        warmup = training.warmup_steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / warmup) if warmup else 1.0
-        )
-        return deepspeed.initialize(
-            model=module, model_parameters=learned, optimizer=optimizer, lr_scheduler=schedule, config=config
-        )[0]
 
     def _level_targets(self) -> list[LevelTarget]:
         targets = []
@@ -174,6 +152,8 @@ class TrainingWorker:
 
     def _learn(self, examples: Sequence[Example]) -> None:
         started = time.monotonic()
+        # Dropout is a function of step and worker, so that a resumed run drops what an undisturbed one would.
+        torch.manual_seed((self._spec.training.seed * 1_000_003 + self._progress.step) * 65_537 + self._rank)
         micros, padded = self._lay_out(examples)
         real = sum(len(example.tokens) for example in examples)
         counts = torch.tensor(
@@ -186,7 +166,7 @@ class TrainingWorker:
         learning_rate = self._engine.get_lr()[0]
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         # DeepSpeed takes the mean over micro-batches and workers; this makes it the mean over the step's tokens.
-        passes = self._accumulated * self._world
+        passes = self._passes.accumulated * self._world
         for micro in micros:
             cross_entropy, squared_error = self._engine(micro, self._encoder.pad_id)
             loss = cross_entropy / answer_tokens + self._spec.training.ordinal_loss * squared_error / weight
@@ -217,8 +197,8 @@ class TrainingWorker:
 
     def _lay_out(self, examples: Sequence[Example]) -> tuple[list[MicroBatch], int]:
         """Lay a step's examples out in micro-batches; returns also the tokens that they have with padding."""
-        cuts = cut_micro_batches([len(example.tokens) for example in examples], self._micro)
-        cuts += [[]] * (self._accumulated - len(cuts))
+        cuts = cut_micro_batches([len(example.tokens) for example in examples], self._passes.micro_batch)
+        cuts += [[]] * (self._passes.accumulated - len(cuts))
         pad, weights = self._encoder.pad_id, self._spec.weights
         micros = [lay_out([examples[n] for n in cut], weights, pad, self._device) for cut in cuts]
         padded = sum(m.tokens.numel() for m, cut in zip(micros, cuts, strict=True) if cut)
