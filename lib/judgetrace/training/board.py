@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,9 +47,10 @@ def watch_board(console: Console, num_steps: int) -> Iterator[Any]:
             except Exception:  # noqa: BLE001 - a board that can't be reached is no reason to end a run
                 continue
             due = time.monotonic() - shown_at >= SHOW_EVERY_S
-            for row in rows:
+            # A validated step is noted twice, the second time with what validation found.
+            for row in {row["step"]: row for row in rows}.values():
                 if row["validation"] is not None or (due and row is rows[-1]):
-                    console.print(describe_row(row, num_steps), highlight=False)
+                    console.print(describe_row(row, num_steps), highlight=False, soft_wrap=True)
                     shown_at = time.monotonic()
 
     thread = threading.Thread(target=watch, name="training-board", daemon=True)
@@ -70,6 +71,16 @@ def describe_row(row: dict[str, Any], num_steps: int) -> str:
         rate = row["num_tokens"] / max(row["seconds"], 1e-9)
         line += f"  loss {row['loss']:.3f}  {row['seconds']:.1f} s  {rate:,.0f} tokens/s  about {left} left"
     if row["validation"] is not None:
-        shown = [f"{name} {value:.3f}" for name, value in row["validation"].items() if value is not None]
-        line += "\n  validation: " + "  ".join(shown)
+        line += describe_validation(row["validation"])
     return line
+
+
+def describe_validation(metrics: Mapping[str, float | None]) -> str:
+    """Write what validation found (validation.measure_ratings), a line for each way to read the rating."""
+    lines = ""
+    for kind in ("sampled", "expected"):
+        own = {name.removeprefix(f"{kind}_"): value for name, value in metrics.items() if name.startswith(kind)}
+        if own:
+            shown = "  ".join(f"{name} {'undefined' if v is None else format(v, '.3f')}" for name, v in own.items())
+            lines += f"\n  validation, {kind} rating: {shown}"
+    return lines
