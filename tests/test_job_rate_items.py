@@ -74,7 +74,7 @@ def test_expected_ratings_are_read_off_the_levels_probabilities(tmp_path, corpus
 
 
 def test_what_the_rater_wrote_is_kept_where_the_config_says_so(tmp_path, corpus):
-    for flag, is_kept in (([], False), (["--ledger.keep_text=true"], True)):
+    for flag, is_kept in (([], False), (["--ledger.keep_text"], True)):
         run = str(tmp_path / f"kept-{is_kept}")
         assert rate_items.main([write_rating_config(tmp_path, corpus, run), "--limit=5", *flag]) == 0
         draws = [draw for row in read_rows(run) for draw in row["draws"]]
