@@ -306,3 +306,26 @@ def test_fetching_holds_pieces_in_memory_and_no_whole_file(s3, tmp_path):
     assert (Path(folder) / "model.safetensors").stat().st_size == pieces * PIECE_BYTES
     # A piece is held as it comes in, and once more when it is joined.
     assert most_bytes < 2.5 * model_store.PIECES_AT_ONCE * PIECE_BYTES < pieces * PIECE_BYTES
+
+
+@pytest.mark.slow
+def test_training_reads_a_base_by_url(cache):
+    """Tokenizer and licence without the weights, the model whole; each as from the local folder."""
+    import torch
+
+    from judgetrace import embedded
+    from judgetrace.training.encoding import load_tokenizer
+    from judgetrace.training.export import describe_base
+    from judgetrace.training.models import load_base
+
+    local = Path(__file__).parents[1] / ".cache/judgetrace/smollm2-135m"
+    embedded.prepare_model(embedded.find_model_file(), local)
+    base = ModelConfig(path=f"disk://{local}")
+    tokenizer = load_tokenizer(base.path, None)
+    assert tokenizer.get_vocab() == load_tokenizer(str(local), None).get_vocab()
+    assert describe_base(base) == {"path": base.path, "revision": None, "license": None}
+    assert list(cache.glob("*/*.safetensors")) == []
+    weights = load_base(base, torch.bfloat16).state_dict()
+    expected = load_base(ModelConfig(path=str(local)), torch.bfloat16).state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)

@@ -47,13 +47,13 @@ def test_vllms_own_reasoning_parser_splits_thinking_from_answer(model, output, r
     assert found.rating == rating
 
 
-def save_random_adapter(model: Path, folder: Path) -> None:
+def save_random_adapter(model: Path, folder: Path, seed: int = 0) -> None:
     """Save a LoRA adapter whose both halves are random, so that it does change the model."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
 

@@ -27,7 +27,8 @@ class ModelConfig(BaseModel):
 
     path: str = Field(
         description="A local folder; a folder by URL (s3:// or any fsspec URL), which every node that loads it fetches "
-        "once into $JUDGETRACE_CACHE; or a name that the engine resolves."
+        "once into $JUDGETRACE_CACHE (one engine over several nodes needs that on a disk they share); or a name that "
+        "the engine resolves."
     )
     revision: str | None = Field(default=None, description="Revision of a name.")
     adapter: str | None = Field(
