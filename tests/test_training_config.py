@@ -72,7 +72,7 @@ def test_a_small_batch_has_as_many_lanes_as_examples() -> None:
     [
         ("traces", "plain", True),
         ("traces", "tags", True),
-        ("traces", "none", False),
+        ("label", "none", False),
         ("first_draw", "plain", True),
         ("shuffled_traces", "plain", True),
         ("label", "plain", False),
@@ -81,6 +81,12 @@ def test_a_small_batch_has_as_many_lanes_as_examples() -> None:
 )
 def test_a_rater_thinks_before_it_rates_unless_it_learns_labels_first(target: str, form: str, thinks: bool) -> None:
     assert make(data={"target": target}, thinking={"format": form}).thinks is thinks
+
+
+@pytest.mark.parametrize("target", ["traces", "label_first", "first_draw", "shuffled_traces"])
+def test_a_trace_without_a_form_of_thinking_is_refused_instead_of_left_out(target: str) -> None:
+    with pytest.raises(ValueError, match=r"leaves nothing of data\.target"):
+        make(data={"target": target}, thinking={"format": "none"})
 
 
 def test_the_contract_holds_what_checkpoints_depend_on_and_not_how_long_or_where_training_runs() -> None:
