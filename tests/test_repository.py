@@ -79,6 +79,8 @@ PURE_ROOMS = (
     "recalibration",
     "recalibration_config",
     "recalibration_inputs",
+    "refining.selection",
+    "refining.tree",
     "run_config",
     "run_folder",
     "run_inputs",
