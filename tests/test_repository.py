@@ -79,6 +79,8 @@ PURE_ROOMS = (
     "recalibration",
     "recalibration_config",
     "recalibration_inputs",
+    "refining.racing",
+    "refining.scores",
     "refining.selection",
     "refining.tree",
     "run_config",
