@@ -79,6 +79,7 @@ PURE_ROOMS = (
     "recalibration",
     "recalibration_config",
     "recalibration_inputs",
+    "refining.confirm",
     "refining.racing",
     "refining.scores",
     "refining.selection",

@@ -25,8 +25,8 @@ thrown out.
 
 Each bound is a t bound, so it is as exact as the mean of differences is normal. For that the first look has 50 groups
 by default, and two made-up groups, at either end of what a difference can be, widen the error: fifty equal scores
-are no proof of a tie. A bound without this assumption costs too much: at a gap of .05, 12 candidates, 15 looks and differences
-with a variance of .12, empirical Bernstein needs 2,342 groups where t needs 630.
+are no proof of a tie. A bound without this assumption costs too much: at a gap of .05, 12 candidates, 15 looks and
+differences with a variance of .12, empirical Bernstein needs 2,342 groups where t needs 630.
 
 Sources: Maron and Moore, "Hoeffding races" (1994), for racing and the union bound; Moore and Lee, "Efficient algorithms
 for minimizing cross validation error" (1994), for paired races and indifference; Maurer and Pontil, "Empirical
