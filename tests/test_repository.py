@@ -80,6 +80,7 @@ PURE_ROOMS = (
     "recalibration_config",
     "recalibration_inputs",
     "refining.confirm",
+    "refining.lint",
     "refining.racing",
     "refining.scores",
     "refining.selection",
