@@ -65,6 +65,7 @@ def test_the_guideline_is_what_stands_between_one_pair_of_tags(
         (("-1", "0", "1"), "0 is neutral, \u22121 is bad, +1 is good", []),
         (("not sexist", "sexist"), "sexist: a slur. Not\nsexist: all else.", []),
         (("not sexist", "sexist"), "Not sexist: all else.", ["sexist"]),
+        (("1. threats", "2. slurs"), "1. Threats\n2. Animosity", ["2. slurs"]),
         (("1", "5"), "On this 5-point scale 1 is worst.", ["5"]),
     ],
 )
@@ -92,6 +93,20 @@ def test_a_name_inside_of_the_own_name_is_the_own_one() -> None:
 
     assert list_reasons(GOOD + " Story coherence counts.", task) == []
     assert list_reasons(GOOD + " Coherence counts.", task) == ["other_dimension"]
+
+
+def test_a_dimension_may_be_named_without_what_stands_before_the_slash() -> None:
+    task = LintTask(SCALE, "Fluency/Narrative Ending", ("Fluency/Narrative Pacing", "Originality/Form"), "Rate it.")
+
+    assert list_reasons(GOOD + " A narrative ending.", task) == []
+    assert list_reasons(GOOD + " Fluency / narrative pacing.", task) == ["other_dimension"]
+    assert list_reasons(GOOD + " The narrative pacing.", task) == ["other_dimension"]
+
+
+def test_an_everyday_word_can_be_allowed() -> None:
+    config = LintConfig(allowed_names=("engagement",))
+
+    assert lint_guideline(f"<codebook>{GOOD} Engagement.</codebook>", TASK, [], config).is_sound
 
 
 def test_eight_words_of_an_item_are_copied_and_seven_are_not() -> None:

@@ -42,6 +42,9 @@ class LintConfig(BaseModel):
         description="So many words in a row that an item has, too, and the original has not, are copied. A character "
         "of Chinese or Japanese is a word.",
     )
+    allowed_names: tuple[str, ...] = Field(
+        default=(), description="Other dimensions whose names are everyday words, which a guideline may use."
+    )
     whole_item_words: int = Field(
         default=5, ge=2, description="An item shorter than copied_words is copied as a whole if it has so many words."
     )
@@ -89,7 +92,7 @@ def lint_guideline(output: str, task: LintTask, items: Iterable[str], config: Li
     if text is None:
         return Linted(None, tuple(findings))
     findings += find_missing_levels(text, task.scale)
-    findings += find_other_dimensions(text, task)
+    findings += find_other_dimensions(text, task, config.allowed_names)
     findings += find_copied(text, task.original, items, config)
     findings += find_overlong(text, task.original, config)
     return Linted(text, tuple(findings))
@@ -116,12 +119,14 @@ def find_missing_levels(text: str, scale: Scale) -> list[Finding]:
     A number that only marks a step ("3. Read ..."), ends a range ("1-5") or counts points ("5-point") does not name a
     level, nor does a level inside of another ("sexist" in "not sexist").
     """
-    plain = _LIST_MARK.sub("", text.translate(_PLAIN))
+    plain = text.translate(_PLAIN)
     missing = [level for level in scale.values if not _is_named(level, plain, scale)]
     return [Finding("level_missing", f"{len(missing)} of {len(scale.values)}: {missing[:5]}")] if missing else []
 
 
 def _is_named(level: str, text: str, scale: Scale) -> bool:
+    if level.isdecimal():
+        text = _LIST_MARK.sub("", text)
     for other in scale.values:
         if len(other) > len(level) and level.casefold() in other.casefold():
             text = re.sub(_match_phrase(other), "|", text, flags=re.IGNORECASE)
@@ -133,29 +138,39 @@ def _match_phrase(phrase: str) -> str:
     return f"{_NOT_AFTER}{words}{_NOT_BEFORE}"
 
 
-def find_other_dimensions(text: str, task: LintTask) -> list[Finding]:
-    """Find names of other dimensions, where the text has them more often than the original.
+def find_other_dimensions(text: str, task: LintTask, allowed: Sequence[str] = ()) -> list[Finding]:
+    """Find names of other dimensions that are not `allowed`, where the text has them more often than the original.
 
-    Case, and blanks around "/", do not matter; "_" is a blank. A name inside of this dimension's own is not counted.
+    "Narrative Pacing" names "Fluency/Narrative Pacing", too. Case, and blanks around "/", do not matter; "_" is a blank.
+    A name inside of this dimension's own is not counted.
     """
-    own = _normalise(task.dimension)
-    others = {name: _normalise(name) for name in task.other_dimensions}
-    counts = {
-        name: [_count_phrase(part, other, own) for part in (text, task.original)] for name, other in others.items()
-    }
-    found = sorted(name for name, (now, before) in counts.items() if others[name] not in {"", own} and now > before)
+    own = _list_names(task.dimension)
+    found = sorted(
+        other
+        for other in set(task.other_dimensions) - set(allowed)
+        for name in _list_names(other)
+        if name not in own and _count_name(name, text, own) > _count_name(name, task.original, own)
+    )
+    found = list(dict.fromkeys(found))
     return [Finding("other_dimension", f"{len(found)}: {found[:5]}")] if found else []
+
+
+def _list_names(dimension: str) -> list[str]:
+    """List what a dimension is called: its whole name, and what follows the last "/"."""
+    whole = _normalise(dimension)
+    return [name for name in dict.fromkeys((whole, whole.rpartition("/")[2])) if name]
 
 
 def _normalise(text: str) -> str:
     return normalise_heading(text.replace("_", " "))
 
 
-def _count_phrase(text: str, phrase: str, own: str) -> int:
+def _count_name(name: str, text: str, own: list[str]) -> int:
     plain = _normalise(text)
-    if own and phrase in own:
-        plain = re.sub(rf"(?<!\w){re.escape(own)}(?!\w)", " ", plain)
-    return len(re.findall(rf"(?<!\w){re.escape(phrase)}(?!\w)", plain)) if phrase else 0
+    for longer in own:
+        if name in longer:
+            plain = re.sub(rf"(?<!\w){re.escape(longer)}(?!\w)", " ", plain)
+    return len(re.findall(rf"(?<!\w){re.escape(name)}(?!\w)", plain))
 
 
 def find_copied(text: str, original: str, items: Iterable[str], config: LintConfig) -> list[Finding]:
