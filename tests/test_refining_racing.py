@@ -48,9 +48,9 @@ def test_the_order_of_groups_depends_on_the_seed_and_not_on_the_order_of_rows() 
 
 def test_a_candidate_clearly_behind_gets_no_more_calls_and_the_leader_wins() -> None:
     scores = draw_scores(np.random.default_rng(0), {"original": 0.3, "good": 0.8, "bad": 0.2, "fair": 0.6}, 2000)
-    race = run_race(start_race(list(scores), name_items(2000), RaceConfig(), 0), scores)
+    race = run_race(start_race(list(scores), name_items(2000), RaceConfig(indifference=0), 0), scores)
 
-    assert race.challenger == "good"
+    assert (race.challenger, race.verdict) == ("good", "leads")
     assert set(race.out) == {"bad", "fair"}
     assert race.out["bad"].behind == "good"
     assert race.out["bad"].lower > 0
@@ -141,7 +141,7 @@ def test_the_race_is_the_same_state_again_from_recorded_scores_and_changes_none_
 
 def test_a_true_best_is_thrown_out_no_more_often_than_stated() -> None:
     # All equal, so every candidate is a best one: each may be thrown out in alpha / 2 of races. At alpha = .4, 300
-    # races and the bound .2, four binomial standard errors are .092; Bonferroni over looks makes it far fewer.
+    # races and the bound .2, four binomial standard errors are .092; Bonferroni over candidates makes it fewer.
     rng = np.random.default_rng(8)
     config = RaceConfig(alpha=0.4, indifference=0, first_look=50, growth=2)
     qualities = dict.fromkeys(("original", "a", "b", "c", "d", "e"), 0.7)

@@ -81,6 +81,7 @@ PURE_ROOMS = (
     "recalibration_inputs",
     "refining.confirm",
     "refining.lint",
+    "refining.looks",
     "refining.racing",
     "refining.scores",
     "refining.selection",

@@ -141,7 +141,7 @@ def _match_phrase(phrase: str) -> str:
 def find_other_dimensions(text: str, task: LintTask, allowed: Sequence[str] = ()) -> list[Finding]:
     """Find names of other dimensions that are not `allowed`, where the text has them more often than the original.
 
-    "Narrative Pacing" names "Fluency/Narrative Pacing", too. Case, and blanks around "/", do not matter; "_" is a blank.
+    "Narrative Pacing" names "Fluency/Narrative Pacing", too. Case, and blanks around "/", do not matter; "_" is one.
     A name inside of this dimension's own is not counted.
     """
     own = _list_names(task.dimension)

@@ -4,35 +4,34 @@ Pure: a race goes in with the scores of a round, a race with the next decisions 
 Candidates are scored by items (`judgetrace.refining.scores`), and two are compared by the mean over items of the
 difference of their scores, with the standard error of whole groups of items, as groups are what is independent.
 
-Rules, at each of L looks fixed before the race, with K candidates and a = alpha / 2 / (K - 1) / L:
-  behind        the lower bound (one-sided t, level 1 - a) of "best of those left minus this one" is above 0: out, no
-                more calls. The original stays in whatever the bound says, to be compared to the end.
+Rules, at each look of a plan made before the race, with one-sided t bounds:
+  behind        the lower bound of "best of those left minus this one" is above 0: out, no more calls. The original
+                stays in whatever the bound says, to be compared to the end.
   leads         one candidate besides the original is left: it is the challenger. None is left: the original stands.
-  none better   the upper bound (same level) of "any other of those left minus this one" is below `indifference`: it is
-                the challenger. Among near ties that is the first in the order of candidates, which are given cheapest
+  none better   the upper bound of "any other of those left minus this one" is below `indifference`: it is the
+                challenger. Among near ties that is the first in the order of candidates, which are given cheapest
                 first; the original, which costs nothing to adopt, is the first of all.
   no items left after the last look the one with the best mean is the challenger, and nothing is claimed about it.
 
 Error rate: where the race ends before the items do, the truly best candidate is the challenger or better than it by at
-most `indifference`, but with probability alpha at most. To go wrong, some bound between the truly best and one of the
-K - 1 others must fail at one of the L looks: the other seems better (the best is thrown out), or seems less than
-`indifference` worse. Which two are compared is chosen by the data, so the sum goes over all K - 1 others, and over L
-looks on either side: Bonferroni, 2 (K - 1) L a = alpha. The sum does not ask when the race stops or who is still in, so
-it holds wherever it stops; it claims nothing for sample sizes between looks, hence looks are planned from the number of
-groups alone and never from scores. The original is an exception in two ways: `leads` may leave a candidate that the
-original would beat, which the comparison on other items decides; and where the original is truly best, it can't be
-thrown out.
+most `indifference`, but with probability alpha at most. To go wrong, a bound between the truly best and one of the
+K - 1 others must fail at some look: the other seems better (the best is thrown out), or seems less than `indifference`
+worse. These are 2 (K - 1) events, each with probability alpha / 2 / (K - 1) over all looks together
+(`judgetrace.refining.looks`), and Bonferroni adds them to alpha. Which two are compared and when the race stops is
+chosen by the data; the sum is over all others and all looks, chosen or not, so it holds wherever the race stops. It
+claims nothing for sample sizes between looks, hence looks are planned from the number of groups and never from scores.
+The original is an exception: `leads` may leave a candidate that the original would beat, which the comparison on other
+items decides.
 
-Each bound is a t bound, so it is as exact as the mean of differences is normal. For that the first look has 50 groups
-by default, and two made-up groups, at either end of what a difference can be, widen the error: fifty equal scores
-are no proof of a tie. A bound without this assumption costs too much: at a gap of .05, 12 candidates, 15 looks and
-differences with a variance of .12, empirical Bernstein needs 2,342 groups where t needs 630.
+Each bound is as exact as the mean of differences is normal. For that the first look has 50 groups by default, and two
+made-up groups, at either end of what a difference can be, widen the error: fifty equal scores are no proof of a tie. A
+bound without this assumption costs too much: where a gap of .05 and differences with a variance of .12 need 630 groups
+by t at a level of .00015, they need 2,342 by empirical Bernstein.
 
 Sources: Maron and Moore, "Hoeffding races" (1994), for racing and the union bound; Moore and Lee, "Efficient algorithms
 for minimizing cross validation error" (1994), for paired races and indifference; Maurer and Pontil, "Empirical
-Bernstein bounds" (2009), for the alternative; Jennison and Turnbull, "Group sequential methods" (1999), for error spent
-over planned looks; Cochran, "Sampling techniques" (1977), section 6 and 9A, for the error of a ratio of group sums;
-Agresti and Coull (1998) for made-up observations.
+Bernstein bounds" (2009), for the alternative; Cochran, "Sampling techniques" (1977), chapters 6 and 9A, for the error of
+a ratio of group sums; Agresti and Coull, "Approximate is better than exact" (1998), for made-up observations.
 """
 
 from __future__ import annotations
@@ -47,6 +46,7 @@ from pydantic import BaseModel, Field
 from scipy import stats
 
 from judgetrace.config import STRICT
+from judgetrace.refining.looks import find_nominal_level, plan_looks
 
 Verdict = Literal["leads", "original_stands", "none_better", "no_items_left"]
 
@@ -90,6 +90,8 @@ class Race:
     """Positions of the items that each round asks."""
     groups: np.ndarray
     """[N] the group of each item, as a number."""
+    level: float
+    """One-sided level of each bound at each look."""
     remaining: tuple[str, ...]
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
     """By candidate, in the order of asking; shorter for those that are out."""
@@ -128,23 +130,16 @@ def start_race(candidates: Sequence[str], groups: Sequence[str], config: RaceCon
     place = {group: number for number, group in enumerate(names)}
     numbers = np.array([place[group] for group in groups])
     items = np.argsort(numbers, kind="stable")
-    ends = np.searchsorted(numbers[items], _plan_looks(len(names), config))
+    sizes = plan_looks(len(names), config.first_look, config.growth)
+    ends = np.searchsorted(numbers[items], sizes)
     looks = tuple(tuple(part.tolist()) for part in np.split(items, ends[:-1]))
-    return Race(config, tuple(candidates), looks, numbers, tuple(candidates))
+    level = find_nominal_level(sizes, config.alpha / 2 / (len(candidates) - 1))
+    return Race(config, tuple(candidates), looks, numbers, level, tuple(candidates))
 
 
 def _hash_group(group: str, seed: int) -> bytes:
     text = f"race\x1f{seed}\x1f{group}"
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-
-
-def _plan_looks(num_groups: int, config: RaceConfig) -> list[int]:
-    """Plan how many groups have been asked at each look; the last is all of them."""
-    sizes, size = [], float(config.first_look)
-    while size < num_groups:
-        sizes.append(int(size))
-        size *= config.growth
-    return [*sizes, num_groups]
 
 
 def advance_race(race: Race, scores: Mapping[str, np.ndarray]) -> Race:
@@ -203,8 +198,7 @@ def compare(race: Race, first: str, second: str) -> tuple[float, float]:
     num_groups = len(sizes)
     squares = ((totals - mean * sizes) ** 2).sum() + 2 * end**2
     error = np.sqrt((num_groups + 2) / (num_groups + 1) * squares) / (num_items + 2 * sizes.mean())
-    tests = 2 * (len(race.candidates) - 1) * len(race.looks)
-    return mean, float(stats.t.isf(race.config.alpha / tests, num_groups - 1) * error)
+    return mean, float(stats.t.isf(race.level, num_groups - 1) * error)
 
 
 def _find_reach(race: Race) -> float:
