@@ -85,6 +85,7 @@ PURE_ROOMS = (
     "refining.racing",
     "refining.scores",
     "refining.selection",
+    "refining.standings",
     "refining.tree",
     "run_config",
     "run_folder",

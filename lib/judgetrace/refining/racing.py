@@ -30,13 +30,14 @@ by t at a level of .00015, they need 2,342 by empirical Bernstein.
 
 Sources: Maron and Moore, "Hoeffding races" (1994), for racing and the union bound; Moore and Lee, "Efficient algorithms
 for minimizing cross validation error" (1994), for paired races and indifference; Maurer and Pontil, "Empirical
-Bernstein bounds" (2009), for the alternative; Cochran, "Sampling techniques" (1977), chapters 6 and 9A, for the error of
-a ratio of group sums; Agresti and Coull, "Approximate is better than exact" (1998), for made-up observations.
+Bernstein bounds" (2009), for the alternative; Cochran, "Sampling techniques" (1977), chapters 6 and 9A, for the error
+of a ratio of group sums; Agresti and Coull, "Approximate is better than exact" (1998), for made-up observations.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -63,7 +64,7 @@ class RaceConfig(BaseModel):
         default=0.01, ge=0, lt=1, description="Differences of the mean score (0 to 1) that do not matter."
     )
     first_look: int = Field(default=50, ge=10, description="Groups of items asked before the first decision.")
-    growth: float = Field(default=1.25, gt=1, le=4, description="Groups at a look, over those at the look before.")
+    growth: float = Field(default=1.2, gt=1, le=4, description="Groups at a look, over those at the look before.")
 
 
 @dataclass(frozen=True)
@@ -183,9 +184,15 @@ def _end_race(race: Race) -> Race:
 
 
 def compare(race: Race, first: str, second: str) -> tuple[float, float]:
-    """Compare two candidates on the items that both rated: the mean of first minus second, and the t bound's width.
+    """Compare two candidates on the items that both rated: the mean of first minus second, and the t bound's width."""
+    mean, error, freedom = measure_difference(race, first, second)
+    return mean, float(stats.t.isf(race.level, freedom) * error)
 
-    The width is NaN where there is a single group: nothing is decided by it.
+
+def measure_difference(race: Race, first: str, second: str) -> tuple[float, float, int]:
+    """Measure the mean of first minus second on the items that both rated, its standard error, its degrees of freedom.
+
+    There are no degrees of freedom where there is a single group: a t bound is NaN then, and decides nothing.
     """
     num_items = min(len(race.scores[first]), len(race.scores[second]))
     apart = race.scores[first][:num_items] - race.scores[second][:num_items]
@@ -196,9 +203,9 @@ def compare(race: Race, first: str, second: str) -> tuple[float, float]:
     # Two made-up groups of the usual size, all their items at one end of what a difference can be, and at the other.
     end = float(sizes.mean()) * _find_reach(race)
     num_groups = len(sizes)
-    squares = ((totals - mean * sizes) ** 2).sum() + 2 * end**2
-    error = np.sqrt((num_groups + 2) / (num_groups + 1) * squares) / (num_items + 2 * sizes.mean())
-    return mean, float(stats.t.isf(race.level, num_groups - 1) * error)
+    squares = float(((totals - mean * sizes) ** 2).sum()) + 2 * end**2
+    error = math.sqrt((num_groups + 2) / (num_groups + 1) * squares) / (num_items + 2 * float(sizes.mean()))
+    return mean, error, num_groups - 1
 
 
 def _find_reach(race: Race) -> float:
