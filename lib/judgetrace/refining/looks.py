@@ -7,7 +7,7 @@ that motion crosses its bound with the stated probability. A t test takes the no
 
 Sources: Pocock, "Group sequential methods in the design and analysis of clinical trials" (1977); Armitage, McPherson
 and Rowe, "Repeated significance tests on accumulating data" (1969), for the recursion; Jennison and Turnbull, "Group
-sequential methods" (1999), chapters 2, 4.4 (t tests at the nominal level) and 19 (the numbers).
+sequential methods" (1999), for t tests at the nominal level and the numerical side.
 """
 
 from __future__ import annotations
