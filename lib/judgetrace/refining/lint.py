@@ -1,0 +1,203 @@
+"""Lint a candidate guideline as a model wrote it: a usable text, or the reasons why it is none.
+
+Knows the scale, the names of dimensions and the texts of items; knows no model. What the original guideline says is
+never held against a candidate that keeps it.
+
+Copied text is found by n-grams of words, as benchmarks look for training data: Brown et al., "Language models are
+few-shot learners" (2020), appendix C (8 to 13 words).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, Field
+
+from judgetrace.config import STRICT
+from judgetrace.guideline import normalise_heading
+from judgetrace.scale import Scale
+
+OPEN, CLOSE = "<codebook>", "</codebook>"
+_TAG = re.compile(r"</?codebook>", re.IGNORECASE)
+_LIST_MARK = re.compile(r"^[ \t]*\d+[.)](?=[ \t])", re.MULTILINE)
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+(?:'[^\W_]+)*")
+_NOT_AFTER, _NOT_BEFORE = r"(?<![\w.,/\u2013-])", r"(?![\w/]|[-\u2013.,]\d|-points?\b)"
+_PLAIN = str.maketrans({"\u2019": "'", "\u2212": "-"})
+
+
+class LintConfig(BaseModel):
+    """What a candidate guideline may be."""
+
+    model_config = STRICT
+
+    max_chars: int = Field(default=12_000, ge=200, description="Length of a guideline at most, in characters ...")
+    max_growth: float = Field(
+        default=2.0, ge=1, description="... or, where that is more, this many times the length of the original."
+    )
+    copied_words: int = Field(
+        default=8,
+        ge=4,
+        description="So many words in a row that an item has, too, and the original has not, are copied. A character "
+        "of Chinese or Japanese is a word.",
+    )
+    allowed_names: tuple[str, ...] = Field(
+        default=(), description="Other dimensions whose names are everyday words, which a guideline may use."
+    )
+    whole_item_words: int = Field(
+        default=5, ge=2, description="An item shorter than copied_words is copied as a whole if it has so many words."
+    )
+
+
+@dataclass(frozen=True)
+class LintTask:
+    """What a candidate is held against."""
+
+    scale: Scale
+    dimension: str
+    other_dimensions: Sequence[str]
+    """Names of the corpus's other dimensions."""
+    original: str
+    """The guideline that the candidate is to replace."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a candidate."""
+
+    reason: str  # tags, text_outside, empty, level_missing, other_dimension, copied, too_long
+    detail: str
+
+
+@dataclass(frozen=True)
+class Linted:
+    """A candidate's text where one can be told from the output, and all that is wrong with it."""
+
+    text: str | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the text may be shown to raters."""
+        return self.text is not None and not self.findings
+
+
+def lint_guideline(output: str, task: LintTask, items: Iterable[str], config: LintConfig) -> Linted:
+    """Lint a model's output (without its thinking) against a task and the texts of items, read once.
+
+    `items` are those whose text the model can have seen, in its prompt or through traces and critiques.
+    """
+    text, findings = extract_guideline(output)
+    if text is None:
+        return Linted(None, tuple(findings))
+    findings += find_missing_levels(text, task.scale)
+    findings += find_other_dimensions(text, task, config.allowed_names)
+    findings += find_copied(text, task.original, items, config)
+    findings += find_overlong(text, task.original, config)
+    return Linted(text, tuple(findings))
+
+
+def extract_guideline(output: str) -> tuple[str | None, list[Finding]]:
+    """Extract what stands between the tags; None where there is not one pair with something in it.
+
+    Text outside of the tags is a finding: the model did not keep to its task, or ended the guideline too early.
+    """
+    tags = [match.group().lower() for match in _TAG.finditer(output)]
+    if tags != [OPEN, CLOSE]:
+        return None, [Finding("tags", f"found {tags[:4]} ({len(tags)} tags), expected one {OPEN} and one {CLOSE}")]
+    before, text, after = (part.strip() for part in _TAG.split(output))
+    if not text:
+        return None, [Finding("empty", f"nothing between {OPEN} and {CLOSE}")]
+    outside = " ".join(part for part in (before, after) if part)
+    return text, [Finding("text_outside", f"{len(outside)} characters: {outside[:80]!r}")] if outside else []
+
+
+def find_missing_levels(text: str, scale: Scale) -> list[Finding]:
+    """Find levels that the text never names.
+
+    A number that only marks a step ("3. Read ..."), ends a range ("1-5") or counts points ("5-point") does not name a
+    level, nor does a level inside of another ("sexist" in "not sexist").
+    """
+    plain = text.translate(_PLAIN)
+    missing = [level for level in scale.values if not _is_named(level, plain, scale)]
+    return [Finding("level_missing", f"{len(missing)} of {len(scale.values)}: {missing[:5]}")] if missing else []
+
+
+def _is_named(level: str, text: str, scale: Scale) -> bool:
+    if level.isdecimal():
+        text = _LIST_MARK.sub("", text)
+    for other in scale.values:
+        if len(other) > len(level) and level.casefold() in other.casefold():
+            text = re.sub(_match_phrase(other), "|", text, flags=re.IGNORECASE)
+    return re.search(_match_phrase(level), text, re.IGNORECASE) is not None
+
+
+def _match_phrase(phrase: str) -> str:
+    words = r"\s+".join(re.escape(word) for word in phrase.translate(_PLAIN).split())
+    return f"{_NOT_AFTER}{words}{_NOT_BEFORE}"
+
+
+def find_other_dimensions(text: str, task: LintTask, allowed: Sequence[str] = ()) -> list[Finding]:
+    """Find names of other dimensions that are not `allowed`, where the text has them more often than the original.
+
+    "Narrative Pacing" names "Fluency/Narrative Pacing", too. Case, and blanks around "/", do not matter; "_" is one.
+    A name inside of this dimension's own is not counted.
+    """
+    own = _list_names(task.dimension)
+    found = sorted(
+        other
+        for other in set(task.other_dimensions) - set(allowed)
+        for name in _list_names(other)
+        if name not in own and _count_name(name, text, own) > _count_name(name, task.original, own)
+    )
+    found = list(dict.fromkeys(found))
+    return [Finding("other_dimension", f"{len(found)}: {found[:5]}")] if found else []
+
+
+def _list_names(dimension: str) -> list[str]:
+    """List what a dimension is called: its whole name, and what follows the last "/"."""
+    whole = _normalise(dimension)
+    return [name for name in dict.fromkeys((whole, whole.rpartition("/")[2])) if name]
+
+
+def _normalise(text: str) -> str:
+    return normalise_heading(text.replace("_", " "))
+
+
+def _count_name(name: str, text: str, own: list[str]) -> int:
+    plain = _normalise(text)
+    for longer in own:
+        if name in longer:
+            plain = re.sub(rf"(?<!\w){re.escape(longer)}(?!\w)", " ", plain)
+    return len(re.findall(rf"(?<!\w){re.escape(name)}(?!\w)", plain))
+
+
+def find_copied(text: str, original: str, items: Iterable[str], config: LintConfig) -> list[Finding]:
+    """Find words in a row that items have, too, and the original has not; case and punctuation do not matter."""
+    sizes = range(config.whole_item_words, config.copied_words + 1)
+    own = {size: _list_grams(text, size) - _list_grams(original, size) for size in sizes}
+    copied = sorted({" ".join(gram) for item in items for gram in _find_shared(item, own, config)})
+    return [Finding("copied", f"{len(copied)} runs of words: {copied[:3]}")] if copied else []
+
+
+def _find_shared(item: str, own: dict[int, set[tuple[str, ...]]], config: LintConfig) -> Iterator[tuple[str, ...]]:
+    words = _list_words(item)
+    size = min(len(words), config.copied_words)
+    if own.get(size):
+        yield from (gram for gram in zip(*(words[start:] for start in range(size)), strict=False) if gram in own[size])
+
+
+def _list_words(text: str) -> list[str]:
+    return _WORD.findall(text.translate(_PLAIN).casefold())
+
+
+def _list_grams(text: str, size: int) -> set[tuple[str, ...]]:
+    words = _list_words(text)
+    return set(zip(*(words[start:] for start in range(size)), strict=False))
+
+
+def find_overlong(text: str, original: str, config: LintConfig) -> list[Finding]:
+    """Find a text that is longer than allowed."""
+    limit = max(config.max_chars, int(config.max_growth * len(original)))
+    return [Finding("too_long", f"{len(text)} characters, at most {limit}")] if len(text) > limit else []
