@@ -131,5 +131,5 @@ def test_a_driver_that_was_replaced_stops_without_saving(write_config, tmp_path)
     run = RunFolder(Folder(str(tmp_path / "run")))
     thread = after_first_checkpoint(str(tmp_path / "run"), lambda: run.claim(0.0))
     with pytest.raises(UserError, match="was replaced by a newer one"):
-        train_rater.main([write_config(tmp_path), "--training.max_steps=4000"])
+        train_rater.main([write_config(tmp_path), "--training.max_steps=4000", "--workers.max_failures=0"])
     thread.join()
