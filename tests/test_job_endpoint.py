@@ -123,7 +123,7 @@ def test_a_budget_of_money_ends_the_run_cleanly_and_the_same_command_asks_only_t
         assert 0 < done < NUM_UNITS
         # Over the budget: one draw in flight, and what one slot asks for until the worker hears of the end.
         assert 0.5 <= len(first) * price <= 0.5 + (1 + told_within_s / latency_s) * price
-        # What is shown leaves out the first draw of an item whose second one was not asked: that is in the ledger alone.
+        # An item whose second draw was not asked has its first one in the ledger alone: what is shown leaves it out.
         cost = float(re.search(r"Cost of all recorded tokens: ([\d.]+)", shown)[1])
         assert cost == pytest.approx((len(first) - len(first) % 2) * price)
         assert rate_items.main([config]) == 0
