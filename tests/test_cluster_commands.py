@@ -50,11 +50,11 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> None:
-    """Ask twice a second."""
+def wait_until(holds: Callable[[], bool], seconds: float, what: str, tell: Callable[[], str] = str) -> None:
+    """Ask twice a second; `tell` says more where it never holds."""
     end = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        assert time.monotonic() < end, f"waited {seconds} s for {what}\n{tell()}"
         time.sleep(0.5)
 
 
@@ -163,7 +163,7 @@ def cluster() -> Iterator[LocalCluster]:
             node_ip_address="127.0.0.1",
             temp_dir=folder / "ray",
         )
-        wait_until(lambda: local.get(f"http://127.0.0.1:{dashboard}/api/gcs_healthz")[0] == 200, 60, local.logs())
+        wait_until(lambda: num_alive(local)[0] == 1, 60, "a head", local.logs)
         yield local
     finally:
         end_processes(local.started)
@@ -172,7 +172,9 @@ def cluster() -> Iterator[LocalCluster]:
 
 def num_alive(cluster: LocalCluster) -> tuple[int, float]:
     """Count nodes and CPUs, as the dashboard tells them to who has the token."""
-    _, text = cluster.get(f"http://127.0.0.1:{cluster.dashboard}/api/v0/nodes?detail=1", with_token=True)
+    status, text = cluster.get(f"http://127.0.0.1:{cluster.dashboard}/api/v0/nodes?detail=1", with_token=True)
+    if status != 200:
+        return 0, 0
     nodes = [node for node in json.loads(text)["data"]["result"]["result"] if node["state"] == "ALIVE"]
     return len(nodes), sum(node["resources_total"].get("CPU", 0) for node in nodes)
 
@@ -181,7 +183,7 @@ def test_workers_of_every_kind_join_a_head_that_offers_no_cpu(cluster: LocalClus
     assert num_alive(cluster) == (1, 0)
     cluster.join("aws-worker")
     cluster.join("raycluster-cpu-on-demand")
-    wait_until(lambda: num_alive(cluster)[0] == 3, 60, cluster.logs())
+    wait_until(lambda: num_alive(cluster)[0] == 3, 60, "two workers", cluster.logs)
     assert num_alive(cluster)[1] == (os.cpu_count() or 0) + 7
 
 
