@@ -1,0 +1,226 @@
+"""The command lines of cluster/ run for real: a head and workers on free ports of this machine, with tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from tests.cluster_commands import (
+    HEALTH_URL,
+    ROOT,
+    groups,
+    ray_cluster_specs,
+    ray_container,
+    read_yaml,
+    start_commands,
+    with_options,
+)
+
+pytestmark = pytest.mark.slow
+PORTS = ("dashboard_agent_listen_port", "dashboard_agent_grpc_port", "runtime_env_agent_port", "metrics_export_port")
+"""What every Ray node listens on, beside what it chooses itself."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports that nothing listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def wait_until(holds: Callable[[], bool], seconds: float, what: str, tell: Callable[[], str] = str) -> None:
+    """Ask twice a second; `tell` says more where it never holds."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}\n{tell()}"
+        time.sleep(0.5)
+
+
+def end_processes(started: list[subprocess.Popen[bytes]]) -> None:
+    """End processes and all that they started, by their ids: other Rays may run on this machine."""
+    family = []
+    for process in started:
+        if process.poll() is None:
+            me = psutil.Process(process.pid)
+            family += [me, *me.children(recursive=True)]
+    for member in family:
+        if member.is_running():
+            member.terminate()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    for member in alive:
+        member.kill()
+    for process in started:
+        process.wait()
+
+
+@dataclass
+class LocalCluster:
+    """Nodes that the files' commands started here."""
+
+    folder: Path
+    environment: dict[str, str]
+    gcs: int
+    dashboard: int
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    agents: dict[str, int] = field(default_factory=dict)
+    """Where each node's agent listens."""
+
+    def start(self, where: str, **options: object) -> None:
+        """Run a file's command, with ports and a folder of our own, until the node ends."""
+        ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        self.agents[where] = ports["dashboard_agent_listen_port"]
+        line = with_options(
+            start_commands()[where],
+            # It would ask a cloud for machines.
+            drop=("--autoscaling-config",),
+            object_manager_port=0,
+            min_worker_port=0,
+            max_worker_port=0,
+            object_store_memory=100_000_000,
+            **ports,
+            **options,
+        )
+        with (self.folder / f"{where}.log").open("wb") as log:
+            process = subprocess.Popen(
+                ["bash", "-c", f"{line} --block --disable-usage-stats"],
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+            )
+        self.started.append(process)
+
+    def join(self, where: str) -> None:
+        """Start a worker by a file's command: its address, with the head's port here."""
+        address = start_commands()[where].split("--address=")[1].split()[0]
+        assert address == "$RAY_HEAD_IP:6379"
+        self.start(where, address=f"$RAY_HEAD_IP:{self.gcs}")
+
+    def get(self, url: str, with_token: bool = False) -> tuple[int, str]:
+        """Ask a URL; returns status and text, status 0 where nobody listens."""
+        headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"} if with_token else {}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            return 0, str(error)
+
+    def is_well(self, probe: str, where: str) -> bool:
+        """Run a probe of a pod, with the ports that a node has here."""
+        here = {"52365": self.agents[where], "8265": self.dashboard}
+        command = HEALTH_URL.sub(lambda url: f"http://localhost:{here[url[1]]}{url[2]}", probe)
+        environment = {name: value for name, value in self.environment.items() if not name.startswith("RAY_AUTH")}
+        return subprocess.run(["bash", "-c", command], check=False, env=environment).returncode == 0
+
+    def logs(self) -> str:
+        """Return what the commands printed."""
+        return "\n".join(f"== {file.name}\n{file.read_text()[-3000:]}" for file in sorted(self.folder.glob("*.log")))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    # Sockets live in it, whose paths must be short.
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    gcs, dashboard, client = free_ports(3)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {
+        "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",
+        "HOME": str(folder),
+        "RAY_HEAD_IP": "127.0.0.1",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+    }
+    local = LocalCluster(folder, environment, gcs, dashboard)
+    try:
+        local.start(
+            "aws-head",
+            port=gcs,
+            dashboard_port=dashboard,
+            ray_client_server_port=client,
+            node_ip_address="127.0.0.1",
+            temp_dir=folder / "ray",
+        )
+        wait_until(lambda: num_alive(local)[0] == 1, 60, "a head", local.logs)
+        yield local
+    finally:
+        end_processes(local.started)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def num_alive(cluster: LocalCluster) -> tuple[int, float]:
+    """Count nodes and CPUs, as the dashboard tells them to who has the token."""
+    status, text = cluster.get(f"http://127.0.0.1:{cluster.dashboard}/api/v0/nodes?detail=1", with_token=True)
+    if status != 200:
+        return 0, 0
+    nodes = [node for node in json.loads(text)["data"]["result"]["result"] if node["state"] == "ALIVE"]
+    return len(nodes), sum(node["resources_total"].get("CPU", 0) for node in nodes)
+
+
+def test_workers_of_every_kind_join_a_head_that_offers_no_cpu(cluster: LocalCluster) -> None:
+    assert num_alive(cluster) == (1, 0)
+    cluster.join("aws-worker")
+    cluster.join("raycluster-cpu-on-demand")
+    wait_until(lambda: num_alive(cluster)[0] == 3, 60, "two workers", cluster.logs)
+    assert num_alive(cluster)[1] == (os.cpu_count() or 0) + 7
+
+
+def test_the_probes_say_that_nodes_are_well_without_a_token(cluster: LocalCluster) -> None:
+    head, _, worker = groups(ray_cluster_specs()["raycluster"])
+    head_probe, worker_probe = (
+        ray_container(group)["livenessProbe"]["exec"]["command"][-1] for group in (head, worker)
+    )
+    wait_until(lambda: cluster.is_well(head_probe, "aws-head"), 30, "the head's probe")
+    wait_until(lambda: cluster.is_well(worker_probe, "raycluster-cpu-on-demand"), 30, "the worker's probe")
+    assert not cluster.is_well(worker_probe.replace("local_raylet_healthz", "no_such_healthz"), "aws-worker")
+
+
+def test_who_has_no_token_may_not_ask_the_cluster(cluster: LocalCluster) -> None:
+    url = f"http://127.0.0.1:{cluster.dashboard}/api/jobs/"
+    assert cluster.get(url)[0] == 401
+    assert cluster.get(url, with_token=True) == (200, "[]")
+
+
+@pytest.mark.parametrize("source", ["runtime_env.yaml", "rayjob.yaml"])
+def test_an_entrypoint_finds_its_code_on_the_cluster(cluster: LocalCluster, source: str) -> None:
+    if source == "runtime_env.yaml":
+        runtime_env = read_yaml(source)
+    else:
+        runtime_env = yaml.safe_load(read_yaml("kuberay/rayjob.yaml")["spec"]["runtimeEnvYAML"])
+    runtime_env["working_dir"] = str(ROOT)
+    entrypoint = shlex.split(read_yaml("kuberay/rayjob.yaml")["spec"]["entrypoint"])
+    command = ["ray", "job", "submit", "--address", f"http://127.0.0.1:{cluster.dashboard}"]
+    environment = cluster.environment | {"RAY_AUTH_MODE": "token"}
+    done = subprocess.run(
+        [*command, "--runtime-env-json", json.dumps(runtime_env), "--", *entrypoint, "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=ROOT,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"usage: .*infer_traces", done.stdout), done.stdout

@@ -1,0 +1,272 @@
+"""The files of cluster/, as far as they can be checked without a cloud; commands run in test_cluster_commands.py."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import os
+import re
+import shlex
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from judgetrace.config import load_config
+from judgetrace.trace_config import LedgerConfig
+from tests.cluster_commands import (
+    CLUSTER,
+    LAUNCHERS,
+    ROOT,
+    groups,
+    ray_cluster_specs,
+    ray_container,
+    read_yaml,
+    split_start,
+    start_commands,
+)
+
+SCHEMAS = "JUDGETRACE_KUBERAY_SCHEMAS"
+MANIFESTS = sorted((CLUSTER / "kuberay").glob("*.yaml"))
+YAML_FILES = sorted(CLUSTER.rglob("*.yaml"))
+SPECS = ray_cluster_specs()
+SECRET_NAME = re.compile("key|token|secret|password|credential", re.IGNORECASE)
+SECRET_VALUE = re.compile(
+    r"AKIA[0-9A-Z]{12}|\bsk-\w{8}|\bhf_\w{8}|-----BEGIN|\b[0-9a-f]{32,}\b|\b(?=[A-Za-z0-9+/]*\d)[A-Za-z0-9+/]{40,}"
+)
+
+
+def locked(package: str) -> str:
+    """Return the version of a package in the locks."""
+    text = "".join((CLUSTER / "locks" / f"{name}.lock").read_text(encoding="utf-8") for name in ("cpu", "dev"))
+    return re.findall(rf"^{package}==(\S+)$", text, re.MULTILINE)[0]
+
+
+@pytest.mark.skipif(not os.environ.get(SCHEMAS), reason=f"{SCHEMAS} names no validator of KubeRay's schemas")
+@pytest.mark.parametrize("name", ["raycluster", "rayjob"])
+def test_the_operators_own_schema_finds_no_fault_in_a_manifest(name: str) -> None:
+    command = [sys.executable, os.environ[SCHEMAS], str(CLUSTER / "kuberay" / f"{name}.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "1 manifests checked, 0 faults\n"), done.stdout + done.stderr
+
+
+def test_the_jobs_cluster_is_the_standing_one() -> None:
+    assert SPECS["rayjob"] == SPECS["raycluster"]
+
+
+def test_the_head_runs_no_work_and_only_spot_gpus_go_down_to_none() -> None:
+    spec = SPECS["raycluster"]
+    gpu, cpu = spec["workerGroupSpecs"]
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert (gpu["replicas"], gpu["minReplicas"]) == (0, 0)
+    assert 0 < cpu["minReplicas"] <= cpu["replicas"] <= cpu["maxReplicas"]
+    assert (spec["enableInTreeAutoscaling"], spec["autoscalerOptions"]["version"]) == (True, "v2")
+
+
+def node_terms(group: Any) -> list[dict[str, tuple[str, list[str]]]]:
+    """Return which nodes a group may be on: alternatives of labels, each with an operator and values."""
+    rule = group["template"]["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    return [
+        {match["key"]: (match["operator"], match["values"]) for match in term["matchExpressions"]}
+        for term in rule["nodeSelectorTerms"]
+    ]
+
+
+def test_gpus_are_on_spot_nodes_and_all_else_is_on_none_of_them() -> None:
+    spec = SPECS["raycluster"]
+    gpu, cpu = spec["workerGroupSpecs"]
+    spot = [(key, values) for term in node_terms(gpu) for key, (operator, values) in term.items() if operator == "In"]
+    assert len(spot) == len(node_terms(gpu)) == 3
+    for group in (spec["headGroupSpec"], cpu):
+        assert node_terms(group) == [{key: ("NotIn", values) for key, values in spot}]
+        assert "nvidia.com/gpu" not in ray_container(group)["resources"]["limits"]
+    assert ray_container(gpu)["resources"]["limits"]["nvidia.com/gpu"] == int(gpu["rayStartParams"]["num-gpus"])
+
+
+@pytest.mark.parametrize("group", groups(SPECS["raycluster"]), ids=lambda group: group.get("groupName", "head"))
+def test_a_pod_is_probed_bounded_and_nobody(group: Any) -> None:
+    pod, container = group["template"]["spec"], ray_container(group)
+    assert pod["restartPolicy"] == "Never", "the autoscaler of version 2 replaces pods itself"
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["runAsUser"] == 1000
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert set(container["resources"]["requests"]) >= {"cpu", "memory", "ephemeral-storage"}
+    assert container["resources"]["requests"] == container["resources"]["limits"]
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert "healthz" in container[probe]["exec"]["command"][-1]
+        num_checks = container[probe]["exec"]["command"][-1].count("wget -T 4 ")
+        assert 4 * num_checks < container[probe]["timeoutSeconds"]
+    assert {mount["name"] for mount in container["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
+
+
+@pytest.mark.parametrize("group", SPECS["raycluster"]["workerGroupSpecs"], ids=lambda group: group["groupName"])
+def test_a_worker_has_time_to_commit_and_to_drain(group: Any) -> None:
+    ledger = LedgerConfig()
+    name, seconds = ray_container(group)["lifecycle"]["preStop"]["exec"]["command"]
+    assert name == "sleep"
+    assert float(seconds) > ledger.commit_every_s
+    assert group["template"]["spec"]["terminationGracePeriodSeconds"] > float(seconds) + ledger.drain_s
+
+
+def test_kuberay_takes_the_token_from_a_secret_and_rights_from_accounts() -> None:
+    spec = SPECS["raycluster"]
+    accounts = yaml.safe_load_all((CLUSTER / "kuberay" / "access.yaml").read_text(encoding="utf-8"))
+    names = {account["metadata"]["name"] for account in accounts if "eks.amazonaws.com/role-arn" in str(account)}
+    assert spec["authOptions"] == {"mode": "token", "secretName": "judgetrace-ray-token"}
+    assert {group["template"]["spec"]["serviceAccountName"] for group in groups(spec)} == names
+    assert all(not group["template"]["spec"]["automountServiceAccountToken"] for group in spec["workerGroupSpecs"])
+
+
+def walk(value: Any) -> list[Any]:
+    """Return a value and all within it."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [value, *(found for child in inner for found in walk(child))]
+
+
+@pytest.mark.parametrize("file", YAML_FILES, ids=lambda file: file.stem)
+def test_no_file_holds_a_secret(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert not SECRET_VALUE.findall(text)
+    for document in yaml.safe_load_all(text):
+        for found in walk(document):
+            if isinstance(found, dict) and SECRET_NAME.search(str(found.get("name", ""))) and "value" in found:
+                pytest.fail(f"{file.name}: {found} is written out; take it from a secret")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["AKIAIOSFODNN7EXAMPLE", "sk-0123456789", "hf_0123456789", "9f" * 20, "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"],
+)
+def test_what_is_searched_for_is_found(secret: str) -> None:
+    assert SECRET_VALUE.search(f"value: {secret}")
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_rays_own_check_takes_a_launcher_file(name: str) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = read_yaml(f"{name}.yaml")
+    whole = prepare_config(copy.deepcopy(config))
+    validate_config(whole)
+    assert set(whole["available_node_types"]) == set(config["available_node_types"]), "Ray adds no node type of its own"
+    assert whole["setup_commands"] == []
+    assert not any("ray-wheels" in command for command in whole["head_setup_commands"] + whole["worker_setup_commands"])
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_rays_own_check_refuses_a_misspelt_field(name: str) -> None:
+    import jsonschema
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    for where in ((), ("auth",), ("docker",), ("available_node_types", "gpu_spot")):
+        config = read_yaml(f"{name}.yaml")
+        section = config
+        for key in where:
+            section = section[key]
+        section["min_worker"] = 1
+        with pytest.raises(jsonschema.ValidationError, match="min_worker"):
+            validate_config(prepare_config(config))
+
+
+def is_spot(node_config: Any) -> bool:
+    """Say whether a machine is a spot one, on AWS or Google Cloud."""
+    market = node_config.get("InstanceMarketOptions", {}).get("MarketType")
+    return market == "spot" or node_config.get("scheduling", {}).get("provisioningModel") == "SPOT"
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_launchers_head_runs_no_work_and_its_gpus_alone_are_spot(name: str) -> None:
+    config = read_yaml(f"{name}.yaml")
+    types = config["available_node_types"]
+    assert types[config["head_node_type"]]["resources"] == {"CPU": 0}
+    assert {kind for kind, node in types.items() if is_spot(node["node_config"])} == {"gpu_spot"}
+    assert {kind for kind, node in types.items() if node["resources"].get("GPU")} == {"gpu_spot"}
+    assert types["gpu_spot"]["min_workers"] == 0
+    assert types["cpu_on_demand"]["min_workers"] > 0
+    assert sum(node.get("max_workers", 0) for node in types.values()) == config["max_workers"]
+
+
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
+@pytest.mark.parametrize("where", sorted(start_commands()))
+def test_ray_knows_every_option_that_ray_is_started_with(where: str) -> None:
+    from ray.scripts.scripts import start
+
+    _, arguments = split_start(start_commands()[where])
+    parsed = start.make_context("ray start", [*arguments, "--block"]).params
+    assert parsed["head"] == where.endswith("head")
+    if parsed["head"]:
+        assert parsed["num_cpus"] == 0
+
+
+@pytest.mark.parametrize("where", [f"{name}-{part}" for name in LAUNCHERS for part in ("head", "worker")])
+def test_a_launcher_starts_ray_with_tokens(where: str) -> None:
+    before, _ = split_start(start_commands()[where])
+    assert "export RAY_AUTH_MODE=token;" in before
+    assert "/home/ray/.ray/auth_token" in read_yaml(f"{where.split('-', maxsplit=1)[0]}.yaml")["file_mounts"]
+
+
+def test_the_rayjob_runs_a_job_that_exists_on_a_config_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    python, dash_m, module, *arguments = shlex.split(read_yaml("kuberay/rayjob.yaml")["spec"]["entrypoint"])
+    assert (python, dash_m) == ("python", "-m")
+    job = import_module(module)
+    calls = [node for node in ast.walk(ast.parse(Path(str(job.__file__)).read_text())) if isinstance(node, ast.Call)]
+    (model,) = [call.args[0].id for call in calls if isinstance(call.func, ast.Name) and call.func.id == "load_config"]
+    config = load_config(getattr(job, model), module.split(".")[1], arguments)
+    gpu = SPECS["rayjob"]["workerGroupSpecs"][0]
+    limits = ray_container(gpu)["resources"]["limits"]
+    assert config.engine.num_cpus <= float(limits["cpu"]), "an engine fits a pod"
+    assert config.engine.num_gpus == limits["nvidia.com/gpu"]
+    assert config.engine.max_replicas <= gpu["maxReplicas"]
+    assert config.run.startswith("s3://")
+
+
+def test_the_rayjob_sends_the_same_environment_as_a_laptop() -> None:
+    from_image = yaml.safe_load(read_yaml("kuberay/rayjob.yaml")["spec"]["runtimeEnvYAML"])
+    from_laptop = read_yaml("runtime_env.yaml")
+    assert from_image["env_vars"] == from_laptop["env_vars"]
+    assert f"WORKDIR {from_image['working_dir']}\n" in (CLUSTER / "Containerfile").read_text(encoding="utf-8")
+
+
+def test_the_images_copy_what_exists_and_are_of_the_locks_versions() -> None:
+    text = (CLUSTER / "Containerfile").read_text(encoding="utf-8")
+    copies = [line.split()[1:-1] for line in text.splitlines() if line.startswith("COPY ")]
+    sources = [name for words in copies for name in words if not name.startswith("--")]
+    assert sources
+    assert all((ROOT / name).exists() for name in sources), sources
+    assert re.findall(r"^FROM (\S+) AS (\w+)$", text, re.MULTILINE) == [
+        ("docker.io/library/python:3.11-slim-bookworm", "base"),
+        ("base", "cpu"),
+        ("base", "gpu"),
+    ]
+    assert "for CPython 3.11 on" in (CLUSTER / "locks" / "cpu.lock").read_text(encoding="utf-8")
+    assert "useradd --create-home --uid 1000 " in text
+    assert text.count("USER 1000:1000\n") == 2
+
+
+def test_every_image_and_version_is_that_of_the_locks() -> None:
+    text = "".join(file.read_text(encoding="utf-8") for file in [*YAML_FILES, CLUSTER / "Containerfile"])
+    images = re.findall(r"REGISTRY/judgetrace:(\S+)", text)
+    assert set(images) == {f"cpu-ray{locked('ray')}", f"gpu-ray{locked('ray')}"}
+    assert {spec["rayVersion"] for spec in SPECS.values()} == {locked("ray")}
+    assert f"boto3=={locked('boto3')} s3transfer=={locked('s3transfer')}" in text
+
+
+def test_the_table_of_sizes_follows_from_its_own_arithmetic() -> None:
+    text = (CLUSTER / "kuberay" / "raycluster.yaml").read_text(encoding="utf-8")
+    number = r"([\d.]+)"
+    rows = re.findall(r"^#   (\w+) +" + r" +".join([number] * 8) + r"   ", text, re.MULTILINE)
+    assert [row[0] for row in rows] == ["L4", "L40S", "A100", "H100"]
+    weights, kv = 2 * 8.03e9, 1500 * 32 * 8 * 128 * 2 * 2
+    for _, *figures in rows:
+        memory, bandwidth, tflops, draws, rate, hours, price, money = (float(figure) for figure in figures)
+        assert draws == min(256, (0.9 * memory * 1e9 - weights - 2e9) // kv)
+        exact_rate = 0.6 * draws * bandwidth * 1e9 / (weights + draws * kv)
+        assert rate == round(exact_rate)
+        exact_hours = 1e6 / 3600 * (4000 / exact_rate + 2 * 8.03e9 * 1000 / (0.4 * tflops * 1e12))
+        assert hours == round(exact_hours)
+        assert money == pytest.approx(exact_hours * price, rel=0.005)
