@@ -102,10 +102,12 @@ class LocalCluster:
             **ports,
             **options,
         )
+        # The operator sets the mode beside the token; a launcher's own line does.
+        environment = self.environment | ({"RAY_AUTH_MODE": "token"} if where.startswith("ray") else {})
         with (self.folder / f"{where}.log").open("wb") as log:
             process = subprocess.Popen(
                 ["bash", "-c", f"{line} --block --disable-usage-stats"],
-                env=self.environment,
+                env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
