@@ -32,8 +32,7 @@ def main(arguments: list[str]) -> int:
     console = Console(highlight=False)
     inputs = find_inputs(config)
     run, contract = RunFolder(Folder(config.run)), inputs.contract(config)
-    if run.folder.exists("contract.json"):
-        run.check_contract(contract)
+    run.check_earlier_contract(contract)
     if config.dry_run:
         console.print_json(config.model_dump_json())
         console.print(f"{len(inputs.shards):,} shards; {inputs.rater_id} on {', '.join(inputs.splits)}", markup=False)

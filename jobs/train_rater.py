@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     console = Console(highlight=False)
     inputs = TrainInputs(config)
     if config.dry_run:
-        check_contract(inputs)
+        RunFolder(Folder(config.run)).check_earlier_contract(inputs.contract())
         print_dry_run(console, inputs)
         return 0
     with connect_ray(config.cluster) as started_here:
@@ -50,13 +50,6 @@ def main(arguments: list[str]) -> int:
     write_manifest(inputs, summary, files)
     print_outcome(console, config.run, trained)
     return 0
-
-
-def check_contract(inputs: TrainInputs) -> None:
-    """Hold the run's contract against an earlier call's, and write nothing where there was none."""
-    run = RunFolder(Folder(inputs.config.run))
-    if run.folder.exists("contract.json"):
-        run.check_contract(inputs.contract())
 
 
 if __name__ == "__main__":

@@ -67,7 +67,15 @@ class RunFolder:
 
         Raises UserError naming every field that changed.
         """
-        if self.folder.put_if_absent("contract.json", encode_json(contract)):
+        if not self.folder.put_if_absent("contract.json", encode_json(contract)):
+            self.check_earlier_contract(contract)
+
+    def check_earlier_contract(self, contract: Mapping[str, Any]) -> None:
+        """Hold what rows would be sampled with against what was written, if anything was; writes nothing.
+
+        Raises UserError naming every field that changed.
+        """
+        if not self.folder.exists("contract.json"):
             return
         earlier = self.folder.read_json("contract.json")
         changed = sorted(key for key in {*earlier, *contract} if earlier.get(key) != contract.get(key))

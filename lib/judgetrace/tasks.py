@@ -34,7 +34,7 @@ def run_tasks(stage: str, run: Callable[[int, Task], Result], tasks: Sequence[Ta
     import ray
     from ray import cloudpickle
 
-    _quieten_ray_data()
+    quieten_ray_data()
 
     def call(batch: dict[str, Any]) -> dict[str, Any]:
         number, task = cloudpickle.loads(batch["task"][0])
@@ -63,7 +63,7 @@ def run_tasks(stage: str, run: Callable[[int, Task], Result], tasks: Sequence[Ta
                 print(f"{stage}: {done} of {len(tasks)} tasks, {told - started:.0f} s", flush=True)
 
 
-def _quieten_ray_data() -> None:
+def quieten_ray_data() -> None:
     """Leave out what Ray Data says of every execution; its warnings stay."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

@@ -6,7 +6,6 @@ holds the stretches of the steps at hand and what Ray Data has fetched ahead.
 
 from __future__ import annotations
 
-import logging
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from judgetrace.storage import Folder
+from judgetrace.tasks import MAX_RETRIES, quieten_ray_data
 from judgetrace.training.encoding import EncodingSpec
 from judgetrace.training.order import EpochOrder, ExampleIndex, Stretch
 from judgetrace.training.reading import ReadingSpec, TraceShard, encode_examples, read_examples, read_usable
@@ -25,7 +25,6 @@ READ_CPUS = 0.5
 """CPUs of a task that reads and tokenizes, as Ray counts them."""
 EXAMPLES_AT_ONCE = 100_000
 """Epochs of small corpora are joined up to so many examples, so that their short pipelines need not start each time."""
-MAX_RETRIES = 3
 
 STRETCH_ROWS = pa.schema(
     [
@@ -129,8 +128,7 @@ def stream_stretches(spec: FeedSpec, tasks: list[StretchTask], ahead: int) -> It
     import ray
     from ray.data import DataContext
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    quieten_ray_data()
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
