@@ -185,8 +185,8 @@ lock: ## Resolve all extras but gpu anew and write cluster/locks (TORCH=torch==V
 	        --report "$$scratch/$$1.json" "$${@:3}" $(TORCH) 'setuptools>=77' ".[$$2]"
 	    "$$scratch/venv/bin/python" -c "$$write_lock" "$$scratch/$$1.json" $(LOCK_WITHOUT) >"$$scratch/$$1.txt"
 	}
-	resolve all cpu,train,demo,dev
-	resolve cpu cpu,train,demo --constraint "$$scratch/all.txt"
+	resolve all cpu,train,refine,demo,dev
+	resolve cpu cpu,train,refine,demo --constraint "$$scratch/all.txt"
 	echo $(MODEL_PACKAGE) >>"$$scratch/cpu.txt"
 	echo $(REFERENCE_PACKAGE) >>"$$scratch/all.txt"
 	for name in cpu dev; do grep '^#' $(LOCKS)/$$name.lock >"$$scratch/$$name.lock"; done
