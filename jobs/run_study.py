@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     verdicts = plan_stages(stages, counted, run.records, run.find_evidence(), redo)
     print_plan(console, stages, verdicts, chosen)
     if options.dry_run:
-        print_dry_runs(console, stages, verdicts, run.records, study.study, call_job)
+        print_dry_runs(console, run, stages, verdicts, call_job)
         return 0
     refuse_changed(stages, verdicts, chosen)
     with SharedRay(RayConfig.model_validate(study.cluster)) as ray:

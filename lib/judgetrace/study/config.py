@@ -50,8 +50,8 @@ class StudyConfig(BaseModel):
     train: Section | None = Field(
         default=None,
         description="train_rater: the arm `tuned`. `controls` names further arms, whose raters tell what the traces "
-        "are worth: label, label_first, unrejected, shuffled, recalibrated (the untuned rater after a monotone map), or a "
-        "name of your own with a section [train.NAME].",
+        "are worth: label, label_first, unrejected, shuffled, recalibrated (the untuned rater after a monotone map), "
+        "or a name of your own with a section [train.NAME].",
     )
     rate: Section = Field(
         default={},
@@ -63,7 +63,7 @@ class StudyConfig(BaseModel):
     refine: Section | None = Field(
         default=None,
         description="refine_guideline. `raters` names the raters that score candidates: all that `rate.refined` names "
-        "by default.",
+        "by default; the section [refine.rater] says what is different of all of them here.",
     )
     agreement: Section = Field(default={}, description="measure_agreement.")
     report: Section | None = Field(default=None, description="render_report.")

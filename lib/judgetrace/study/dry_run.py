@@ -11,22 +11,14 @@ from rich.console import Console
 from judgetrace.config import UserError
 from judgetrace.study.kinds import KINDS
 from judgetrace.study.planning import Verdict
-from judgetrace.study.records import Record
-from judgetrace.study.refs import STUDY
 from judgetrace.study.resolving import resolve_stage
-from judgetrace.study.run import CallJob
+from judgetrace.study.run import CallJob, StudyRun
 from judgetrace.study.sections import write_toml
 from judgetrace.study.stages import Stage
 
 
 def print_dry_runs(
-    console: Console,
-    *,
-    stages: Sequence[Stage],
-    verdicts: Mapping[str, Verdict],
-    records: Mapping[str, Record],
-    study: str,
-    call: CallJob,
+    console: Console, run: StudyRun, stages: Sequence[Stage], verdicts: Mapping[str, Verdict], call: CallJob
 ) -> None:
     """Print the dry run of each stage that could start now, and say what the others wait for."""
     for stage in stages:
@@ -40,8 +32,7 @@ def print_dry_runs(
             console.print(f"[bold]{stage.name}[/]: its own dry run needs {', '.join(lacking)} first", soft_wrap=True)
             continue
         console.rule(f"{stage.name}: dry run", align="left")
-        known = {name: f"{study}/{record.folder}" for name, record in records.items() if record.state == "complete"}
-        folders = {STUDY: study, **known, stage.name: f"{study}/{verdict.folder}"}
+        folders = run.find_folders() | {stage.name: f"{run.url}/{verdict.folder}"}
         with tempfile.TemporaryDirectory(prefix="judgetrace-study-") as scratch:
             file = Path(scratch) / f"{stage.name}.toml"
             file.write_text(write_toml(resolve_stage(stage, folders).values), encoding="utf-8")

@@ -153,8 +153,8 @@ def write_headline(table: pa.Table, notes: Sequence[str] = ()) -> str:
     dimensions = sorted({row["dimension"] for row in rows}, key=lambda name: (name != MEAN, name))
     lines = ["# Raters and guidelines, against people", ""]
     lines += [
-        "Against the target label, on the test split. In brackets: bootstrap intervals. `change` is paired: the refined "
-        "guideline minus the original one, with p-values after Holm's correction. Of MSE less is better.",
+        "Against the target label, on the test split. In brackets: bootstrap intervals. `change` is paired: the "
+        "refined guideline minus the original one, with p-values after Holm's correction. Of MSE less is better.",
         *notes,
     ]
     for dimension in dimensions:

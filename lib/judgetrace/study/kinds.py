@@ -144,11 +144,6 @@ KINDS: dict[str, Kind] = {
 """In the order in which they run."""
 
 
-def find_kind(name: str) -> Kind:
-    """Find a kind by its name."""
-    return KINDS[name]
-
-
 def import_job(kind: Kind, package: str) -> Any:
     """Import the module of a kind's job, whose `main(arguments)` returns an exit status."""
     return import_module(f"{package}.{kind.job}")

@@ -58,18 +58,28 @@ def judge(
         return Verdict("goes on" if kind.in_place else "stale", again, f"{', '.join(others)}: made anew")
     if not record.is_complete:
         return Verdict("goes on", record.folder, f"it {record.state}" + (f": {record.why}" if record.why else ""))
-    changed = list_changes(record.counted, counted)
-    if any(not kind.may_grow(key) for key in changed) and not kind.in_place:
-        return Verdict("changed", record.folder, "; ".join(t for key, t in changed.items() if not kind.may_grow(key)))
-    if changed or grown:
-        why = "; ".join([*changed.values(), *(f"{name}: has more" for name in grown)])
-        stays = kind.in_place or kind.goes_on
-        return Verdict("goes on", record.folder, why) if stays else Verdict("stale", again, why)
-    if not has_evidence and record.state == "complete":
-        return Verdict("goes on", record.folder, f"there is no {kind.done} in its folder any more")
-    if record.state == "not needed":
+    return _judge_complete(stage, record, list_changes(record.counted, counted), grown, has_evidence)
+
+
+def _judge_complete(
+    stage: Stage, record: Record, changed: Mapping[str, str], grown: Sequence[str], has_evidence: bool
+) -> Verdict:
+    """Judge a stage that is complete and whose inputs are the same, or grew."""
+    kind = KINDS[stage.kind]
+    hard = [text for key, text in changed.items() if not kind.may_grow(key)]
+    if hard and not kind.in_place:
+        return Verdict("changed", record.folder, "; ".join(hard))
+    why = [*changed.values(), *(f"{name}: has more" for name in grown)]
+    if not why and not has_evidence:
+        why = [f"there is no {kind.done} in its folder any more"]
+    if not why:
         return Verdict("done", record.folder, record.why or "")
-    return Verdict("done", record.folder)
+    stays = kind.in_place or kind.goes_on or not (changed or grown)
+    return Verdict(
+        "goes on" if stays else "stale",
+        record.folder if stays else name_next_folder(stage.name, record.folder),
+        "; ".join(why),
+    )
 
 
 def list_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
@@ -115,9 +125,7 @@ def expand_name(stages: Sequence[Stage], pattern: str) -> list[str]:
     found = [stage.name for stage in stages if pattern in (stage.name, stage.kind)]
     if not found:
         known = ", ".join(stage.name for stage in stages)
-        raise UserError(
-            f"{pattern}: no stage of this study\nknown: {known}; or a kind of several: infer, train, rate, ..."
-        )
+        raise UserError(f"{pattern}: no stage of this study\nknown: {known}; or a kind of several")
     return found
 
 

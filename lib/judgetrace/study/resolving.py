@@ -130,8 +130,8 @@ def _check_scale(stage: Stage, config: BaseModel, scale: ScaleConfig) -> None:
         check_scales(config.decoding, scale)
     if nominal and stage.kind == "recalibrate":
         raise UserError(
-            f"the scale of {nominal[:5]} is nominal and has no order that a map could keep; drop the control"
+            f"the scale of {nominal[:5]} is nominal, without an order that a map could keep; drop the control"
         )
-    training = getattr(config, "training", None)
-    if nominal and getattr(training, "ordinal_loss", 0):
+    training: Any = getattr(config, "training", None)
+    if nominal and getattr(training, "ordinal_loss", None):
         raise UserError(f"training.ordinal_loss: the scale of {nominal[:5]} is nominal and has no expected rating")

@@ -23,7 +23,15 @@ from judgetrace.storage import Folder, encode_json
 from judgetrace.study.kinds import KINDS, Kind
 from judgetrace.study.outputs import identify_output
 from judgetrace.study.planning import Verdict, judge
-from judgetrace.study.records import FILE, Record, describe_study, mend_record, name_folder, read_records
+from judgetrace.study.records import (
+    FILE,
+    Record,
+    describe_study,
+    mend_record,
+    name_folder,
+    name_next_folder,
+    read_records,
+)
 from judgetrace.study.refs import STUDY
 from judgetrace.study.resolving import CheckedStage, resolve_stage
 from judgetrace.study.sections import write_toml
@@ -47,7 +55,13 @@ class StudyRun:
         self._stages = [own.stage for own in checked]
         self._counted = {own.stage.name: own.counted for own in checked}
         self.records = {name: mend_record(record) for name, record in read_records(self._study).items()}
-        self._driver, self._fence = -1, None
+        self._driver = -1
+        self._fence: Fence | None = None
+
+    @property
+    def url(self) -> str:
+        """The study's folder."""
+        return self._study.url
 
     @property
     def stages(self) -> list[Stage]:
@@ -97,6 +111,9 @@ class StudyRun:
         record = self.records.get(stage.name)
         evidence = record is None or record.state != "complete" or self._has_evidence(stage, record)
         verdict = judge(stage, self._counted[stage.name], record, outputs, has_evidence=evidence, redo=redo)
+        if verdict.what == "changed":
+            # It was to be done again because of its inputs, which came out the same.
+            verdict = Verdict("redo", name_next_folder(stage.name, verdict.folder), verdict.why)
         inputs = {name: dict(output) for name in stage.inputs if (output := outputs.get(name)) is not None}
         fresh = Record("running", verdict.folder, counted=self._counted[stage.name], inputs=inputs)
         if needless:
@@ -144,19 +161,17 @@ class StudyRun:
         except Exception as error:  # noqa: BLE001 - written into the record and the exit status: others can go on
             if not isinstance(error, UserError):
                 traceback.print_exc()
-            ended = replace(
-                record, state="failed", why=f"{error}" if isinstance(error, UserError) else repr(error)[:2000]
-            )
+            why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            ended = replace(record, state="failed", why=why[:2000])
         ended = replace(ended, seconds=round(time.monotonic() - started, 1))
         self._set(stage, ended)
-        how = f": {ended.why}" if ended.why else ""
-        self._console.print(
-            f"[bold]{stage.name}[/]: {ended.state}, {ended.seconds:.0f} s{how}", soft_wrap=True, markup=True
-        )
+        self._console.print(f"{stage.name}: {ended.state}, {ended.seconds:.0f} s", style="bold")
+        if ended.why:
+            self._console.print(ended.why, soft_wrap=True, markup=False)
         return not (ended.state == "stopped" and str(ended.why).endswith(" received"))
 
     def _call_job(self, stage: Stage, call: CallJob) -> int:
-        folders = self._find_folders()
+        folders = self.find_folders()
         kind = KINDS[stage.kind]
         if stage.kind == "table":
             output = Folder(folders[stage.name])
@@ -169,8 +184,8 @@ class StudyRun:
             file.write_text(text, encoding="utf-8")
             return call(kind, [str(file)])
 
-    def _find_folders(self) -> dict[str, str]:
-        """Find the URL of each stage's folder that can be read or is being written."""
+    def find_folders(self) -> dict[str, str]:
+        """Find the URL of the study and of each stage's folder that can be read or is being written."""
         found = {name: r.folder for name, r in self.records.items() if r.state in ("complete", "running")}
         return {STUDY: self._study.url} | {name: (self._study / folder).url for name, folder in found.items()}
 
@@ -214,14 +229,11 @@ class StudyRun:
         ends = {name: state for name, state in states.items() if name in chosen}
         bad = [name for name, state in ends.items() if state == "failed"]
         early = [name for name, state in ends.items() if state in ("stopped", "blocked", "to do")]
-        for name in bad:
-            self._console.print(f"[bold]failed: {name}[/]: {self.records[name].why}", soft_wrap=True)
-        for name in early:
-            self._console.print(
-                f"{states[name]}: {name}: {self.records.get(name, Record()).why or 'not reached'}", soft_wrap=True
-            )
+        for name in (*bad, *early):
+            why = self.records.get(name, Record()).why or "not reached"
+            self._console.print(f"{states[name]}: {name}: {why}", soft_wrap=True, markup=False)
         if bad or early:
-            self._console.print("Run the same command again: what is complete is skipped, the others go on.")
+            self._console.print("Run the command again, without --redo: what is complete is skipped, the rest goes on.")
         return FAILED_STATUS if bad else STOPPED_EARLY_STATUS if early else 0
 
 

@@ -9,7 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from judgetrace.live import format_seconds
+from judgetrace.run_folder import RunFolder
+from judgetrace.run_report import describe_state
 from judgetrace.study.planning import Verdict
+from judgetrace.study.records import FILE
 from judgetrace.study.stages import Stage
 
 WORDS = {
@@ -39,12 +42,25 @@ def print_plan(
     console.print(table)
 
 
-def print_stages(console: Console, document: Mapping[str, Any]) -> None:
+def read_study_standing(run: RunFolder, now: float) -> dict[str, Any]:
+    """Read how a study stands from its files alone; a stage that runs is told by its own run's latest word."""
+    state, _ = describe_state(run, now)
+    stages = run.folder.read_json(FILE)["stages"] if run.folder.exists(FILE) else []
+    running = [row for row in stages if row["state"] == "running"]
+    if running:
+        # The study says nothing while a stage runs: what counts is whether the stage is alive.
+        inner = RunFolder(run.folder / running[0]["folder"])
+        at_work = describe_state(inner, now)[0] if inner.newest_driver() >= 0 else "running, or dead"
+        state = f"{running[0]['stage']}: {at_work}"
+    return {"state": state, "stages": stages}
+
+
+def print_stages(console: Console, stages: Sequence[Mapping[str, Any]]) -> None:
     """Print the stages of study.json."""
     table = Table()
     for name in ("stage", "state", "time", "folder", "why"):
         table.add_column(name, overflow="fold")
-    for row in document["stages"]:
+    for row in stages:
         seconds = "" if row["seconds"] is None else format_seconds(row["seconds"])
         table.add_row(row["stage"], row["state"], seconds, row["folder"], row["why"] or "")
     console.print(table)

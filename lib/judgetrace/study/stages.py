@@ -156,9 +156,11 @@ class _Builder:
         names = ["infer"] if self._runs == ["infer"] else [f"infer.{run}" for run in self._runs]
         for number, (run, name) in enumerate(zip(self._runs, names, strict=True)):
             wires: dict[str, Any] = {"corpus": Ref("prepare"), "run": Ref(name)}
+            layers = [preset, common, own[run]]
             if number:
                 wires["after"] = [Ref(earlier) for earlier in names[:number]]
-            yield self._make(name, "infer", wires, [preset, common, own[run]])
+                layers.insert(0, {"proposal": run})
+            yield self._make(name, "infer", wires, layers)
 
     def _build_train(self) -> Iterator[Stage]:
         arms = [rater for rater in self._raters if rater.arm is not None]
@@ -216,18 +218,22 @@ class _Builder:
         traces = [Ref(name) for name, stage in self._stages.items() if stage.kind == "infer"]
         if not traces:
             raise UserError("refine: there are no traces to read; give the study a section [infer]")
+        own = dict(self._refine)
+        more = own.pop("rater", {})
         raters = []
         for name in self._scorers:
             rater = next(rater for rater in self._raters if rater.name == name)
             config = self._stages[f"rate.{name}"].config
-            asked = {key: config[key] for key in RATER_SECTIONS if key in config}
+            asked = merge({key: config[key] for key in RATER_SECTIONS if key in config}, more)
             for key, ref in self._wire_model(rater).items():
                 section, _, field_name = key.partition(".")
                 asked[section] = {**asked.get(section, {}), field_name: ref}
             raters.append({"rater_id": name, **asked})
         wires = {"corpus": Ref("prepare"), "traces": traces, "run": Ref("refine"), "raters": raters}
         generator = {key: getattr(self._study, key) for key in GENERATOR_SECTIONS if getattr(self._study, key)}
-        return self._make("refine", "refine", wires, [{"generator": generator} if generator else {}, self._refine])
+        # The study itself measures the test split.
+        layers = [{"test": {"enabled": False}}, {"generator": generator} if generator else {}, own]
+        return self._make("refine", "refine", wires, layers)
 
     def _build_agreement(self) -> Iterator[Stage]:
         rated = [stage for stage in self._stages.values() if stage.kind in ("rate", "recalibrate")]
@@ -265,6 +271,7 @@ class _Builder:
         kind: str,
         wires: Mapping[str, Any],
         layers: Sequence[Mapping[str, Any]],
+        *,
         needs: Sequence[str] | None = None,
         takes: Sequence[str] = (),
         **about: str,
