@@ -237,7 +237,7 @@ class _Builder:
 
     def _build_agreement(self) -> Iterator[Stage]:
         rated = [stage for stage in self._stages.values() if stage.kind in ("rate", "recalibrate")]
-        groups = {"agreement": rated}
+        groups = {"agreement.all": rated}
         plain = [stage for stage in rated if stage.about["role"] == "rater"]
         again = {stage.about["rater"].removesuffix("-refined") for stage in rated if _is_refined(stage)}
         before = [stage for stage in plain if not _is_refined(stage) and (not again or stage.about["rater"] in again)]
@@ -251,8 +251,8 @@ class _Builder:
             layers = [{"split": "test"}, self._study.agreement]
             names = tuple(stage.name for stage in stages)
             yield self._make(name, "agreement", wires, layers, needs=("prepare",), takes=names)
-        takes = tuple(name for name in groups if name != "agreement")
-        yield self._make("table", "table", {"output": Ref("table")}, [], needs=("agreement",), takes=takes)
+        takes = tuple(name for name in groups if name != "agreement.all")
+        yield self._make("table", "table", {"output": Ref("table")}, [], needs=("agreement.all",), takes=takes)
 
     def _split_names(
         self, where: str, section: Mapping[str, Any], names: Sequence[str]

@@ -19,15 +19,15 @@ def write_table_stage(study: Folder, stages: Sequence[Stage], records: Mapping[s
     """Write table.parquet and table.md; returns the latter's text."""
     complete = [stage for stage in stages if records.get(stage.name, Record()).state == "complete"]
     folders = {stage.name: study / records[stage.name].folder for stage in complete}
-    measured = set(records["agreement"].inputs)
+    measured = set(records["agreement.all"].inputs)
     raters = [
         dict(stage.about) for stage in complete if stage.kind in ("rate", "recalibrate") and stage.name in measured
     ]
     panels = {name: _read_rows(folders[stage]) for name, stage in PANELS.items() if stage in folders}
     if ORIGINAL not in panels and all(rater["guideline"] == ORIGINAL and rater["role"] == "rater" for rater in raters):
-        panels[ORIGINAL] = _read_rows(folders["agreement"])
+        panels[ORIGINAL] = _read_rows(folders["agreement.all"])
     scales = ScaleConfig.model_validate(read_finished(folders["prepare"])[0]["config"]["scale"])
-    table = make_table(raters, _read_rows(folders["agreement"]), panels, scales)
+    table = make_table(raters, _read_rows(folders["agreement.all"]), panels, scales)
     text = write_headline(table, _list_notes(stages, records))
     output.write_atomic("table.parquet", encode_parquet(table))
     output.write_atomic("table.md", text.encode())
