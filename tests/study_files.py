@@ -69,7 +69,13 @@ class FakeJobs:
         rules = {key: config.get(key, {}) for key in ("columns", "scale", "target", "split", "shards")}
         number = len(folder.list_files(".json"))
         shards = [{"name": f"shard-{number:05d}.parquet", "units": 1}]
-        manifest = {"format_version": FORMAT_VERSION, "generation": number, "config": rules, "input": [], "shards": shards}
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "generation": number,
+            "config": rules,
+            "input": [],
+            "shards": shards,
+        }
         folder.write_json(f"manifest-{number:05d}.json", manifest)
         folder.write_atomic("guideline.md", b"Rate the word from 1 to 5.\n")
 
