@@ -138,3 +138,28 @@ def test_files_that_are_not_there_and_a_scale_that_does_not_fit_are_found_before
 def test_names_and_keys_that_can_not_be_are_refused(tmp_path: Path, sections: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(tmp_path, **sections)
+
+
+def test_verified_traces_are_told_to_training_whose_arms_all_take_them(tmp_path: Path) -> None:
+    stages = build(tmp_path, infer={"runs": ["plain", "hinted"]}, verify={"hinted": {"limit": 5}})
+
+    assert stages["verify.hinted"].wires["traces"] == Ref("infer.hinted")
+    assert stages["verify.hinted"].config["limit"] == 5
+    assert "limit" not in stages["verify.plain"].config
+    assert stages["train.shuffled"].wires["data.verification"] == [Ref("verify.plain"), Ref("verify.hinted")]
+    assert build(tmp_path, verify={})["verify"].wires["traces"] == Ref("infer")
+
+
+def test_raters_of_refinement_are_asked_as_they_rate_but_for_what_is_said_of_them(tmp_path: Path) -> None:
+    rate = {"decoding": {"rating": "expected"}, "untuned": {"thinking": {"format": "none"}}}
+    refine = {"rater": {"engine": {"num_cpus": 0.25}, "tuned": {"engine": {"slots": 8}}}, "seed": 3}
+    stage = build(tmp_path, rate=rate, refine=refine)["refine"]
+
+    untuned, tuned = stage.wires["raters"]
+    assert (untuned["rater_id"], untuned["thinking"]) == ("untuned", {"format": "none"})
+    assert untuned["engine"]["num_cpus"] == tuned["engine"]["num_cpus"] == 0.25
+    assert (untuned["engine"]["slots"], tuned["engine"]["slots"]) == (16, 8)
+    assert tuned["model"] == {"path": Ref("train.tuned", "rater")}
+    assert stage.config["seed"] == 3
+    assert stage.config["generator"]["model"] == {"path": "scripted/model"}
+    assert "train.tuned" in stage.needs

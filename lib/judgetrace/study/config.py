@@ -47,6 +47,11 @@ class StudyConfig(BaseModel):
         description="infer_traces. `runs` names several runs, with a section [infer.NAME] each for what differs: each "
         "takes the units that the runs before it left without a trace.",
     )
+    verify: Section | None = Field(
+        default=None,
+        description="verify_traces, of each run of infer; [verify.NAME] says what differs. Give it a [verify.model] of "
+        "another family than the generator.",
+    )
     train: Section | None = Field(
         default=None,
         description="train_rater: the arm `tuned`. `controls` names further arms, whose raters tell what the traces "
@@ -63,7 +68,7 @@ class StudyConfig(BaseModel):
     refine: Section | None = Field(
         default=None,
         description="refine_guideline. `raters` names the raters that score candidates: all that `rate.refined` names "
-        "by default; the section [refine.rater] says what is different of all of them here.",
+        "by default; [refine.rater] says what is different of all of them here, [refine.rater.NAME] of one.",
     )
     agreement: Section = Field(default={}, description="measure_agreement.")
     report: Section | None = Field(default=None, description="render_report.")

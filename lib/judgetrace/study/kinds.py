@@ -103,6 +103,15 @@ KINDS: dict[str, Kind] = {
         goes_on=True,
         product="traces",
     ),
+    "verify": Kind(
+        "verify_traces",
+        "judgetrace.verification_config:VerifyTracesConfig",
+        ("model", "engine", "cluster"),
+        free=("limits",),
+        grows=("limit",),
+        goes_on=True,
+        product="verifications",
+    ),
     "train": Kind(
         "train_rater", "judgetrace.training.config:TrainRaterConfig", ("model", "prompt", "thinking", "cluster")
     ),

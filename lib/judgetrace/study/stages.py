@@ -1,6 +1,6 @@
 """The stages of a study and what each reads of others: a graph made of the study's config. Pure.
 
-prepare -> infer -> train -> rate (untuned, tuned, controls) -> refine -> rate with the refined guideline -> agreement
+prepare -> infer -> verify -> train -> rate (untuned, tuned, controls) -> refine -> rate with the refined guideline -> agreement
 -> table -> report. Controls and raters are one line each of CONTROLS or of the study's own file.
 """
 
@@ -134,6 +134,8 @@ class _Builder:
         """Yield the stages in order."""
         yield self._make("prepare", "prepare", {"corpus": Ref("prepare")}, [self._study.prepare])
         yield from self._build_infer()
+        if self._study.verify is not None:
+            yield from self._build_verify(self._study.verify)
         yield from self._build_train()
         for rater in self._raters:
             yield self._build_rate(rater, refined=False)
@@ -162,15 +164,26 @@ class _Builder:
                 layers.insert(0, {"proposal": run})
             yield self._make(name, "infer", wires, layers)
 
+    def _build_verify(self, section: Mapping[str, Any]) -> Iterator[Stage]:
+        common, own = self._split_names("verify", section, self._runs)
+        for stage in [stage for stage in self._stages.values() if stage.kind == "infer"]:
+            name = stage.name.replace("infer", "verify", 1)
+            wires = {"corpus": Ref("prepare"), "traces": Ref(stage.name), "run": Ref(name)}
+            run = stage.name.removeprefix("infer.")
+            yield self._make(name, "verify", wires, [common, own[run]])
+
     def _build_train(self) -> Iterator[Stage]:
         arms = [rater for rater in self._raters if rater.arm is not None]
         common, own = self._split_names("train", self._train, [rater.name for rater in arms])
         traces = [Ref(name) for name, stage in self._stages.items() if stage.kind == "infer"]
+        verified = [Ref(name) for name, stage in self._stages.items() if stage.kind == "verify"]
         if arms and not traces:
             raise UserError("train: there are no traces to learn; give the study a section [infer]")
         for rater in arms:
             assert rater.arm is not None
-            wires = {"corpus": Ref("prepare"), "traces": traces, "run": Ref(rater.arm)}
+            wires: dict[str, Any] = {"corpus": Ref("prepare"), "traces": traces, "run": Ref(rater.arm)}
+            if verified:
+                wires["data.verification"] = verified
             layers = [common, CONTROLS.get(rater.name, {}), own[rater.name]]
             yield self._make(rater.arm, "train", wires, layers, arm=rater.name)
 
@@ -218,13 +231,13 @@ class _Builder:
         traces = [Ref(name) for name, stage in self._stages.items() if stage.kind == "infer"]
         if not traces:
             raise UserError("refine: there are no traces to read; give the study a section [infer]")
-        own = dict(self._refine)
-        more = own.pop("rater", {})
+        refine = dict(self._refine)
+        common, own = self._split_names("refine.rater", refine.pop("rater", {}), self._scorers)
         raters = []
         for name in self._scorers:
             rater = next(rater for rater in self._raters if rater.name == name)
             config = self._stages[f"rate.{name}"].config
-            asked = merge({key: config[key] for key in RATER_SECTIONS if key in config}, more)
+            asked = merge({key: config[key] for key in RATER_SECTIONS if key in config}, common, own[name])
             for key, ref in self._wire_model(rater).items():
                 section, _, field_name = key.partition(".")
                 asked[section] = {**asked.get(section, {}), field_name: ref}
@@ -232,7 +245,7 @@ class _Builder:
         wires = {"corpus": Ref("prepare"), "traces": traces, "run": Ref("refine"), "raters": raters}
         generator = {key: getattr(self._study, key) for key in GENERATOR_SECTIONS if getattr(self._study, key)}
         # The study itself measures the test split.
-        layers = [{"test": {"enabled": False}}, {"generator": generator} if generator else {}, own]
+        layers = [{"test": {"enabled": False}}, {"generator": generator} if generator else {}, refine]
         return self._make("refine", "refine", wires, layers)
 
     def _build_agreement(self) -> Iterator[Stage]:
