@@ -1,7 +1,7 @@
 """The stages of a study and what each reads of others: a graph made of the study's config. Pure.
 
-prepare -> infer -> verify -> train -> rate (untuned, tuned, controls) -> refine -> rate with the refined guideline -> agreement
--> table -> report. Controls and raters are one line each of CONTROLS or of the study's own file.
+prepare -> infer -> verify -> train -> rate (untuned, tuned, controls) -> refine -> rate with the refined guideline ->
+agreement -> table -> report. Controls and raters are one line each of CONTROLS or of the study's own file.
 """
 
 from __future__ import annotations
