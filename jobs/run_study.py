@@ -22,7 +22,6 @@ from judgetrace.study.dry_run import print_dry_runs
 from judgetrace.study.kinds import KINDS, Kind, import_job
 from judgetrace.study.planning import expand_name, plan_stages, refuse_changed, select_stages
 from judgetrace.study.records import name_folder, read_records
-from judgetrace.study.refs import STUDY
 from judgetrace.study.resolving import check_stages
 from judgetrace.study.run import StudyRun
 from judgetrace.study.showing import print_plan
@@ -38,7 +37,7 @@ def main(arguments: list[str]) -> int:
     records = read_records(Folder(study.study))
     folders = {stage.name: f"{study.study}/{name_folder(stage.name)}" for stage in stages}
     folders |= {name: f"{study.study}/{record.folder}" for name, record in records.items() if record.folder}
-    checked = check_stages(stages, folders | {STUDY: study.study})
+    checked = check_stages(stages, folders)
     run = StudyRun(console, study.study, study.model_dump(mode="json", exclude_defaults=True), checked)
     chosen = select_stages(stages, options.only, options.start)
     redo = frozenset(name for pattern in options.redo for name in expand_name(stages, pattern)) & chosen

@@ -11,7 +11,6 @@ import pytest
 from judgetrace.config import load_config
 from judgetrace.study.config import load_study
 from judgetrace.study.kinds import KINDS
-from judgetrace.study.refs import STUDY
 from judgetrace.study.resolving import resolve_stage
 from judgetrace.study.stages import build_stages
 
@@ -194,7 +193,7 @@ def find_job(config: str) -> str:
 def test_every_study_that_is_shipped_fits_the_jobs_of_its_stages(file: Path) -> None:
     study = load_study(file, ['--source.paths=["labels.parquet"]', '--guideline.path="guideline.md"'])
     stages = build_stages(study)
-    folders = {stage.name: stage.name for stage in stages} | {STUDY: study.study}
+    folders = {stage.name: stage.name for stage in stages}
 
     assert len({resolve_stage(stage, folders).values[KINDS[stage.kind].output] for stage in stages}) == len(stages)
 

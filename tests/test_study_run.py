@@ -28,7 +28,7 @@ def run(config: StudyConfig, jobs: Any, only: tuple[str, ...] = (), redo: tuple[
     """Run a study as the job does; returns its exit status and what it printed."""
     printed = io.StringIO()
     stages = build_stages(config)
-    folders = {"": config.study, **{stage.name: f"{config.study}/{name_folder(stage.name)}" for stage in stages}}
+    folders = {stage.name: f"{config.study}/{name_folder(stage.name)}" for stage in stages}
     checked = check_stages(stages, folders)
     call = StudyRun(Console(file=printed, width=200), config.study, config.model_dump(), checked)
     chosen = select_stages(stages, only, None)
@@ -166,7 +166,7 @@ def test_a_guideline_that_stayed_the_same_is_not_rated_with_again(tmp_path: Path
             status = super().__call__(kind, arguments)
             if kind.job == "refine_guideline":
                 text = (tmp_path / "study/prepare/guideline.md").read_text()
-                (tmp_path / "study/refine/guideline.md").write_text(text + self.more)
+                (tmp_path / "study" / self.called[-1] / "guideline.md").write_text(text + self.more)
             return status
 
     jobs = Refines()
@@ -184,6 +184,11 @@ def test_a_guideline_that_stayed_the_same_is_not_rated_with_again(tmp_path: Path
     improved = Refines()
     improved.more = "Think of the whole text.\n"
     assert run(config, improved, redo=("refine",))[0] == 0
+    assert set(states(config).values()) == {"complete"}
+    assert improved.called[0] == "refine.2"
+    assert {"rate/untuned.refined", "rate/tuned.refined", "agreement/after"} < {
+        n.removesuffix(".2") for n in improved.called
+    }
 
 
 def test_a_second_driver_fences_the_first(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ def build(folder: Path, **sections: object) -> dict[str, Stage]:
 
 
 def folders_of(stages: dict[str, Stage]) -> dict[str, str]:
-    return {"": "study", **{name: f"study/{name_folder(name)}" for name in stages}}
+    return {name: f"study/{name_folder(name)}" for name in stages}
 
 
 def test_stages_come_in_the_order_in_which_they_can_run(tmp_path: Path) -> None:
@@ -163,3 +163,13 @@ def test_raters_of_refinement_are_asked_as_they_rate_but_for_what_is_said_of_the
     assert stage.config["seed"] == 3
     assert stage.config["generator"]["model"] == {"path": "scripted/model"}
     assert "train.tuned" in stage.needs
+
+
+def test_the_report_is_told_of_each_stage_that_is_there_and_of_no_other_folder(tmp_path: Path) -> None:
+    report = build(tmp_path, refine={}, report={})["report"]
+
+    assert report.wires["training"] == [Ref("train.tuned"), Ref("train.shuffled")]
+    assert report.wires["refinement"] == Ref("refine")
+    assert "verification" not in report.wires
+    assert report.needs == ("prepare",)
+    assert {"infer", "rate.tuned.refined", "agreement.all", "table"} <= set(report.takes)

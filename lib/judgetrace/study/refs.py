@@ -6,9 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-STUDY = ""
-"""Stands for the study's own folder where a stage's name is expected."""
-
 
 @dataclass(frozen=True)
 class Ref:
@@ -31,6 +28,11 @@ def list_refs(value: Any) -> Iterator[Ref]:
     elif isinstance(value, (list, tuple)):
         for own in value:
             yield from list_refs(own)
+
+
+def is_there(value: Any, folders: Mapping[str, str]) -> bool:
+    """Whether a value is something else than a reference to what nobody made."""
+    return not isinstance(value, Ref) or value.stage in folders
 
 
 def resolve(value: Any, folders: Mapping[str, str]) -> Any:

@@ -17,7 +17,7 @@ from judgetrace.scale import ScaleConfig
 from judgetrace.sources import SourceConfig, list_source_files
 from judgetrace.storage import open_filesystem
 from judgetrace.study.kinds import KINDS
-from judgetrace.study.refs import describe, resolve
+from judgetrace.study.refs import describe, is_there, resolve
 from judgetrace.study.sections import flatten, merge, nest, wrap_lists
 from judgetrace.study.stages import Stage
 
@@ -35,7 +35,7 @@ class Resolved:
 def resolve_stage(stage: Stage, folders: Mapping[str, str]) -> Resolved:
     """Resolve and validate a stage's config. Raises UserError that names the stage and each faulty field."""
     model = KINDS[stage.kind].load_config()
-    wired = [nest(key, resolve(value, folders)) for key, value in stage.wires.items()]
+    wired = [nest(key, resolve(value, folders)) for key, value in stage.wires.items() if is_there(value, folders)]
     values = wrap_lists(merge(stage.config, *wired), model)
     try:
         return Resolved(values, model.model_validate(values))

@@ -32,7 +32,6 @@ from judgetrace.study.records import (
     name_next_folder,
     read_records,
 )
-from judgetrace.study.refs import STUDY
 from judgetrace.study.resolving import CheckedStage, resolve_stage
 from judgetrace.study.sections import write_toml
 from judgetrace.study.stages import Stage
@@ -185,9 +184,9 @@ class StudyRun:
             return call(kind, [str(file)])
 
     def find_folders(self) -> dict[str, str]:
-        """Find the URL of the study and of each stage's folder that can be read or is being written."""
+        """Find the URL of each stage's folder that can be read or is being written."""
         found = {name: r.folder for name, r in self.records.items() if r.state in ("complete", "running")}
-        return {STUDY: self._study.url} | {name: (self._study / folder).url for name, folder in found.items()}
+        return {name: (self._study / folder).url for name, folder in found.items()}
 
     def _describe_end(self, stage: Stage, record: Record, status: int) -> Record:
         if status == STOPPED_EARLY_STATUS:

@@ -13,7 +13,7 @@ from typing import Any
 from judgetrace.config import UserError
 from judgetrace.study.config import StudyConfig
 from judgetrace.study.kinds import KINDS
-from judgetrace.study.refs import STUDY, Ref, list_refs
+from judgetrace.study.refs import Ref, list_refs
 from judgetrace.study.sections import merge
 
 CONTROLS: dict[str, dict[str, Any]] = {
@@ -29,6 +29,9 @@ RATER_SECTIONS = ("model", "engine", "endpoint", "prompt", "thinking", "decoding
 """What a rater of refine_guideline has in common with one of rate_items."""
 GENERATOR_SECTIONS = ("model", "engine")
 """What the generator of refine_guideline takes of the shared sections."""
+REPORT_LISTS = {"traces": "infer", "training": "train", "ratings": "rate"}
+REPORT_SINGLES = {"refinement": "refine", "verification": "verify"}
+"""Keys of render_report, and which kinds of stages they name."""
 RATES_AT_ONCE = frozenset({"label", "label_first"})
 """Arms that learn to rate without thinking first."""
 
@@ -148,9 +151,7 @@ class _Builder:
                     yield self._build_rate(rater, refined=True)
         yield from self._build_agreement()
         if self._study.report is not None:
-            wires = {"study": Ref(STUDY), "output": Ref("report")}
-            everything = tuple(name for name in self._stages if name != "prepare")
-            yield self._make("report", "report", wires, [self._study.report], takes=everything, needs=("prepare",))
+            yield self._build_report(self._study.report)
 
     def _build_infer(self) -> Iterator[Stage]:
         common, own = self._split_names("infer", self._infer, self._runs)
@@ -267,6 +268,17 @@ class _Builder:
         takes = tuple(name for name in groups if name != "agreement.all")
         yield self._make("table", "table", {"output": Ref("table")}, [], needs=("agreement.all",), takes=takes)
 
+    def _build_report(self, section: Mapping[str, Any]) -> Stage:
+        """Build the report of what is complete; earlier folders of a stage have no place in it."""
+        kinds: dict[str, list[Ref]] = {}
+        for stage in self._stages.values():
+            kinds.setdefault(stage.kind, []).append(Ref(stage.name))
+        wires: dict[str, Any] = {"corpus": Ref("prepare"), "output": Ref("report"), "agreement": Ref("agreement.all")}
+        wires |= {key: kinds[kind] for key, kind in REPORT_LISTS.items() if kind in kinds}
+        wires |= {key: kinds[kind][0] for key, kind in REPORT_SINGLES.items() if kind in kinds}
+        takes = tuple(dict.fromkeys(ref.stage for ref in list_refs(wires) if ref.stage not in ("prepare", "report")))
+        return self._make("report", "report", wires, [section], needs=("prepare",), takes=(*takes, "table"))
+
     def _split_names(
         self, where: str, section: Mapping[str, Any], names: Sequence[str]
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -297,7 +309,7 @@ class _Builder:
         for key in wires:
             # A rater that was tuned takes nothing of the shared model's place.
             _drop(config, key)
-        found = dict.fromkeys(ref.stage for ref in list_refs(wires) if ref.stage not in (name, STUDY))
+        found = dict.fromkeys(ref.stage for ref in list_refs(wires) if ref.stage != name)
         stage = Stage(name, kind, config, wires, tuple(found if needs is None else needs), tuple(takes), about)
         self._stages[name] = stage
         return stage
