@@ -78,6 +78,18 @@ def test_a_failed_stage_stops_what_stands_on_it_and_nothing_else(tmp_path: Path)
     assert mended.called == ["train/tuned", "rate/tuned", "agreement/all", "agreement/before"]
 
 
+def test_agreement_waits_for_a_rater(tmp_path: Path) -> None:
+    config = make_config(tmp_path, infer=None, train=None)
+
+    status, printed = run(config, FakeJobs(fails={"rate/untuned"}))
+
+    assert status == 2
+    assert states(config) == {"prepare": "complete", "rate.untuned": "failed"} | dict.fromkeys(
+        ("agreement.all", "table"), "blocked"
+    )
+    assert "agreement.all: blocked, needs one of rate.untuned" in printed
+
+
 def test_a_fault_that_nobody_foresaw_is_written_down_and_others_go_on(tmp_path: Path) -> None:
     config, jobs = make_config(tmp_path), FakeJobs()
 

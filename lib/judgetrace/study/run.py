@@ -103,6 +103,8 @@ class StudyRun:
         """Run a stage unless it is done or blocked; returns False where the study was told to stop."""
         outputs = self._read_outputs()
         lacking = [name for name in stage.needs if outputs.get(name) is None]
+        if stage.kind == "agreement" and not any(outputs.get(name) for name in stage.takes):
+            lacking.append(f"one of {', '.join(stage.takes)}")
         needless = self._find_needless(stage)
         if lacking and not needless:
             self._note_blocked(stage, lacking)
