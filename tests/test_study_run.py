@@ -118,6 +118,19 @@ def test_a_budget_that_ends_a_stage_ends_the_study_with_3_and_the_same_command_g
     assert rest.called[:2] == ["infer", "train/tuned"]
 
 
+def test_a_signal_that_a_job_took_for_itself_ends_the_study_too(tmp_path: Path) -> None:
+    config, jobs = make_config(tmp_path), FakeJobs()
+
+    def take_signal(kind: Any, arguments: list[str]) -> int:
+        if kind.job != "infer_traces":
+            return jobs(kind, arguments)
+        Folder(f"{config.study}/infer").write_json("drivers/state-00000.json", {"state": "SIGTERM received"})
+        return STOPPED_EARLY_STATUS
+
+    assert run(config, take_signal)[0] == STOPPED_EARLY_STATUS
+    assert jobs.called == ["prepare"]
+
+
 def test_an_interrupt_ends_the_study_at_once_and_says_where(tmp_path: Path) -> None:
     config, jobs = make_config(tmp_path), FakeJobs()
 
