@@ -40,7 +40,9 @@ def main(arguments: list[str]) -> int:
     checked = check_stages(stages, folders)
     run = StudyRun(console, study.study, study.model_dump(mode="json", exclude_defaults=True), checked)
     chosen = select_stages(stages, options.only, options.start)
-    redo = frozenset(name for pattern in options.redo for name in expand_name(stages, pattern)) & chosen
+    redo = frozenset(name for pattern in options.redo for name in expand_name(stages, pattern))
+    if not redo <= chosen:
+        raise UserError(f"--redo {','.join(sorted(redo - chosen))}: is left out by --only or --from")
     counted = {own.stage.name: own.counted for own in checked}
     verdicts = plan_stages(stages, counted, run.records, run.find_evidence(), redo)
     print_plan(console, stages, verdicts, chosen)
