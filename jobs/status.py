@@ -19,6 +19,8 @@ from judgetrace.run_folder import RunFolder
 from judgetrace.run_report import describe_state, summarise_run
 from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder
+from judgetrace.study.run import JOB as STUDY_JOB
+from judgetrace.study.showing import print_stages, read_study_standing
 from judgetrace.trace_report import print_trace_summary
 from judgetrace.training.standing import print_standing, read_standing
 
@@ -58,6 +60,8 @@ def read_status(run: RunFolder, now: float) -> tuple[dict[str, Any], dict[str, A
     status |= {"started": started}
     if driver["job"] == "train_rater":
         return status | read_standing(run, now), driver
+    if driver["job"] == STUDY_JOB:
+        return status | read_study_standing(run, now), driver
     state, last = describe_state(run, now)
     status |= {"state": state} | {key: last[key] for key in ("at", "states", "draws_in_flight") if key in last}
     return status | summarise_run(run, Folder(driver["corpus"]), PRODUCTS[driver["product"]], driver["units"]), driver
@@ -81,6 +85,8 @@ def print_summary(console: Console, status: dict[str, Any], driver: dict[str, An
             console.print(", ".join(f"{count:,} {outcome}" for outcome, count in sorted(status["outcomes"].items())))
     elif driver["job"] == "train_rater":
         print_standing(console, status)
+    elif driver["job"] == STUDY_JOB:
+        print_stages(console, status["stages"])
     elif driver["product"] == "traces":
         scale = ScaleConfig.model_validate(driver["scale"])
         print_trace_summary(console, status, scale, driver["max_draws"])

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from judgetrace.config import load_config
+from judgetrace.study.config import load_study
+from judgetrace.study.kinds import KINDS
+from judgetrace.study.resolving import resolve_stage
+from judgetrace.study.stages import build_stages
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("ray", "vllm", "torch", "deepspeed", "transformers", "openai")
@@ -100,6 +104,20 @@ PURE_ROOMS = (
     "splits",
     "staging",
     "storage",
+    "study.config",
+    "study.dry_run",
+    "study.headline",
+    "study.kinds",
+    "study.outputs",
+    "study.planning",
+    "study.records",
+    "study.refs",
+    "study.resolving",
+    "study.run",
+    "study.sections",
+    "study.showing",
+    "study.stages",
+    "study.table_stage",
     "tasks",
     "text_files",
     "top_tokens",
@@ -159,6 +177,10 @@ def test_every_job_has_a_config_beside_it(job: str) -> None:
     tomllib.loads(file.read_text(encoding="utf-8"))
 
 
+STUDIES = sorted([*(ROOT / "jobs").glob("*_study.toml"), *(ROOT / "jobs" / "studies").glob("*.toml")])
+NAMES_OF_STUDIES = {file.stem for file in STUDIES}
+
+
 def find_job(config: str) -> str:
     """Find whose config a file in jobs/ is: a job's by its own name, a demo's by the Makefile's line that runs it."""
     if config in JOBS:
@@ -167,7 +189,16 @@ def find_job(config: str) -> str:
     return str(job)
 
 
-@pytest.mark.parametrize("config", sorted(file.stem for file in (ROOT / "jobs").glob("*.toml")))
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_every_study_that_is_shipped_fits_the_jobs_of_its_stages(file: Path) -> None:
+    study = load_study(file, ['--source.paths=["labels.parquet"]', '--guideline.path="guideline.md"'])
+    stages = build_stages(study)
+    folders = {stage.name: stage.name for stage in stages}
+
+    assert len({resolve_stage(stage, folders).values[KINDS[stage.kind].output] for stage in stages}) == len(stages)
+
+
+@pytest.mark.parametrize("config", sorted({file.stem for file in (ROOT / "jobs").glob("*.toml")} - NAMES_OF_STUDIES))
 def test_every_config_that_is_shipped_fits_its_job(config: str) -> None:
     job = import_module(f"jobs.{find_job(config)}")
     calls = [node for node in ast.walk(ast.parse(Path(str(job.__file__)).read_text())) if isinstance(node, ast.Call)]

@@ -26,6 +26,8 @@ _CHATTY_LOGGERS = (
     "ray.data._internal.progress",
 )
 """They greet, and repeat what the job's own live line says."""
+_STARTED: list[bool] = []
+"""Holds something while this process has a Ray of its own: jobs that share it must know that it can't grow."""
 
 
 class RayConfig(BaseModel):
@@ -55,7 +57,7 @@ class RayConfig(BaseModel):
 def connect_ray(config: RayConfig) -> Iterator[bool]:
     """Connect this process to Ray while the block runs; yields whether it started Ray (which then can't grow).
 
-    An existing connection is used and left as it is.
+    An existing connection is used and left as it is; one that an outer block of this kind started counts as started.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -68,7 +70,7 @@ def connect_ray(config: RayConfig) -> Iterator[bool]:
         logging.getLogger(name).setLevel(logging.ERROR)
     if ray.is_initialized():
         _quieten(DataContext.get_current())
-        yield False
+        yield bool(_STARTED)
         return
     was_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     joins = config.address not in (None, "local") or bool(os.environ.get("RAY_ADDRESS")) or was_submitted
@@ -81,9 +83,11 @@ def connect_ray(config: RayConfig) -> Iterator[bool]:
         **starting,
     )
     _quieten(DataContext.get_current())
+    _STARTED.extend([True] if starting else [])
     try:
         yield bool(starting)
     finally:
+        _STARTED.clear()
         ray.shutdown()
 
 

@@ -1,0 +1,1 @@
+"""A whole study: which stages it has, which of them are done, and running the others in order."""

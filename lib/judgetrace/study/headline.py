@@ -1,0 +1,185 @@
+"""The paper's table: raters x guideline, before and after, beside people and controls, out of agreement.parquet. Pure.
+
+kendall_tau_b, icc_3_1, mse, kappa_quadratic and alpha of each rater against people's target label, the human ceiling,
+the paired change from the original to the refined guideline, and how far the raters agree among themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, Field
+
+from judgetrace.agreement.figures import HEADLINES, Row, show, show_p, title, write_table
+from judgetrace.agreement.tables import ALL_RATERS, EACH_ANNOTATOR, REST, TARGET
+from judgetrace.config import STRICT
+from judgetrace.scale import ScaleConfig
+
+TABLE = pa.schema(
+    [
+        ("dimension", pa.string()),  # "" where there is one; MEAN: unweighted over all dimensions, without intervals
+        ("kind", pa.string()),  # rater, control, ceiling, change, raters (among themselves)
+        ("who", pa.string()),  # the rater without its guideline; people; the raters
+        ("guideline", pa.string()),  # original, refined; of a change: refined - original
+        ("statistic", pa.string()),
+        ("value", pa.float64()),  # null where undefined
+        ("low", pa.float64()),  # bounds of the bootstrap interval; null where there is none
+        ("high", pa.float64()),
+        ("p_adjusted", pa.float64()),  # of a change
+        ("num_units", pa.int64()),
+        ("coverage", pa.float64()),
+        ("undefined", pa.string()),
+    ]
+)
+"""A row a figure."""
+STATISTICS = ("kendall_tau_b", "icc_3_1", "mse", "kappa_quadratic")
+NOMINAL_STATISTICS = ("cohen_kappa", "exact_agreement")
+MEAN = "(mean)"
+ORIGINAL, REFINED, CHANGE = "original", "refined", "refined - original"
+
+
+class TableConfig(BaseModel):
+    """Where the table goes."""
+
+    model_config = STRICT
+
+    output: str = Field(description="The folder to write table.parquet and table.md into.")
+
+
+def make_table(
+    raters: Sequence[Mapping[str, str]],
+    rows: Sequence[Row],
+    panels: Mapping[str, Sequence[Row]],
+    scales: ScaleConfig,
+) -> pa.Table:
+    """Make the table (schema TABLE).
+
+    `raters` have rater, guideline and role, as records of study.json do; `rows` are all raters' (schema AGREEMENT),
+    `panels` those of the raters that are compared, by guideline.
+    """
+    figures = _index(rows)
+    found = [row for name in _list_dimensions(rows) for row in _list_rows(name, raters, figures, panels, scales)]
+    dimensions = {row["dimension"] for row in found}
+    if len(dimensions) > 1:
+        found += list(_average(found, len(dimensions)))
+    return pa.Table.from_pylist(found, schema=TABLE)
+
+
+def _index(rows: Iterable[Row]) -> dict[tuple[str, ...], Row]:
+    """Index the rows of what the target rule keeps, all slices together."""
+    keys = ("dimension", "comparison", "who", "with_whom", "statistic")
+    chosen = (row for row in rows if row["population"] == "filtered" and not row["slice_by"])
+    return {tuple(row[key] for key in keys): row for row in chosen}
+
+
+def _list_dimensions(rows: Iterable[Row]) -> list[str]:
+    return sorted({row["dimension"] for row in rows})
+
+
+def _choose_statistics(dimension: str, scales: ScaleConfig) -> tuple[str, ...]:
+    scale = scales.of(dimension)
+    kind = "ordinal" if scale is None else scale.type
+    return (*(NOMINAL_STATISTICS if kind == "nominal" else STATISTICS), HEADLINES[kind])
+
+
+def _list_rows(
+    dimension: str,
+    raters: Sequence[Mapping[str, str]],
+    figures: Mapping[tuple[str, ...], Row],
+    panels: Mapping[str, Sequence[Row]],
+    scales: ScaleConfig,
+) -> Iterator[dict[str, Any]]:
+    statistics = _choose_statistics(dimension, scales)
+
+    def pick(kind: str, who: str, guideline: str, *where: str, source: Mapping[tuple[str, ...], Row] = figures) -> Any:
+        about = {"dimension": dimension, "kind": kind, "who": who, "guideline": guideline}
+        for name in statistics:
+            row = source.get((dimension, *where, name))
+            if row is not None:
+                kept = {key: row.get(key) for key in TABLE.names if key in row and key not in about}
+                yield about | kept | {"p_adjusted": row.get("p_adjusted") if kind == "change" else None}
+
+    for rater in raters:
+        name = rater["rater"].removesuffix("-refined")
+        yield from pick(rater["role"], name, rater["guideline"], "rater_target", rater["rater"], TARGET)
+    yield from pick("ceiling", "each person, the others", "", "human_ceiling", EACH_ANNOTATOR, REST)
+    for rater in raters:
+        if rater["guideline"] == REFINED:
+            yield from _list_changes(pick, figures, dimension, rater["rater"])
+    for guideline, rows in panels.items():
+        source = _index(rows)
+        yield from pick("raters", "raters among themselves", guideline, "rater_rater", ALL_RATERS, "", source=source)
+
+
+def _list_changes(
+    pick: Any, figures: Mapping[tuple[str, ...], Row], dimension: str, refined: str
+) -> Iterator[dict[str, Any]]:
+    """List the paired differences, refined minus original: the pair is in the table in either order."""
+    original = refined.removesuffix("-refined")
+    yield from pick("change", original, CHANGE, "difference", refined, original)
+    for row in pick("change", original, CHANGE, "difference", original, refined):
+        low, high = row["low"], row["high"]
+        turned = {"value": _negate(row["value"]), "low": _negate(high), "high": _negate(low)}
+        yield row | turned
+
+
+def _negate(value: float | None) -> float | None:
+    return None if value is None else 0.0 - value
+
+
+def _average(rows: Sequence[Mapping[str, Any]], num_dimensions: int) -> Iterator[dict[str, Any]]:
+    """Average over dimensions, where a figure is defined in all of them."""
+    groups: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["kind"], row["who"], row["guideline"], row["statistic"]), []).append(row)
+    for (kind, who, guideline, statistic), found in groups.items():
+        values = [row["value"] for row in found if row["value"] is not None]
+        about = {"dimension": MEAN, "kind": kind, "who": who, "guideline": guideline, "statistic": statistic}
+        if len(values) == num_dimensions:
+            yield about | {
+                "value": math.fsum(values) / len(values),
+                "num_units": sum(row["num_units"] for row in found),
+            }
+        else:
+            yield about | {"undefined": f"defined in {len(values)} of {num_dimensions} dimensions"}
+
+
+def write_headline(table: pa.Table, notes: Sequence[str] = ()) -> str:
+    """Write the table as Markdown, a part for each dimension; the mean first."""
+    rows = table.to_pylist()
+    dimensions = sorted({row["dimension"] for row in rows}, key=lambda name: (name != MEAN, name))
+    lines = ["# Raters and guidelines, against people", ""]
+    lines += [
+        "Against the target label, on the test split. In brackets: bootstrap intervals. `change` is paired: the "
+        "refined guideline minus the original one, with p-values after Holm's correction. Of MSE less is better.",
+        *notes,
+    ]
+    for dimension in dimensions:
+        lines += ["", f"## {dimension}" if dimension else "", *_write_part(rows, dimension)]
+    return "\n".join(lines) + "\n"
+
+
+def _write_part(rows: Sequence[Mapping[str, Any]], dimension: str) -> Iterator[str]:
+    own = [row for row in rows if row["dimension"] == dimension]
+    statistics = list(dict.fromkeys(row["statistic"] for row in own))
+    groups: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
+    for row in own:
+        groups.setdefault((row["kind"], row["who"], row["guideline"]), {})[row["statistic"]] = row
+    columns = ["", "who", "guideline", *map(title, statistics), "units"]
+    yield from write_table(columns, (_write_line(key, found, statistics) for key, found in groups.items()))
+
+
+def _write_line(
+    key: tuple[str, str, str], found: Mapping[str, Mapping[str, Any]], statistics: Sequence[str]
+) -> list[str]:
+    kind, who, guideline = key
+    cells = []
+    for name in statistics:
+        row = found.get(name, {})
+        p_value = f" p={show_p(row['p_adjusted'])}" if row.get("p_adjusted") is not None else ""
+        cells.append(show(row, sign=kind == "change") + p_value)
+    units = next((row["num_units"] for row in found.values() if row["num_units"] is not None), None)
+    return [kind, who, guideline, *cells, "" if units is None else f"{units:,}"]

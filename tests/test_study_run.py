@@ -1,0 +1,231 @@
+"""Running a study's stages with jobs that only leave files: order, skipping, failures, redo. No Ray."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from judgetrace.storage import Folder
+from judgetrace.study.config import StudyConfig
+from judgetrace.study.planning import plan_stages, refuse_changed, select_stages
+from judgetrace.study.records import name_folder, read_records
+from judgetrace.study.resolving import check_stages
+from judgetrace.study.run import StudyRun
+from judgetrace.study.stages import build_stages
+from judgetrace.unit_job import STOPPED_EARLY_STATUS
+from tests.study_files import FakeJobs, make_config
+
+FULL = ["prepare", "infer", "train/tuned", "train/shuffled"]
+FULL += ["rate/untuned", "rate/tuned", "rate/shuffled", "recalibrate", "agreement/all", "agreement/before"]
+
+
+def run(config: StudyConfig, jobs: Any, only: tuple[str, ...] = (), redo: tuple[str, ...] = ()) -> tuple[int, str]:
+    """Run a study as the job does; returns its exit status and what it printed."""
+    printed = io.StringIO()
+    stages = build_stages(config)
+    folders = {stage.name: f"{config.study}/{name_folder(stage.name)}" for stage in stages}
+    checked = check_stages(stages, folders)
+    call = StudyRun(Console(file=printed, width=200), config.study, config.model_dump(), checked)
+    chosen = select_stages(stages, only, None)
+    counted = {own.stage.name: own.counted for own in checked}
+    refuse_changed(stages, plan_stages(stages, counted, call.records, call.find_evidence(), frozenset(redo)), chosen)
+    return call.run(chosen, frozenset(redo), jobs), printed.getvalue()
+
+
+def states(config: StudyConfig) -> dict[str, str]:
+    return {row["stage"]: row["state"] for row in Folder(config.study).read_json("study.json")["stages"]}
+
+
+def test_jobs_are_called_once_in_order_and_never_again(tmp_path: Path) -> None:
+    config, jobs = make_config(tmp_path), FakeJobs()
+
+    assert run(config, jobs)[0] == 0
+    assert jobs.called == FULL
+    assert set(states(config).values()) == {"complete"}
+    manifest = Folder(config.study).read_json("manifest.json")
+    assert manifest["job"] == "run_study"
+    assert [row["stage"] for row in manifest["stages"]] == [stage.name for stage in build_stages(config)]
+
+    again = FakeJobs()
+    assert run(config, again)[0] == 0
+    assert again.called == []
+
+
+def test_a_failed_stage_stops_what_stands_on_it_and_nothing_else(tmp_path: Path) -> None:
+    config, jobs = make_config(tmp_path), FakeJobs(fails={"train/tuned"})
+
+    status, printed = run(config, jobs)
+
+    assert status == 2
+    found = states(config)
+    assert found["train.tuned"] == "failed"
+    assert {name for name, state in found.items() if state == "blocked"} == {"rate.tuned"}
+    assert "failed: train.tuned: scripted fault" in printed
+    assert not Folder(config.study).exists("manifest.json")
+    raters = json.loads(
+        (tmp_path / "study/configs/agreement.all.toml").read_text().split("raters = ")[1].split("\n")[0]
+    )
+    assert [name.rpartition("/study/")[2] for name in raters] == ["rate/untuned", "rate/shuffled", "recalibrate"]
+
+    # The next call tries the failed one, does what stood on it, and measures agreement with the rater that joined.
+    mended = FakeJobs()
+    assert run(config, mended)[0] == 0
+    assert mended.called == ["train/tuned", "rate/tuned", "agreement/all", "agreement/before"]
+
+
+def test_agreement_waits_for_a_rater(tmp_path: Path) -> None:
+    config = make_config(tmp_path, infer=None, train=None)
+
+    status, printed = run(config, FakeJobs(fails={"rate/untuned"}))
+
+    assert status == 2
+    assert states(config) == {"prepare": "complete", "rate.untuned": "failed"} | dict.fromkeys(
+        ("agreement.all", "table"), "blocked"
+    )
+    assert "agreement.all: blocked, needs one of rate.untuned" in printed
+
+
+def test_a_fault_that_nobody_foresaw_is_written_down_and_others_go_on(tmp_path: Path) -> None:
+    config, jobs = make_config(tmp_path), FakeJobs()
+
+    def break_(name: str) -> None:
+        if name == "rate/shuffled":
+            raise ZeroDivisionError("scripted")
+
+    jobs.before = break_
+    assert run(config, jobs)[0] == 2
+    record = read_records(Folder(config.study))["rate.shuffled"]
+    assert (record.state, record.why) == ("failed", "ZeroDivisionError: scripted")
+    assert "agreement/all" in jobs.called
+
+
+def test_a_budget_that_ends_a_stage_ends_the_study_with_3_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    config, jobs = make_config(tmp_path), FakeJobs()
+
+    def end_early(kind: Any, arguments: list[str]) -> int:
+        return STOPPED_EARLY_STATUS if kind.job == "infer_traces" else jobs(kind, arguments)
+
+    assert run(config, end_early)[0] == STOPPED_EARLY_STATUS
+    assert states(config)["infer"] == "stopped"
+    assert jobs.called == ["prepare", "rate/untuned", "recalibrate", "agreement/all", "agreement/before"]
+    rest = FakeJobs()
+    assert run(config, rest)[0] == 0
+    assert rest.called[:2] == ["infer", "train/tuned"]
+
+
+def test_a_signal_that_a_job_took_for_itself_ends_the_study_too(tmp_path: Path) -> None:
+    config, jobs = make_config(tmp_path), FakeJobs()
+
+    def take_signal(kind: Any, arguments: list[str]) -> int:
+        if kind.job != "infer_traces":
+            return jobs(kind, arguments)
+        Folder(f"{config.study}/infer").write_json("drivers/state-00000.json", {"state": "SIGTERM received"})
+        return STOPPED_EARLY_STATUS
+
+    assert run(config, take_signal)[0] == STOPPED_EARLY_STATUS
+    assert jobs.called == ["prepare"]
+
+
+def test_an_interrupt_ends_the_study_at_once_and_says_where(tmp_path: Path) -> None:
+    config, jobs = make_config(tmp_path), FakeJobs()
+
+    def interrupt(name: str) -> None:
+        if name == "train/tuned":
+            raise KeyboardInterrupt
+
+    jobs.before = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        run(config, jobs)
+    assert states(config)["train.tuned"] == "stopped"
+    assert jobs.called[-1] == "train/tuned"
+
+
+def test_only_takes_what_is_there_and_says_what_it_lacks(tmp_path: Path) -> None:
+    config, jobs = make_config(tmp_path), FakeJobs()
+
+    assert run(config, jobs, only=("prepare", "rate.untuned"))[0] == 0
+    assert jobs.called == ["prepare", "rate/untuned"]
+    status, printed = run(config, jobs, only=("rate.tuned",))
+    assert status == STOPPED_EARLY_STATUS
+    assert "rate.tuned: blocked, needs train.tuned" in printed
+
+
+def test_redo_writes_into_a_fresh_folder_and_what_stands_on_it_follows(tmp_path: Path) -> None:
+    config, jobs = make_config(tmp_path), FakeJobs()
+    run(config, jobs)
+    changed = make_config(tmp_path, train={"controls": ["shuffled", "recalibrated"], "shuffled": {"lora": {"r": 8}}})
+    before = (tmp_path / "study/train/shuffled/manifest.json").read_bytes()
+
+    again = FakeJobs()
+    assert run(changed, again, redo=("train.shuffled",))[0] == 0
+
+    assert again.called == ["train/shuffled.2", "rate/shuffled.2", "agreement/all"]
+    assert (tmp_path / "study/train/shuffled/manifest.json").read_bytes() == before
+    assert "rate/shuffled.2" in (tmp_path / "study/configs/agreement.all.toml").read_text()
+    assert run(changed, FakeJobs())[0] == 0
+
+
+def test_a_grown_corpus_is_gone_on_with(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    run(config, FakeJobs())
+    (tmp_path / "source/more.csv").write_text("id,text,label\nnew,new,1\n")
+    grown = make_config(
+        tmp_path, source={"paths": [str(tmp_path / "source/words.csv"), str(tmp_path / "source/more.csv")]}
+    )
+
+    jobs = FakeJobs()
+    assert run(grown, jobs)[0] == 0
+
+    assert jobs.called[:3] == ["prepare", "infer", "train/tuned.2"]
+    assert "rate/untuned" in jobs.called
+
+
+def test_a_guideline_that_stayed_the_same_is_not_rated_with_again(tmp_path: Path) -> None:
+    class Refines(FakeJobs):
+        def __call__(self, kind: Any, arguments: list[str]) -> int:
+            status = super().__call__(kind, arguments)
+            if kind.job == "refine_guideline":
+                text = (tmp_path / "study/prepare/guideline.md").read_text()
+                (tmp_path / "study" / self.called[-1] / "guideline.md").write_text(text + self.more)
+            return status
+
+    jobs = Refines()
+    jobs.more = ""
+    config = make_config(tmp_path, refine={})
+    pytest.importorskip("judgetrace.refining.config")
+    assert run(config, jobs)[0] == 0
+    found = states(config)
+    assert {name for name, state in found.items() if state == "not needed"} == {
+        "rate.untuned.refined",
+        "rate.tuned.refined",
+        "agreement.after",
+    }
+
+    improved = Refines()
+    improved.more = "Think of the whole text.\n"
+    assert run(config, improved, redo=("refine",))[0] == 0
+    assert set(states(config).values()) == {"complete"}
+    assert improved.called[0] == "refine.2"
+    assert {"rate/untuned.refined", "rate/tuned.refined", "agreement/after"} < {
+        n.removesuffix(".2") for n in improved.called
+    }
+
+
+def test_a_second_driver_fences_the_first(tmp_path: Path) -> None:
+    from judgetrace.run_folder import FencedError, RunFolder
+
+    config, jobs = make_config(tmp_path), FakeJobs()
+
+    def replace_driver(name: str) -> None:
+        if name == "infer":
+            RunFolder(Folder(config.study)).claim(0.0)
+
+    jobs.before = replace_driver
+    with pytest.raises(FencedError):
+        run(config, jobs)
+    assert jobs.called == ["prepare", "infer"]

@@ -1,0 +1,175 @@
+from pathlib import Path
+
+import pytest
+
+from judgetrace.config import UserError
+from judgetrace.study.records import name_folder
+from judgetrace.study.refs import Ref
+from judgetrace.study.resolving import check_stages, resolve_stage
+from judgetrace.study.stages import Stage, build_stages
+from tests.study_files import make_config
+
+
+def build(folder: Path, **sections: object) -> dict[str, Stage]:
+    return {stage.name: stage for stage in build_stages(make_config(folder, **sections))}
+
+
+def folders_of(stages: dict[str, Stage]) -> dict[str, str]:
+    return {name: f"study/{name_folder(name)}" for name in stages}
+
+
+def test_stages_come_in_the_order_in_which_they_can_run(tmp_path: Path) -> None:
+    stages = build(tmp_path, refine={}, report={})
+
+    assert list(stages) == [
+        "prepare",
+        "infer",
+        "train.tuned",
+        "train.shuffled",
+        "rate.untuned",
+        "rate.tuned",
+        "rate.shuffled",
+        "recalibrate",
+        "refine",
+        "rate.untuned.refined",
+        "rate.tuned.refined",
+        "agreement.all",
+        "agreement.before",
+        "agreement.after",
+        "table",
+        "report",
+    ]
+    for number, stage in enumerate(stages.values()):
+        assert set(stage.inputs) <= set(list(stages)[:number]), stage.name
+
+
+def test_a_study_needs_no_training_and_no_traces(tmp_path: Path) -> None:
+    stages = build(tmp_path, infer=None, train=None)
+
+    assert list(stages) == ["prepare", "rate.untuned", "agreement.all", "table"]
+
+
+def test_each_further_proposal_takes_what_those_before_it_left(tmp_path: Path) -> None:
+    runs = {"runs": ["plain", "strict", "last"], "strict": {"prompt": {"system": "Be strict."}}}
+    stages = build(tmp_path, infer=runs)
+
+    assert "after" not in stages["infer.plain"].wires
+    assert stages["infer.last"].wires["after"] == [Ref("infer.plain"), Ref("infer.strict")]
+    assert stages["infer.strict"].config["prompt"] == {"system": "Be strict."}
+    assert "prompt" not in stages["infer.plain"].config
+    assert stages["train.tuned"].wires["traces"] == [Ref("infer.plain"), Ref("infer.strict"), Ref("infer.last")]
+
+
+def test_a_control_is_a_line_and_brings_what_it_needs(tmp_path: Path) -> None:
+    stages = build(
+        tmp_path,
+        thinking={"format": "tags", "stop": ["."]},
+        train={"controls": ["label", "unrejected", "recalibrated"]},
+        rate={"decoding": {"rating": "expected"}, "tuned": {"decoding": {"max_tokens": 99}}},
+    )
+
+    assert stages["infer"].config["ledger"] == {"keep_rejected_text": True}
+    assert stages["train.label"].config["data"] == {"target": "label"}
+    # The label arm rates as it was taught: without thinking, and nothing of the shared thinking stays.
+    assert stages["rate.label"].config["thinking"] == {"format": "none"}
+    assert stages["rate.unrejected"].config["thinking"] == {"format": "tags", "stop": ["."]}
+    assert stages["rate.unrejected"].config["decoding"] == {"rating": "expected", "max_tokens": 99}
+    assert stages["rate.label"].config["decoding"] == {"rating": "expected"}
+    assert stages["rate.untuned"].config["splits"] == ["validation", "test"]
+    assert stages["recalibrate"].wires["ratings"] == Ref("rate.untuned")
+
+
+def test_a_tuned_rater_has_the_trained_folder_as_its_model_and_an_adapter_its_base(tmp_path: Path) -> None:
+    merged, adapter = build(tmp_path), build(tmp_path, train={"output": {"form": "adapter"}})
+
+    values = resolve_stage(merged["rate.tuned"], folders_of(merged)).values
+    assert values["model"] == {"path": "study/train/tuned/rater"}
+    values = resolve_stage(adapter["rate.tuned"], folders_of(adapter)).values
+    assert values["model"] == {"path": "scripted/model", "adapter": "study/train/tuned/rater"}
+
+
+def test_all_faults_of_all_stages_are_told_before_anything_starts(tmp_path: Path) -> None:
+    config = make_config(
+        tmp_path, infer={"sampling": {"max_draws": 0}}, train={"data": {"splot": "train"}}, rate={"runn": "here"}
+    )
+    stages = {stage.name: stage for stage in build_stages(config)}
+
+    with pytest.raises(UserError) as raised:
+        check_stages(list(stages.values()), folders_of(stages))
+    text = str(raised.value)
+    assert "stage infer: 1 fault(s)" in text
+    assert "sampling.max_draws: Input should be greater than or equal to 1 (found 0)" in text
+    assert "stage train.tuned: 1 fault(s)" in text
+    assert "data.splot: unknown key; known here: balance" in text
+    assert "stage rate.tuned: 1 fault(s)" in text
+
+
+def test_files_that_are_not_there_and_a_scale_that_does_not_fit_are_found_before_the_start(tmp_path: Path) -> None:
+    config = make_config(
+        tmp_path,
+        scale={"values": ["a", "b"], "type": "nominal"},
+        guideline={"path": str(tmp_path / "none.md")},
+        prompt={"template": str(tmp_path / "none.jinja")},
+    )
+    stages = {stage.name: stage for stage in build_stages(config)}
+
+    with pytest.raises(UserError) as raised:
+        check_stages(list(stages.values()), folders_of(stages))
+    text = str(raised.value)
+    assert "stage prepare: guideline.path = " in text
+    assert "stage infer: prompt.template = " in text
+    assert "stage rate.untuned: decoding: the scale of " in text
+    assert "stage recalibrate: the scale of " in text
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"train": {"controls": ["labell"]}}, r"train\.controls: \['labell'\] are no known controls"),
+        ({"train": {"controls": "shuffled", "tuned": 3}}, r"train\.tuned = 3: expected a section"),
+        ({"rate": {"refined": ["nobody"]}}, r"rate\.refined: \['nobody'\] are no raters"),
+        ({"rate": {"others": ["tuned"]}}, r"rate\.others: \['tuned'\] are names of the study's own"),
+        ({"infer": {"runs": ["a b"]}}, r"infer\.runs = \['a b'\]: expected a list of names"),
+        ({"infer": {"run": "there"}}, "stage infer: run: is set by the study"),
+        ({"rate": {"tuned": {"model": {"path": "x"}}}}, r"stage rate\.tuned: model\.path: is set by the study"),
+        ({"infer": None}, "train: there are no traces to learn"),
+    ],
+)
+def test_names_and_keys_that_can_not_be_are_refused(tmp_path: Path, sections: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(tmp_path, **sections)
+
+
+def test_verified_traces_are_told_to_training_whose_arms_all_take_them(tmp_path: Path) -> None:
+    stages = build(tmp_path, infer={"runs": ["plain", "hinted"]}, verify={"hinted": {"limit": 5}})
+
+    assert stages["verify.hinted"].wires["traces"] == Ref("infer.hinted")
+    assert stages["verify.hinted"].config["limit"] == 5
+    assert "limit" not in stages["verify.plain"].config
+    assert stages["train.shuffled"].wires["data.verification"] == [Ref("verify.plain"), Ref("verify.hinted")]
+    assert build(tmp_path, verify={})["verify"].wires["traces"] == Ref("infer")
+
+
+def test_raters_of_refinement_are_asked_as_they_rate_but_for_what_is_said_of_them(tmp_path: Path) -> None:
+    rate = {"decoding": {"rating": "expected"}, "untuned": {"thinking": {"format": "none"}}}
+    refine = {"rater": {"engine": {"num_cpus": 0.25}, "tuned": {"engine": {"slots": 8}}}, "seed": 3}
+    stage = build(tmp_path, rate=rate, refine=refine)["refine"]
+
+    untuned, tuned = stage.wires["raters"]
+    assert (untuned["rater_id"], untuned["thinking"]) == ("untuned", {"format": "none"})
+    assert untuned["engine"]["num_cpus"] == tuned["engine"]["num_cpus"] == 0.25
+    assert (untuned["engine"]["slots"], tuned["engine"]["slots"]) == (16, 8)
+    assert tuned["model"] == {"path": Ref("train.tuned", "rater")}
+    assert stage.config["seed"] == 3
+    assert stage.config["generator"]["model"] == {"path": "scripted/model"}
+    assert "train.tuned" in stage.needs
+
+
+def test_the_report_is_told_of_each_stage_that_is_there_and_of_no_other_folder(tmp_path: Path) -> None:
+    report = build(tmp_path, refine={}, report={})["report"]
+
+    assert report.wires["training"] == [Ref("train.tuned"), Ref("train.shuffled")]
+    assert report.wires["refinement"] == Ref("refine")
+    assert "verification" not in report.wires
+    assert report.needs == ("prepare",)
+    assert {"infer", "rate.tuned.refined", "agreement.all", "table"} <= set(report.takes)
