@@ -74,7 +74,7 @@ class PartLog:
         """Count the failed rows that a key has had."""
         return self._num_failed.get(key, 0)
 
-    def commit(self, rows: Iterable[Row]) -> int:
+    def commit(self, rows: Sequence[Row]) -> int:
         """Write rows as one part, dropping those whose key has a final row; returns how many were written."""
         while new := [row for row in rows if not self.is_final(*self._find_key(row))]:
             if self._check is not None:
