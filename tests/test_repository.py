@@ -80,6 +80,7 @@ PURE_ROOMS = (
     "recalibration_config",
     "recalibration_inputs",
     "refining.confirm",
+    "refining.engine_pool",
     "refining.lint",
     "refining.looks",
     "refining.racing",
