@@ -29,6 +29,7 @@ class Caller:
         log: PartLog,
         watch: DriverWatch,
         contract: Mapping[str, Any],
+        *,
         commit_every_s: float = 5.0,
         drain_s: float = 20.0,
     ):

@@ -62,20 +62,20 @@ def _scale_to_unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _run_k_means(unit: np.ndarray, number: int, seed: int) -> np.ndarray:
-    from sklearn.cluster import KMeans
+    from sklearn.cluster import KMeans  # type: ignore[import-untyped]
 
     return np.asarray(KMeans(number, n_init=STARTS, random_state=seed % 2**32).fit(unit).labels_)
 
 
 def _score_silhouette(unit: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    from sklearn.metrics import silhouette_score
+    from sklearn.metrics import silhouette_score  # type: ignore[import-untyped]
 
     size = MOST_SCORED if len(unit) > MOST_SCORED else None
     return float(silhouette_score(unit, labels, metric="euclidean", sample_size=size, random_state=seed % 2**32))
 
 
 def _measure(unit: np.ndarray, labels: np.ndarray) -> Clusters:
-    """Number clusters from the largest (equally large ones by their first vector), and measure distances."""
+    """Measure distances, with clusters numbered from the largest; equally large ones by their first vector."""
     found, first, sizes = np.unique(labels, return_index=True, return_counts=True)
     order = found[np.lexsort((first, -sizes))]
     ranks = {int(label): rank for rank, label in enumerate(order)}

@@ -16,7 +16,7 @@ from judgetrace.refining.writing import MARGIN_TOKENS
 from judgetrace.schema import UnitKey
 
 LEAST_WORDS, MOST_WORDS = 3, 60
-_MARK = re.compile(r"^\s*(?:[-*•–>#]+|\(?\d{1,3}[.):]|[a-z][.)])*\s*")
+_MARK = re.compile(r"^\s*(?:[-*•\u2013>#]+|\(?\d{1,3}[.):]|[a-z][.)])*\s*")
 _WORD = re.compile(r"\w+")
 
 CRITIQUES = pa.schema(

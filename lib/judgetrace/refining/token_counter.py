@@ -1,4 +1,4 @@
-"""Count tokens where prompts are planned: with the generator's own tokenizer, or by length where only a server has it."""
+"""Count tokens where prompts are planned: with the generator's tokenizer, or by length where only a server has it."""
 
 from __future__ import annotations
 

@@ -106,10 +106,10 @@ class Writer:
             plan = plan_reduce([self._count(part.text) for part in fitting], limits)
         except ValueError as error:
             return Written(None, f"{kind}: {error}")
-        return (yield from self._climb(kind, guideline, fitting, plan, limits.output, seed))
+        return (yield from self._climb(kind, guideline, fitting, plan, output=limits.output, seed=seed))
 
     def _climb(
-        self, kind: str, guideline: str, parts: Sequence[Part], plan: ReducePlan, output: int, seed: int
+        self, kind: str, guideline: str, parts: Sequence[Part], plan: ReducePlan, *, output: int, seed: int
     ) -> Rounds[Written]:
         """Make the calls of a plan, from the parts to the last text."""
         texts: list[Part | None] = list(parts)
@@ -118,7 +118,9 @@ class Writer:
             kept = [[found for at in group if (found := texts[at]) is not None] for group in groups]
             asked = {n: group for n, group in enumerate(kept) if group and (number == 0 or len(group) > 1)}
             texts = [group[0] if len(group) == 1 else None for group in kept]
-            drafts = yield from self._draft(kind, guideline, list(asked.values()), number, output, seed)
+            drafts = yield from self._draft(
+                kind, guideline, list(asked.values()), level=number, output=output, seed=seed
+            )
             for n, (draft, fault) in zip(asked, drafts, strict=True):
                 texts[n] = None if draft is None else Part("", draft)
                 num_lost, problem = num_lost + (draft is None), fault or problem
@@ -128,7 +130,7 @@ class Writer:
         return Written(last.text, None, num_lost)
 
     def _draft(
-        self, kind: str, guideline: str, groups: Sequence[Sequence[Part]], level: int, output: int, seed: int
+        self, kind: str, guideline: str, groups: Sequence[Sequence[Part]], *, level: int, output: int, seed: int
     ) -> Rounds[list[tuple[str | None, str | None]]]:
         """Have a text written for each group, asking again for those without a usable answer; (text, problem) each."""
         found: list[tuple[str | None, str | None]] = [(None, None)] * len(groups)
@@ -138,7 +140,12 @@ class Writer:
                 break
             answers = yield [
                 self._make_call(
-                    kind, guideline, groups[n], level > 0, output, derive_seed(seed, kind, level, n, attempt)
+                    kind,
+                    guideline,
+                    groups[n],
+                    merges=level > 0,
+                    output=output,
+                    seed=derive_seed(seed, kind, level, n, attempt),
                 )
                 for n in left
             ]
@@ -147,7 +154,7 @@ class Writer:
         return found
 
     def _make_call(
-        self, kind: str, guideline: str, group: Sequence[Part], merges: bool, output: int, seed: int
+        self, kind: str, guideline: str, group: Sequence[Part], *, merges: bool, output: int, seed: int
     ) -> Call:
         messages = tuple((m["role"], m["content"]) for m in self._ask(kind, guideline, group, merges))
         opens = self._settings.open_tag
