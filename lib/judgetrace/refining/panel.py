@@ -7,29 +7,36 @@ round, not by the next run, not for another candidate of the same text.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from judgetrace.config import UserError
 from judgetrace.fingerprints import hash_text
 from judgetrace.refining.driver_watch import DriverWatch, StoppedEarlyError
 from judgetrace.refining.engine_pool import EnginePool
-from judgetrace.refining.panel_rows import KNOWN_BY
 from judgetrace.refining.part_log import PartLog
 from judgetrace.refining.pool_results import gather_results
 from judgetrace.refining.rater_worker import RatedBatch, RatingBatch
 from judgetrace.scale import Scale
-from judgetrace.schema import UNIT_KEY
+from judgetrace.schema import RATINGS, UNIT_KEY
 
 MAX_FAILED_RUNS = 3
 """A rating that failed in so many runs is missing for good: another run would hardly get it."""
-
-MIN_ANSWERED = 10
+KNOWN_BY = ("text", "rater", *UNIT_KEY)
+KNOWN_RATINGS = pa.schema(
+    [
+        ("text", pa.string()),  # fingerprint of the guideline that the rater was shown
+        ("rater", pa.string()),  # fingerprint of all else that the rating depends on: model, prompt, decoding
+        *(field for field in RATINGS if field.name != "draws"),
+        ("prompt_tokens", pa.int64()),  # of all its samples
+        ("output_tokens", pa.int64()),
+    ]
+)
+"""One row a rating; what RUN/ratings holds. The last row of a rating counts."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,6 @@ class RaterPanel:
         log: PartLog,
         watch: DriverWatch,
         scale: Scale,
-        *,
         commit_every_s: float = 5.0,
         drain_s: float = 20.0,
     ):
@@ -129,22 +135,13 @@ class RaterPanel:
 
     def _check_failures(self, wanted: Sequence[tuple[Shown, Sequence[Mapping[str, Any]]]]) -> None:
         failed = [row for row in self.find_rows(wanted) if row["outcome"] == "failed"]
-        again = [row for row in failed if self._log.count_failures(*(row[name] for name in KNOWN_BY)) < MAX_FAILED_RUNS]
+        again = [
+            row for row in failed if self._log.count_failures(*(row[name] for name in KNOWN_BY)) < MAX_FAILED_RUNS
+        ]
         if again:
             raise StoppedEarlyError(
                 f"{len(again):,} ratings failed; nothing is decided without them. The last: {again[-1]['error']}"
             )
-
-    def check_answers(self, shown: Shown, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Raise UserError where a rater gave no rating by the original guideline: that is no candidate's fault."""
-        for rater in self.raters:
-            known = [self._log.find(*_make_key(shown, rater, row)) or {} for row in rows]
-            if len(rows) >= MIN_ANSWERED and not any(row.get("outcome") == "rated" for row in known):
-                commonest = Counter(str(row.get("error")) for row in known).most_common(1)[0][0]
-                raise UserError(
-                    f"{rater.rater_id} gave no rating of {len(rows):,} items by the original guideline; commonest: "
-                    f"{commonest}\nChange its prompt, thinking or decoding, or leave it out of raters."
-                )
 
     def find_rows(self, wanted: Sequence[tuple[Shown, Sequence[Mapping[str, Any]]]]) -> Iterator[Mapping[str, Any]]:
         """Find the known ratings (KNOWN_RATINGS) of items under guidelines."""
@@ -180,5 +177,7 @@ def _make_key(shown: Shown, rater: Rater, row: Mapping[str, Any]) -> tuple[str, 
 
 def _sum_draws(row: Mapping[str, Any]) -> dict[str, Any]:
     """Put the tokens of a row's draws in place of the draws."""
-    tokens = {name: sum(draw[name] or 0 for draw in row["draws"]) for name in ("prompt_tokens", "output_tokens")}
+    tokens = {
+        name: sum(draw[name] or 0 for draw in row["draws"]) for name in ("prompt_tokens", "output_tokens")
+    }
     return {name: value for name, value in row.items() if name != "draws"} | tokens
