@@ -8,7 +8,7 @@ difference. Pure.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -27,6 +27,7 @@ from judgetrace.agreement.name_hash import hash_strings
 from judgetrace.agreement.rating_codes import RatingCodes
 from judgetrace.scale import Scale
 
+Choose = Callable[[list[np.ndarray]], list[np.ndarray]]
 TARGET, RATERS, MEAN = "target", "raters", "mean of raters"
 CHANGES = pa.schema(
     [
@@ -120,7 +121,7 @@ class _Measurer:
         names = self._ratings.raters
         with_target = []
         for place, name in enumerate(names):
-            tables = self._measure_both(lambda codes, place=place: [codes[place], self._targets])  # type: ignore[misc]
+            tables = self._measure_both(lambda codes, place=place: [codes[place], self._targets])
             with_target.append(tables)
             yield (TARGET, name, *tables)
         if len(names) > 1:
@@ -128,14 +129,13 @@ class _Measurer:
             after = [tables[1] for tables in with_target]
             yield TARGET, MEAN, before, None if self._after is None else _average([t for t in after if t is not None])
         for one, two in combinations(range(len(names)), 2):
-            pair = self._measure_both(lambda codes, one=one, two=two: [codes[one], codes[two]])  # type: ignore[misc]
+            pair = self._measure_both(lambda codes, one=one, two=two: [codes[one], codes[two]])
             yield (RATERS, f"{names[one]}, {names[two]}", *pair)
         if len(names) > 2:
             yield (RATERS, "all raters", *self._measure_both(list))
 
-    def _measure_both(self, choose: object) -> tuple[_Table, _Table | None]:
-        """Measure what `choose` takes of the raters' codes, before and after, on the items that all of it is there of."""
-        assert callable(choose)
+    def _measure_both(self, choose: Choose) -> tuple[_Table, _Table | None]:
+        """Measure what `choose` takes of the raters' codes, before and after, on the items that have all of it."""
         times = [choose(codes) for codes in (self._before, self._after) if codes is not None]
         whole = np.flatnonzero(np.all([codes >= 0 for chosen in times for codes in chosen], axis=0))
         tables = [self._measure([codes[whole] for codes in chosen], self._clusters[whole]) for chosen in times]

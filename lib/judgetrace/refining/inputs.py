@@ -45,7 +45,7 @@ class RefineInputs:
     def _list_dimensions(self) -> list[str]:
         """List the dimensions that have units."""
         manifests = read_finished(self.corpus.corpus)
-        return sorted({name for manifest in manifests for name in manifest["labels"]})
+        return sorted({name for manifest in manifests for name in manifest["counts"]["labels"]})
 
     def _choose_dimension(self) -> str:
         wanted, known = self.config.dimension, self.dimensions
