@@ -25,7 +25,7 @@ def test_only_sound_candidates_of_a_text_of_their_own_enter() -> None:
         "level_missing: 2 of 3: ['2', '3']",
         "tags: found [] (0 tags)",
         "truncated",
-        None,
+        "the same text as original",
     ]
     assert entries[1].file == "Rate 1, 2, 3 in steps.\n"
     assert entries[0].file == GUIDELINE.text

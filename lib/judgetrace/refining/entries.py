@@ -45,9 +45,9 @@ def list_entries(candidates: Sequence[Candidate], original: Guideline, dimension
 
 def _make_entry(candidate: Candidate, original: Guideline, dimension: str) -> Entry:
     if candidate.kind == "original":
-        shown = original.guideline_for(dimension)
-        assert shown is not None, "checked before the start"
-        return Entry(candidate, original.text, Shown(shown), None)
+        told = original.guideline_for(dimension)
+        assert told is not None, "checked before the start"
+        return Entry(candidate, original.text, Shown(told), None)
     if candidate.text is None:
         return Entry(candidate, None, None, candidate.error or "; ".join(candidate.problems) or "no text")
     file = replace_guideline(original, dimension, candidate.text)
