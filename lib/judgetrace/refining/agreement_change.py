@@ -123,7 +123,9 @@ class _Measurer:
         for name, tables in zip(names, with_target, strict=True):
             yield (TARGET, name, *tables)
         if len(names) > 1:
-            before, after = (_average([table for table in tables if table]) for tables in zip(*with_target, strict=True))
+            before, after = (
+                _average([table for table in tables if table]) for tables in zip(*with_target, strict=True)
+            )
             yield TARGET, MEAN, before, None if self._after is None else after
         for one, two in combinations(places, 2):
             yield (RATERS, f"{names[one]}, {names[two]}", *self._measure_both([one, two]))

@@ -9,6 +9,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 from judgetrace.config import STRICT, UserError
 from judgetrace.limits import LimitsConfig
 from judgetrace.rating_config import check_scales
+from judgetrace.refining.candidate_config import CandidatesConfig, EmbeddingConfig, GeneratorConfig, SelectionConfig
 from judgetrace.refining.confirm import ConfirmConfig
 from judgetrace.refining.held_items import ItemRule
 from judgetrace.refining.lint import LintConfig
@@ -17,6 +18,9 @@ from judgetrace.refining.rater_config import RaterConfig
 from judgetrace.refining.scores import ScoreKind
 from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.session import RayConfig
+
+GENERATOR = "generator"
+"""What the pool of the generator is called, beside the raters' names."""
 
 
 class ScoringConfig(BaseModel):
@@ -87,6 +91,16 @@ class RefineGuidelineConfig(BaseModel):
     )
     guideline: str | None = Field(default=None, description="A guideline to use instead of the corpus's own: a file.")
     seed: int = Field(default=0, description="Seed of halves, race and intervals.")
+    selection: SelectionConfig = Field(
+        default_factory=SelectionConfig, description="Which traces candidates are written from."
+    )
+    generator: GeneratorConfig = Field(description="The model that writes critiques and guidelines.")
+    candidates: CandidatesConfig = Field(
+        default_factory=CandidatesConfig, description="Which candidates are written, and from which prompts."
+    )
+    embedding: EmbeddingConfig = Field(
+        default_factory=EmbeddingConfig, description="What turns critiques into vectors."
+    )
     raters: tuple[RaterConfig, ...] = Field(
         min_length=1, description="The raters that candidates are scored by; two or more, of different families."
     )
@@ -116,10 +130,15 @@ class RefineGuidelineConfig(BaseModel):
     def _check(self) -> RefineGuidelineConfig:
         if not self.traces:
             raise ValueError("traces: give at least one run of infer_traces")
-        names = [rater.rater for rater in self.raters]
+        names = [GENERATOR, *(rater.rater for rater in self.raters)]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise ValueError(f"raters: two are called {repeated[:5]}; give each a rater_id of its own")
+            raise ValueError(
+                f"raters: two are called {repeated[:5]}; give each a rater_id of its own, other than {GENERATOR!r}"
+            )
+        priced = [e for e in (self.generator.endpoint, *(rater.endpoint for rater in self.raters)) if e is not None]
+        if self.limits.max_cost is not None and not any(e.input_price or e.output_price for e in priced):
+            raise ValueError("limits.max_cost needs the prices of an endpoint: without them it never ends")
         return self
 
     def item_rule(self, dimension: str) -> ItemRule:

@@ -13,30 +13,19 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from judgetrace.fingerprints import hash_text
 from judgetrace.refining.driver_watch import DriverWatch, StoppedEarlyError
 from judgetrace.refining.engine_pool import EnginePool
+from judgetrace.refining.panel_rows import KNOWN_BY
 from judgetrace.refining.part_log import PartLog
 from judgetrace.refining.pool_results import gather_results
 from judgetrace.refining.rater_worker import RatedBatch, RatingBatch
 from judgetrace.scale import Scale
-from judgetrace.schema import RATINGS, UNIT_KEY
+from judgetrace.schema import UNIT_KEY
 
 MAX_FAILED_RUNS = 3
 """A rating that failed in so many runs is missing for good: another run would hardly get it."""
-KNOWN_BY = ("text", "rater", *UNIT_KEY)
-KNOWN_RATINGS = pa.schema(
-    [
-        ("text", pa.string()),  # fingerprint of the guideline that the rater was shown
-        ("rater", pa.string()),  # fingerprint of all else that the rating depends on: model, prompt, decoding
-        *(field for field in RATINGS if field.name != "draws"),
-        ("prompt_tokens", pa.int64()),  # of all its samples
-        ("output_tokens", pa.int64()),
-    ]
-)
-"""One row a rating; what RUN/ratings holds. The last row of a rating counts."""
 
 
 @dataclass(frozen=True)

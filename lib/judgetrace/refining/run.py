@@ -17,6 +17,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from judgetrace.refining.agreement_change import CHANGES, Ratings, measure_change
+from judgetrace.refining.config import GENERATOR
 from judgetrace.refining.contest import Contest, hold_contest
 from judgetrace.refining.driver_watch import DriverWatch, StoppedEarlyError
 from judgetrace.refining.engine_pool import EnginePool
@@ -26,7 +27,8 @@ from judgetrace.refining.guideline_file import diff_guidelines
 from judgetrace.refining.held_items import Part
 from judgetrace.refining.inputs import RefineInputs
 from judgetrace.refining.outcome import Outcome, Spent, describe_outcome, tabulate_candidates
-from judgetrace.refining.panel import KNOWN_BY, KNOWN_RATINGS, Rater, RaterPanel, Shown
+from judgetrace.refining.panel import Rater, RaterPanel, Shown
+from judgetrace.refining.panel_rows import KNOWN_BY, KNOWN_RATINGS
 from judgetrace.refining.part_log import PartLog
 from judgetrace.refining.rater_worker import RaterSpec, RaterWorker
 from judgetrace.refining.report import write_report
@@ -37,8 +39,6 @@ from judgetrace.storage import Folder, encode_json, encode_parquet
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from judgetrace.unit_run import needs_of
 from judgetrace.versions import list_versions
-
-GENERATOR = "generator"
 
 
 def refine(console: Console, inputs: RefineInputs, started_here: bool) -> int:
@@ -77,9 +77,7 @@ def describe_run(inputs: RefineInputs) -> dict[str, Any]:
 class RefineRun:
     """One call of the job."""
 
-    def __init__(
-        self, console: Console, inputs: RefineInputs, run: RunFolder, driver: int, watch: DriverWatch
-    ):
+    def __init__(self, console: Console, inputs: RefineInputs, run: RunFolder, driver: int, watch: DriverWatch):
         self._console, self._inputs, self._run, self._watch = console, inputs, run, watch
         self._fence = Fence(run, driver)
         self._ratings = PartLog(run.folder / "ratings", KNOWN_RATINGS, KNOWN_BY, self._fence.check)
@@ -253,9 +251,7 @@ class RefineRun:
 
     def _sum_tokens(self) -> dict[str, int]:
         """Sum up the tokens of all recorded ratings."""
-        return {
-            name: sum(row[f"{name}_tokens"] or 0 for row in self._ratings.rows) for name in ("prompt", "output")
-        }
+        return {name: sum(row[f"{name}_tokens"] or 0 for row in self._ratings.rows) for name in ("prompt", "output")}
 
 
 def print_outcome(console: Console, run: str, outcome: Outcome) -> None:
