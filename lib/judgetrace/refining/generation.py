@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyarrow as pa
 from rich.console import Console
 
@@ -9,6 +11,8 @@ from judgetrace.refining.candidate import Candidate
 from judgetrace.refining.driver_watch import DriverWatch
 from judgetrace.refining.inputs import RefineInputs
 from judgetrace.run_folder import Fence, RunFolder
+
+Generate = Callable[[Console, RefineInputs, RunFolder, Fence, DriverWatch], tuple[list[Candidate], pa.Table]]
 
 
 def generate_candidates(

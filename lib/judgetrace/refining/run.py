@@ -22,7 +22,7 @@ from judgetrace.refining.contest import Contest, hold_contest
 from judgetrace.refining.driver_watch import DriverWatch, StoppedEarlyError
 from judgetrace.refining.engine_pool import EnginePool
 from judgetrace.refining.entries import Entry, list_entries
-from judgetrace.refining.generation import generate_candidates
+from judgetrace.refining.generation import Generate, generate_candidates
 from judgetrace.refining.guideline_file import diff_guidelines
 from judgetrace.refining.held_items import Part
 from judgetrace.refining.inputs import RefineInputs
@@ -41,7 +41,7 @@ from judgetrace.unit_run import needs_of
 from judgetrace.versions import list_versions
 
 
-def refine(console: Console, inputs: RefineInputs, started_here: bool) -> int:
+def refine(console: Console, inputs: RefineInputs, started_here: bool, generate: Generate = generate_candidates) -> int:
     """Refine a guideline; returns the job's exit status: 0 complete, 3 ended early and can be continued."""
     config, run = inputs.config, RunFolder(Folder(inputs.config.run))
     engines = {GENERATOR: config.generator.engine, **{rater.rater: rater.engine for rater in config.raters}}
@@ -52,7 +52,7 @@ def refine(console: Console, inputs: RefineInputs, started_here: bool) -> int:
     driver = run.claim(time.time(), describe_run(inputs))
     endpoints = {GENERATOR: config.generator.endpoint, **{rater.rater: rater.endpoint for rater in config.raters}}
     watch = DriverWatch(run, driver, config.limits, endpoints)
-    job = RefineRun(console, inputs, run, driver, watch)
+    job = RefineRun(console, inputs, run, driver=driver, watch=watch, generate=generate)
     with watch.signals():
         try:
             outcome = job.work()
@@ -77,15 +77,24 @@ def describe_run(inputs: RefineInputs) -> dict[str, Any]:
 class RefineRun:
     """One call of the job."""
 
-    def __init__(self, console: Console, inputs: RefineInputs, run: RunFolder, driver: int, watch: DriverWatch):
+    def __init__(
+        self,
+        console: Console,
+        inputs: RefineInputs,
+        run: RunFolder,
+        *,
+        driver: int,
+        watch: DriverWatch,
+        generate: Generate,
+    ):
         self._console, self._inputs, self._run, self._watch = console, inputs, run, watch
-        self._fence = Fence(run, driver)
+        self._generate, self._fence = generate, Fence(run, driver)
         self._ratings = PartLog(run.folder / "ratings", KNOWN_RATINGS, KNOWN_BY, self._fence.check)
 
     def work(self) -> Outcome:
         """Do all that is not done yet, and write the outputs. Raises StoppedEarlyError, FencedError."""
         self._ratings.refresh()
-        candidates, critiques = generate_candidates(self._console, self._inputs, self._run, self._fence, self._watch)
+        candidates, critiques = self._generate(self._console, self._inputs, self._run, self._fence, self._watch)
         entries = list_entries(candidates, self._inputs.guideline, self._inputs.dimension)
         self._print_entries(entries)
         with self._open_panel() as panel:
@@ -172,7 +181,8 @@ class RefineRun:
         if part == "test":
             panel.rate("test split", [(some, rows) for some in shown])
         measured_on = part if rows and (part == "test" or contest.challenger is not None) else None
-        changes, coverage = CHANGES.empty_table(), {}
+        changes = CHANGES.empty_table()
+        coverage: dict[str, dict[str, float]] = {}
         if measured_on is not None:
             changes, coverage = self._measure_rows(panel, shown, rows)
         return Outcome(
