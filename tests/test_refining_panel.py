@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from judgetrace.config import UserError
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, ModelConfig
 from judgetrace.limits import LimitsConfig
@@ -142,6 +143,16 @@ def test_the_driver_tells_how_far_it_is(tmp_path) -> None:
     (state,) = run.read_states().values()
 
     assert (state["state"], state["stage"], state["wanted"]) == ("running", "race, look 1", 60)
+
+
+def test_a_rater_that_rates_nothing_by_the_original_is_named(tmp_path) -> None:
+    panel = make_panel(tmp_path)
+    long = Shown("word " * 5000)
+    panel.rate("race", [(long, ITEMS), (GOOD, ITEMS)])
+
+    panel.check_answers(GOOD, ITEMS)
+    with pytest.raises(UserError, match=r"a gave no rating of 30 items by the original guideline; commonest: the pro"):
+        panel.check_answers(long, ITEMS)
 
 
 class FaultyPool:

@@ -7,6 +7,7 @@ round, not by the next run, not for another candidate of the same text.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from judgetrace.config import UserError
 from judgetrace.fingerprints import hash_text
 from judgetrace.refining.driver_watch import DriverWatch, StoppedEarlyError
 from judgetrace.refining.engine_pool import EnginePool
@@ -26,6 +28,8 @@ from judgetrace.schema import UNIT_KEY
 
 MAX_FAILED_RUNS = 3
 """A rating that failed in so many runs is missing for good: another run would hardly get it."""
+
+MIN_ANSWERED = 10
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,18 @@ class RaterPanel:
             raise StoppedEarlyError(
                 f"{len(again):,} ratings failed; nothing is decided without them. The last: {again[-1]['error']}"
             )
+
+    def check_answers(self, shown: Shown, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raise UserError where a rater gave no rating by the original guideline: that is no candidate's fault."""
+        for rater in self.raters:
+            known = [self._log.find(*_make_key(shown, rater, row)) or {} for row in rows]
+            if len(rows) >= MIN_ANSWERED and not any(row.get("outcome") == "rated" for row in known):
+                commonest = Counter(str(row.get("error")) for row in known).most_common(1)[0][0]
+                raise UserError(
+                    f"{rater.rater_id} gave no rating of {len(rows):,} items by the original guideline; commonest: "
+                    f"{commonest}
+Change its prompt, thinking or decoding, or leave it out of raters."
+                )
 
     def find_rows(self, wanted: Sequence[tuple[Shown, Sequence[Mapping[str, Any]]]]) -> Iterator[Mapping[str, Any]]:
         """Find the known ratings (KNOWN_RATINGS) of items under guidelines."""

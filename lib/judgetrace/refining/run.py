@@ -145,6 +145,7 @@ class RefineRun:
         def score(stage: str, names: Sequence[str], part: Part, places: Sequence[int]) -> Mapping[str, np.ndarray]:
             rows = [inputs.items.rows[part][place] for place in places]
             panel.rate(stage, [(shown[name], rows) for name in names])
+            panel.check_answers(shown[entries[0].name], rows)
             targets = self._read_targets(rows)
             is_exact = inputs.score_kind == "exact"
             return {
