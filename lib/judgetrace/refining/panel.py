@@ -143,8 +143,7 @@ class RaterPanel:
                 commonest = Counter(str(row.get("error")) for row in known).most_common(1)[0][0]
                 raise UserError(
                     f"{rater.rater_id} gave no rating of {len(rows):,} items by the original guideline; commonest: "
-                    f"{commonest}
-Change its prompt, thinking or decoding, or leave it out of raters."
+                    f"{commonest}\nChange its prompt, thinking or decoding, or leave it out of raters."
                 )
 
     def find_rows(self, wanted: Sequence[tuple[Shown, Sequence[Mapping[str, Any]]]]) -> Iterator[Mapping[str, Any]]:
