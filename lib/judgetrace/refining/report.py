@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -115,6 +116,6 @@ def _write_difference(difference: str) -> Iterator[str]:
     if not difference:
         yield "Nothing: the original guideline is returned."
         return
-    longest = max((len(run) for run in difference.split("\n") if run and not run.strip("`")), default=0)
+    longest = max(map(len, re.findall("`+", difference)), default=0)
     fence = "`" * max(3, longest + 1)
     yield f"{fence}diff\n{difference}{fence}"
