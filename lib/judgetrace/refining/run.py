@@ -88,7 +88,7 @@ class RefineRun:
         generate: Generate,
     ):
         self._console, self._inputs, self._run, self._watch = console, inputs, run, watch
-        self._generate, self._fence = generate, Fence(run, driver)
+        self._generate, self._driver, self._fence = generate, driver, Fence(run, driver)
         self._ratings = PartLog(run.folder / "ratings", KNOWN_RATINGS, KNOWN_BY, self._fence.check)
 
     def work(self) -> Outcome:
@@ -243,7 +243,7 @@ class RefineRun:
         folder.write_atomic("guideline.diff", difference.encode())
         folder.write_atomic("report.md", write_report(outcome, inputs.dimension, difference).encode())
         folder.write_json("refinement.json", found)
-        states = self._run.read_states().values()
+        earlier = [state for number, state in self._run.read_states().items() if number != self._driver]
         manifest = {
             "job": "refine_guideline",
             "config": inputs.config.model_dump(mode="json"),
@@ -254,15 +254,22 @@ class RefineRun:
             "winner": found["winner"],
             "is_replaced": found["is_replaced"],
             "items": found["items"],
-            "ratings": len(self._ratings),
-            "tokens": self._sum_tokens(),
-            "seconds": sum(state.get("seconds", 0.0) for state in states) + self._watch.seconds,
+            "ratings": self._sum_ratings(),
+            "seconds": sum(state["seconds"] for state in earlier) + self._watch.seconds,
+            "engine_seconds": sum(state["engine_s"] for state in earlier) + self._watch.total.engine_s,
         }
         folder.write_atomic("manifest.json", encode_json(manifest))
 
-    def _sum_tokens(self) -> dict[str, int]:
-        """Sum up the tokens of all recorded ratings."""
-        return {name: sum(row[f"{name}_tokens"] or 0 for row in self._ratings.rows) for name in ("prompt", "output")}
+    def _sum_ratings(self) -> dict[str, dict[str, float]]:
+        """Sum up the recorded ratings of each rater: their number, tokens, and what these cost at an endpoint."""
+        found = {}
+        for place, rater in enumerate(self._inputs.config.raters):
+            fingerprint = self._inputs.rater_fingerprint(place)
+            rows = [row for row in self._ratings.rows if row["rater"] == fingerprint]
+            prompt, output = (sum(row[f"{name}_tokens"] or 0 for row in rows) for name in ("prompt", "output"))
+            own: dict[str, float] = {"ratings": len(rows), "prompt_tokens": prompt, "output_tokens": output}
+            found[rater.rater] = own | ({} if rater.endpoint is None else {"cost": rater.endpoint.cost(prompt, output)})
+        return found
 
 
 def print_outcome(console: Console, run: str, outcome: Outcome) -> None:
