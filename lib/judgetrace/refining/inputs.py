@@ -41,6 +41,7 @@ class RefineInputs:
         self.score_kind = config.score_kind(self.scale)
         self.templates = [load_template(rater.prompt.template) for rater in config.raters]
         self.model_fingerprints = [check_model(rater.model, rater.endpoint) for rater in config.raters]
+        self._check_distinct()
 
     def _list_dimensions(self) -> list[str]:
         """List the dimensions that have units."""
@@ -71,6 +72,16 @@ class RefineInputs:
         assert scale is not None, f"prepare_corpus lets no unit of dimension {self.dimension!r} through"
         return scale
 
+    def _check_distinct(self) -> None:
+        raters = self.config.raters
+        found = {self.rater_fingerprint(place): rater.rater for place, rater in enumerate(raters)}
+        if len(found) < len(raters):
+            names = [rater.rater for rater in raters]
+            raise UserError(
+                f"raters: {names[:5]} are {len(found)} in truth: some differ in nothing but their name\n"
+                "expected: raters of different families, or another decoding.seed for a second one of the same model"
+            )
+
     @cached_property
     def items(self) -> HeldItems:
         """The items that candidates are held against; reads all shards of the corpus."""
@@ -84,6 +95,8 @@ class RefineInputs:
 
     def list_shortages(self) -> Iterator[str]:
         """List what there is too little of, each as a sentence."""
+        if len(self.config.raters) < 2:
+            yield "One rater: what makes it rate better may not help others; take two or more, of different families."
         names: dict[Part, str] = {"race": "the racing half", "confirm": "the confirming half", "test": "the test split"}
         wanted = {"race": self.config.race.first_look, "confirm": self.config.confirm.min_groups, "test": MIN_GROUPS}
         for part, name in names.items():

@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
+from judgetrace.config import UserError
+from judgetrace.engine import EngineConfig
 from judgetrace.refining.agreement_change import CHANGES, Ratings, measure_change
 from judgetrace.refining.config import GENERATOR
 from judgetrace.refining.contest import Contest, hold_contest
@@ -47,6 +49,8 @@ def refine(console: Console, inputs: RefineInputs, started_here: bool, generate:
     engines = {GENERATOR: config.generator.engine, **{rater.rater: rater.engine for rater in config.raters}}
     for name, engine in engines.items():
         check_resources(name, needs_of(engine), started_here)
+    if started_here:
+        check_room({rater.rater: rater.engine for rater in config.raters})
     run.check_store()
     run.check_contract(inputs.contract())
     driver = run.claim(time.time(), describe_run(inputs))
@@ -66,6 +70,20 @@ def refine(console: Console, inputs: RefineInputs, started_here: bool, generate:
     watch.write_state("complete")
     print_outcome(console, config.run, outcome)
     return 0
+
+
+def check_room(engines: Mapping[str, EngineConfig]) -> None:
+    """Check that a Ray that can't grow has room for the first engines of all raters at once. Raises UserError."""
+    import ray
+
+    have = ray.cluster_resources()
+    for name in ("CPU", "GPU"):
+        wanted = sum(engine.min_replicas * needs_of(engine)[name] for engine in engines.values())
+        if wanted > have.get(name, 0.0):
+            raise UserError(
+                f"raters: the engines of {list(engines)} are used at once and need {wanted:g} {name}; this machine has "
+                f"{have.get(name, 0.0):g}\nLower their engine.num_{name.lower()}s (they may be fractions)."
+            )
 
 
 def describe_run(inputs: RefineInputs) -> dict[str, Any]:
