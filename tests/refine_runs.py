@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from jobs import prepare_corpus
+from jobs import infer_traces, prepare_corpus
 
 GUIDELINE = "Rate the text from 1 to 5: 1, 2, 3, 4 or 5.\n"
 """Raters that follow it are right in .3 of the items."""
@@ -47,9 +47,34 @@ buckets = 2
     return corpus
 
 
-def write_refine_config(folder: Path, corpus: str, traces: str, run: str, **script: object) -> str:
-    """Two raters, the second a little worse; a script is for both."""
+def make_traces(folder: Path, corpus: str, run: str) -> str:
+    """Let infer_traces make traces: an engine that is right in half of the items."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "right.md").write_text("Rate 1, 2, 3, 4 or 5 with quality 0.5.\n")
+    config = folder / "traces.toml"
+    config.write_text(
+        f"""corpus = {json.dumps(corpus)}
+run = {json.dumps(run)}
+guideline = {json.dumps(str(folder / "right.md"))}
+[model]
+path = "scripted/tracer"
+[engine]
+kind = "tests.guided_engine:GuidedEngine"
+num_cpus = 0.5
+[sampling]
+max_draws = 1
+max_tokens = 100
+"""
+    )
+    assert infer_traces.main([str(config)]) == 0
+    return run
+
+
+def write_refine_config(folder: Path, corpus: str, traces: str, run: str, **script: object) -> str:
+    """Two raters, the second a little worse; a script is for both, and its part `generator` for the generator."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = script.pop("generator", {})
+    assert isinstance(writer, dict)
 
     def rater(name: str, shift: float) -> str:
         arguments = ", ".join(f"{key} = {json.dumps(value)}" for key, value in ({"shift": shift} | script).items())
@@ -74,8 +99,9 @@ run = {json.dumps(run)}
 [generator.model]
 path = "scripted/generator"
 [generator.engine]
-kind = "tests.guided_engine:GuidedEngine"
+kind = "tests.guided_generator:GuidedGenerator"
 num_cpus = 0.25
+args = {{ {", ".join(f"{key} = {json.dumps(value)}" for key, value in writer.items())} }}
 [intervals]
 replicates = 200
 [ledger]

@@ -66,8 +66,7 @@ def test_a_better_guideline_wins_and_a_second_run_asks_nothing(tmp_path, corpus,
     assert found["agreement_on"] == "test"
     assert "rubric-1" in folder.read_bytes("report.md").decode()
     asked = read_journal(journal)
-    # Each of the two raters once.
-    assert max(asked.values()) == 2
+    assert set(asked.values()) == {1}
     assert sum(asked.values()) == sum(row["num_ratings"] for row in rows.values())
     assert sum(own["ratings"] for own in folder.read_json("manifest.json")["ratings"].values()) == sum(asked.values())
     assert run_refine(config, candidates) == 0
@@ -115,7 +114,7 @@ def test_the_test_split_can_be_left_alone(tmp_path, corpus):
         Folder(corpus).read_table(f"items/{name}") for name in (Folder(corpus) / "items").list_files()
     )
     split_of = dict(zip(items["item_id"].to_pylist(), items["split"].to_pylist(), strict=True))
-    assert {split_of[line.split("\t")[1]] for line in read_journal(journal)} == {"validation"}
+    assert {split_of[line.split("\t")[2]] for line in read_journal(journal)} == {"validation"}
 
 
 def test_a_budget_ends_the_run_and_the_same_command_goes_on_s3(tmp_path, ray_session, s3):
@@ -130,7 +129,8 @@ def test_a_budget_ends_the_run_and_the_same_command_goes_on_s3(tmp_path, ray_ses
     assert 100 <= sum(before.values()) < 500
     assert run_refine(config, candidates) == 0
     after = read_journal(journal)
-    assert max(after.values()) == 2
+    # What was in flight when the budget was spent may have been asked in vain; it is few.
+    assert sum(after.values()) - len(after) <= 64
     assert Folder(run).read_json("refinement.json")["winner"] == "rubric-1"
 
 

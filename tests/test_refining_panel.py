@@ -90,6 +90,7 @@ def test_nothing_is_asked_twice_by_this_call_or_the_next(tmp_path) -> None:
     again = make_panel(tmp_path, journal=str(journal))
     again.rate("race", [(GOOD, ITEMS), (BAD, ITEMS)])
 
+    # Both raters of this test are of one path.
     assert set(read_journal(journal).values()) == {2}
     assert len(read_journal(journal)) == 60
     assert (again.read_numbers(BAD, ITEMS) == panel.read_numbers(BAD, ITEMS)).all()
