@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 from jobs import refine_guideline
 from judgetrace.storage import Folder
 from tests.refine_runs import make_traces, prepare_labels, write_refine_config
-from tests.test_job_faults import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 KEPT = ("candidates.parquet", "critiques.parquet", "guideline.md", "guideline.diff", "refinement.json", "report.md")
@@ -39,22 +39,19 @@ def started_job(config: str, address: str, log: Path) -> Iterator[subprocess.Pop
         job.wait(timeout=30)
 
 
-def count_lines(*journals: Path) -> int:
-    return sum(len(journal.read_text().splitlines()) for journal in journals if journal.exists())
+def read_lines(journal: Path) -> list[str]:
+    return journal.read_text().splitlines() if journal.exists() else []
 
 
 def read_answered(run: str) -> tuple[list[str], list[str]]:
     """The calls and ratings that are recorded, as the journals write them, with repetitions."""
-    rows = {
-        kind: [
-            row
-            for name in (Folder(run) / kind).list_files()
-            for row in Folder(run).read_table(f"{kind}/{name}").to_pylist()
-        ]
-        for kind in ("calls", "ratings")
-    }
-    ratings = [f"scripted/{row['rater_id']}\t{row['text']}\t{row['item_id']}" for row in rows["ratings"]]
-    return [row["call_id"] for row in rows["calls"]], ratings
+
+    def read(kind: str) -> list[dict]:
+        folder = Folder(run) / kind
+        return [row for name in folder.list_files() for row in folder.read_table(name).to_pylist()]
+
+    ratings = [f"scripted/{row['rater_id']}\t{row['text']}\t{row['item_id']}" for row in read("ratings")]
+    return [row["call_id"] for row in read("calls")], ratings
 
 
 @pytest.mark.parametrize("store", ["disk", "s3"])
@@ -64,35 +61,31 @@ def test_kills_of_the_driver_repeat_nothing_that_was_answered(tmp_path, corpus, 
     script = {"qualities": [0.45, 0.55, 0.9], "latency_s": 0.05}
     undisturbed = write_refine_config(tmp_path / "whole", *corpus, whole, generator=script)
     assert refine_guideline.main([undisturbed]) == 0
-    calls, ratings = tmp_path / "calls", tmp_path / "ratings"
+    journals = tmp_path / "calls", tmp_path / "ratings"
     config = write_refine_config(
-        tmp_path, *corpus, run, journal=str(ratings), latency_s=0.05, generator=script | {"journal": str(calls)}
+        tmp_path,
+        *corpus,
+        run,
+        generator=script | {"journal": str(journals[0])},
+        journal=str(journals[1]),
+        latency_s=0.05,
     )
     num_calls = len(read_answered(whole)[0])
-    moments = [num_calls // 3, num_calls - 1, num_calls + 60, num_calls + 400]
-    for moment in moments:
-        with started_job(config, ray_session, log) as job:
-            wait_until(
-                f"{moment} requests", lambda: count_lines(calls, ratings) >= moment or job.poll() is not None, 90
-            )  # noqa: B023
-            job.kill()
-            job.wait(timeout=30)
+    for moment in (num_calls // 3, num_calls - 1, num_calls + 60, num_calls + 400):
         answered = [set(keys) for keys in read_answered(run)]
-        seen = [len(journal.read_text().splitlines()) if journal.exists() else 0 for journal in (calls, ratings)]
+        starts = [len(read_lines(journal)) for journal in journals]
         with started_job(config, ray_session, log) as job:
-            before = count_lines(calls, ratings)
-            wait_until("more requests", lambda: count_lines(calls, ratings) > before + 20 or job.poll() is not None, 90)  # noqa: B023
+            while job.poll() is None and sum(len(read_lines(journal)) for journal in journals) < moment:
+                time.sleep(0.05)
+            assert job.poll() is None, log.read_text()[-3000:]
             job.kill()
-            job.wait(timeout=30)
-        for journal, known, start in zip((calls, ratings), answered, seen, strict=True):
-            later = journal.read_text().splitlines()[start:] if journal.exists() else []
-            # Engines of the killed driver may have ended what they had begun.
-            assert not [line for line in later[64:] if line in known]
+        for journal, known, start in zip(journals, answered, starts, strict=True):
+            assert not [line for line in read_lines(journal)[start:] if line in known]
     with started_job(config, ray_session, log) as job:
         assert job.wait(timeout=120) == 0, log.read_text()[-3000:]
-    for keys in read_answered(run):
+    for keys, expected in zip(read_answered(run), read_answered(whole), strict=True):
+        assert sorted(keys) == sorted(expected)
         assert len(keys) == len(set(keys))
-    assert [sorted(keys) for keys in read_answered(run)] == [sorted(keys) for keys in read_answered(whole)]
     for name in KEPT:
         assert Folder(run).read_bytes(name) == Folder(whole).read_bytes(name), name
     assert Folder(run).exists("manifest.json")

@@ -115,7 +115,7 @@ def test_failed_ratings_stop_the_run_until_the_third_takes_them_for_missing(tmp_
 
 
 def test_a_budget_of_tokens_ends_the_stage_and_keeps_what_was_answered(tmp_path) -> None:
-    panel = make_panel(tmp_path, LimitsConfig(max_output_tokens=60))
+    panel = make_panel(tmp_path, LimitsConfig(max_output_tokens=60), latency_s=0.05)
     with pytest.raises(StoppedEarlyError, match=r"limits.max_output_tokens reached"):
         panel.rate("race", [(GOOD, ITEMS)])
 
