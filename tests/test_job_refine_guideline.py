@@ -11,7 +11,7 @@ from rich.console import Console
 
 from jobs import status
 from judgetrace.config import load_config
-from judgetrace.refining.candidate import Candidate
+from judgetrace.refining.candidates import Candidate
 from judgetrace.refining.config import RefineGuidelineConfig
 from judgetrace.refining.inputs import RefineInputs
 from judgetrace.refining.run import refine
@@ -47,7 +47,7 @@ def read_journal(path: Path) -> Counter:
 def test_a_better_guideline_wins_and_a_second_run_asks_nothing(tmp_path, corpus, capsys):
     run, journal = str(tmp_path / "run"), tmp_path / "journal"
     config = write_refine_config(tmp_path, corpus, "none", run, journal=str(journal))
-    candidates = [*make_candidates(0.5, 0.9, 0.4), Candidate("both-0", "both", 0, None, ("tags: found []",))]
+    candidates = [*make_candidates(0.5, 0.9, 0.4), Candidate("both-0", "both", 0, "", ("tags: found []",))]
     assert run_refine(config, candidates) == 0
     folder = Folder(run)
     rows = {row["name"]: row for row in folder.read_table("candidates.parquet").to_pylist()}

@@ -1,5 +1,5 @@
 from judgetrace.guideline import parse_guideline
-from judgetrace.refining.candidate import Candidate
+from judgetrace.refining.candidates import Candidate
 from judgetrace.refining.entries import list_entries
 
 GUIDELINE = parse_guideline("Rate from 1 to 3.\n")
@@ -12,8 +12,8 @@ def test_only_sound_candidates_of_a_text_of_their_own_enter() -> None:
         Candidate("instructions-0", "instructions", 0, "Rate 1, 2, 3 in steps."),
         Candidate("instructions-1", "instructions", 1, " Rate 1, 2, 3 in steps.\n"),
         Candidate("rubric-0", "rubric", 0, "Rate 1.", ("level_missing: 2 of 3: ['2', '3']",)),
-        Candidate("rubric-1", "rubric", 1, None, ("tags: found [] (0 tags)",)),
-        Candidate("both-0", "both", 0, None, (), "truncated"),
+        Candidate("rubric-1", "rubric", 1, "", ("tags: found [] (0 tags)",)),
+        Candidate("both-0", "both", 0, "", (), "truncated"),
         Candidate("both-1", "both", 1, "Rate from 1 to 3."),
     ]
     entries = list_entries(candidates, GUIDELINE, "")

@@ -5,7 +5,7 @@ import pytest
 
 from judgetrace.guideline import parse_guideline
 from judgetrace.refining.agreement_change import CHANGES, Ratings, measure_change
-from judgetrace.refining.candidate import Candidate
+from judgetrace.refining.candidates import Candidate
 from judgetrace.refining.confirm import ConfirmConfig, keep_original
 from judgetrace.refining.contest import Contest, hold_contest
 from judgetrace.refining.entries import list_entries
@@ -22,7 +22,7 @@ ENTRIES = list_entries(
         Candidate("original", "original", None, ORIGINAL.text),
         Candidate("rubric-0", "rubric", 0, "1 is poor, 2 is fair, 3 is good. ```code```"),
         Candidate("both-0", "both", 0, "1 is bad, 2 is so so, 3 is great."),
-        Candidate("rubric-1", "rubric", 1, None, ("tags: found [] (0 tags)",)),
+        Candidate("rubric-1", "rubric", 1, "", ("tags: found [] (0 tags)",)),
     ],
     ORIGINAL,
     "",

@@ -9,7 +9,13 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 from judgetrace.config import STRICT, UserError
 from judgetrace.limits import LimitsConfig
 from judgetrace.rating_config import check_scales
-from judgetrace.refining.candidate_config import CandidatesConfig, EmbeddingConfig, GeneratorConfig, SelectionConfig
+from judgetrace.refining.candidate_config import (
+    GENERATOR,
+    CandidatesConfig,
+    EmbeddingConfig,
+    GeneratorConfig,
+    SelectionConfig,
+)
 from judgetrace.refining.confirm import ConfirmConfig
 from judgetrace.refining.held_items import ItemRule
 from judgetrace.refining.lint import LintConfig
@@ -18,9 +24,6 @@ from judgetrace.refining.rater_config import RaterConfig
 from judgetrace.refining.scores import ScoreKind
 from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.session import RayConfig
-
-GENERATOR = "generator"
-"""What the pool of the generator is called, beside the raters' names."""
 
 
 class ScoringConfig(BaseModel):

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from judgetrace.guideline import Guideline
 from judgetrace.prompts import PromptRenderer
+from judgetrace.refining.generation_plan import plan_generation
 from judgetrace.refining.inputs import RefineInputs
 from judgetrace.refining.looks import plan_looks
 
@@ -46,8 +47,22 @@ def print_dry_run(console: Console, inputs: RefineInputs) -> None:
     """Print it all."""
     config = inputs.config
     console.print_json(config.model_dump_json())
-    for line in describe_ratings(inputs):
+    for line in (*describe_generation(inputs), *describe_ratings(inputs)):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def describe_generation(inputs: RefineInputs) -> Iterator[str]:
+    """Describe the generator's calls, with the first prompt of each kind."""
+    plan = plan_generation(inputs)
+    for kind, call in plan.first.items():
+        yield f"\nPrompt of the generator: {kind}"
+        yield from (f"--- {role}\n{content}" for role, content in call.messages)
+        yield "---"
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in plan.num_calls.items())
+    yield (
+        f"\nCalls of the generator: {plan.num_calls.total():,} at most ({kinds}), but for answers asked for again; "
+        f"about {plan.prompt_tokens:,} prompt tokens, {plan.output_tokens:,} output tokens at most"
+    )
 
 
 def describe_ratings(inputs: RefineInputs) -> Iterator[str]:

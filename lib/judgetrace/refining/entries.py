@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from judgetrace.guideline import Guideline
-from judgetrace.refining.candidate import Candidate
+from judgetrace.refining.candidates import Candidate
 from judgetrace.refining.guideline_file import read_shown, replace_guideline
 from judgetrace.refining.panel import Shown
 
@@ -48,7 +48,7 @@ def _make_entry(candidate: Candidate, original: Guideline, dimension: str) -> En
         told = original.guideline_for(dimension)
         assert told is not None, "checked before the start"
         return Entry(candidate, original.text, Shown(told), None)
-    if candidate.text is None:
+    if not candidate.text:
         return Entry(candidate, None, None, candidate.error or "; ".join(candidate.problems) or "no text")
     file = replace_guideline(original, dimension, candidate.text)
     shown = Shown(read_shown(file, original.by_section, dimension))

@@ -18,7 +18,7 @@ CANDIDATES = pa.schema(
         ("name", pa.string()),
         ("kind", pa.string()),  # original, instructions, rubric, both
         ("seed", pa.int64()),  # of the traces that it was written from; null for the original
-        ("text", pa.string()),  # the guideline of the dimension; null where none could be told from the output
+        ("text", pa.string()),  # the guideline of the dimension; null where there is none
         ("problems", pa.list_(pa.string())),  # what the lint found
         ("error", pa.string()),  # why a call failed that it needed; null otherwise
         ("why_out", pa.string()),  # why it did not enter the race; null where it did, or would have
@@ -73,7 +73,7 @@ def tabulate_candidates(outcome: Outcome) -> pa.Table:
     for entry in outcome.entries:
         candidate = entry.candidate
         row = dict.fromkeys(CANDIDATES.names) | standings.get(entry.name, {})
-        row |= {"name": candidate.name, "kind": candidate.kind, "seed": candidate.seed, "text": candidate.text}
+        row |= {"name": candidate.name, "kind": candidate.kind, "seed": candidate.seed, "text": candidate.text or None}
         row |= {"problems": list(candidate.problems), "error": candidate.error, "why_out": entry.why_out}
         row |= vars(outcome.spent.get(entry.name, Spent())) | {"is_winner": entry.name == outcome.contest.winner}
         row.pop("candidate", None)

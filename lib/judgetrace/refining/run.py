@@ -19,7 +19,7 @@ from rich.console import Console
 from judgetrace.config import UserError
 from judgetrace.engine import EngineConfig
 from judgetrace.refining.agreement_change import CHANGES, Ratings, measure_change
-from judgetrace.refining.config import GENERATOR
+from judgetrace.refining.candidate_config import GENERATOR
 from judgetrace.refining.contest import Contest, hold_contest
 from judgetrace.refining.driver_watch import DriverWatch, StoppedEarlyError
 from judgetrace.refining.engine_pool import EnginePool
@@ -112,7 +112,7 @@ class RefineRun:
     def work(self) -> Outcome:
         """Do all that is not done yet, and write the outputs. Raises StoppedEarlyError, FencedError."""
         self._ratings.refresh()
-        candidates, critiques = self._generate(self._console, self._inputs, self._run, self._fence, self._watch)
+        candidates, critiques = self._generate(self._inputs, self._run, self._fence, self._watch)
         entries = list_entries(candidates, self._inputs.guideline, self._inputs.dimension)
         self._print_entries(entries)
         with self._open_panel() as panel:
