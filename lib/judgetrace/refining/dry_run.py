@@ -11,7 +11,7 @@ from rich.console import Console
 
 from judgetrace.guideline import Guideline
 from judgetrace.prompts import PromptRenderer
-from judgetrace.refining.generation_plan import plan_generation
+from judgetrace.refining.generation_plan import plan_generation, show_prompt
 from judgetrace.refining.inputs import RefineInputs
 from judgetrace.refining.looks import plan_looks
 
@@ -55,8 +55,9 @@ def describe_generation(inputs: RefineInputs) -> Iterator[str]:
     """Describe the generator's calls, with the first prompt of each kind."""
     plan = plan_generation(inputs)
     for kind, call in plan.first.items():
-        yield f"\nPrompt of the generator: {kind}"
-        yield from (f"--- {role}\n{content}" for role, content in call.messages)
+        made_up = "" if kind in ("critiques", "instructions") else " (with made-up answers to earlier ones)"
+        yield f"\nPrompt of the generator: {kind}{made_up}"
+        yield from show_prompt(call)
         yield "---"
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in plan.num_calls.items())
     yield (

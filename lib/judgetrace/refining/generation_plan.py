@@ -7,8 +7,9 @@ for answers that have to be asked for again.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -32,6 +33,7 @@ from judgetrace.refining.trace_choice import (
 
 FILES_READ_AT_ONCE = 16
 VECTOR_SIZE = 8
+_FILLER = re.compile(r"(?:\bword ?){4,}")
 
 
 @dataclass
@@ -60,6 +62,12 @@ def plan_generation(inputs: RefineInputs) -> GenerationPlan:
 
     writer.write(_choose_traces(inputs), ask, _embed)
     return plan
+
+
+def show_prompt(call: Call) -> Iterator[str]:
+    """Show the messages of a call, the filling of made-up answers shortened."""
+    for role, content in call.messages:
+        yield f"--- {role}\n{_FILLER.sub('[...]', content)}"
 
 
 def _choose_traces(inputs: RefineInputs) -> ChosenTraces:
