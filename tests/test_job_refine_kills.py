@@ -83,9 +83,11 @@ def test_kills_of_the_driver_repeat_nothing_that_was_answered(tmp_path, corpus, 
             assert not [line for line in read_lines(journal)[start:] if line in known]
     with started_job(config, ray_session, log) as job:
         assert job.wait(timeout=120) == 0, log.read_text()[-3000:]
-    for keys, expected in zip(read_answered(run), read_answered(whole), strict=True):
-        assert sorted(keys) == sorted(expected)
-        assert len(keys) == len(set(keys))
+    calls, ratings = read_answered(run)
+    # The journal's name is an argument of the generator's engine, which its calls' ids depend on.
+    assert len(calls) == len(set(calls)) == num_calls
+    assert len(ratings) == len(set(ratings))
+    assert sorted(ratings) == sorted(read_answered(whole)[1])
     for name in KEPT:
         assert Folder(run).read_bytes(name) == Folder(whole).read_bytes(name), name
     assert Folder(run).exists("manifest.json")
