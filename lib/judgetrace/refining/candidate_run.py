@@ -90,9 +90,9 @@ def make_candidates(
     *,
     wait_s: float,
 ) -> tuple[list[Candidate], pa.Table]:
-    """Write all candidates, the original first, and the table of critiques (critiques.CRITIQUES). Needs a connected Ray.
+    """Write all candidates, the original first, and the table of critiques (critiques.CRITIQUES).
 
-    `check` is called before each write into the run folder; `watch` has the pool GENERATOR. What the run's calls/ and
+    Needs a connected Ray. `check` is called before each write into the run folder; `watch` has the pool GENERATOR. What the run's calls/ and
     embeddings/ hold is not asked again. Raises StoppedEarlyError where the run is to end, UserError for what can't be
     used.
     """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -221,14 +221,13 @@ def _lower_headings(text: str, mark: str) -> str:
 
 def mark_repeated(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Mark candidates whose text an earlier one has: to score them would tell nothing new."""
-    seen: dict[str, str] = {}
-    marked = []
+    first: dict[str, str] = {}
     for candidate in candidates:
-        earlier = seen.get(candidate.text) if candidate.is_sound else None
-        if earlier is not None:
-            problem = f"repeated: the same text as {earlier}"
-            candidate = Candidate(candidate.name, candidate.kind, candidate.seed, candidate.text, (problem,))
-        elif candidate.is_sound:
-            seen[candidate.text] = candidate.name
-        marked.append(candidate)
-    return marked
+        if candidate.is_sound:
+            first.setdefault(candidate.text, candidate.name)
+    return [
+        replace(candidate, problems=(f"repeated: the same text as {first[candidate.text]}",))
+        if candidate.is_sound and first[candidate.text] != candidate.name
+        else candidate
+        for candidate in candidates
+    ]
