@@ -9,15 +9,15 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from jobs import status
-from judgetrace.config import load_config
+from jobs import refine_guideline, status
+from judgetrace.config import UserError, load_config
 from judgetrace.refining.candidates import Candidate
 from judgetrace.refining.config import RefineGuidelineConfig
 from judgetrace.refining.inputs import RefineInputs
 from judgetrace.refining.run import refine
 from judgetrace.storage import Folder
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
-from tests.refine_runs import GUIDELINE, prepare_labels, write_refine_config
+from tests.refine_runs import GUIDELINE, make_traces, prepare_labels, write_refine_config
 
 pytestmark = pytest.mark.slow
 CRITIQUES = pa.table({"critique": pa.array([], pa.string())})
@@ -35,9 +35,12 @@ def make_candidates(*qualities: float) -> list[Candidate]:
     return [Candidate("original", "original", None, GUIDELINE), *written]
 
 
+def load_inputs(config: str, *more: str) -> RefineInputs:
+    return RefineInputs(load_config(RefineGuidelineConfig, "refine_guideline", [config, *more]))
+
+
 def run_refine(config: str, candidates: list[Candidate], *more: str) -> int:
-    loaded = load_config(RefineGuidelineConfig, "refine_guideline", [config, *more])
-    return refine(Console(), RefineInputs(loaded), False, lambda *_: (candidates, CRITIQUES))
+    return refine(Console(), load_inputs(config, *more), False, lambda *_: (candidates, CRITIQUES))
 
 
 def read_journal(path: Path) -> Counter:
@@ -151,3 +154,38 @@ def test_an_engine_that_dies_is_replaced(tmp_path, corpus):
     assert run_refine(config, make_candidates(0.9)) == 0
     assert (tmp_path / "died").exists()
     assert Folder(run).read_json("refinement.json")["winner"] == "rubric-0"
+
+
+def test_a_dry_run_tells_the_calls_and_shows_a_prompt_of_each_kind(tmp_path, corpus, capsys):
+    traces, run = make_traces(tmp_path, corpus, str(tmp_path / "traces")), tmp_path / "run"
+    config = write_refine_config(tmp_path, corpus, traces, str(run))
+    capsys.readouterr()
+    assert refine_guideline.main([config, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    for kind in ("critiques", "instructions", "rubric"):
+        assert f"Prompt of the generator: {kind}" in out
+    assert "Prompt of steady for item-" in out
+    accepted = sum(
+        row["outcome"] == "accepted" and row["split"] == "train"
+        for name in (Folder(traces) / "traces").list_files()
+        for row in (Folder(traces) / "traces").read_table(name).to_pylist()
+    )
+    # Fewer than 50 of each level: all of them, once for all seeds.
+    assert f"({accepted} critiques, " in out
+    items = {part: len(rows) for part, rows in load_inputs(config).items.rows.items()}
+    most = 10 * items["race"] + 2 * items["confirm"] + 2 * items["test"]
+    assert f"{2 * most:,} at most, of 10 candidates by 2 raters" in out
+    assert not run.exists()
+
+
+def test_what_can_not_be_used_is_refused_before_anything_is_asked(tmp_path, corpus):
+    run = str(tmp_path / "run")
+    config = write_refine_config(tmp_path, corpus, "none", run)
+    with pytest.raises(UserError, match=r"dimension = 'style': the corpus has \[''\]"):
+        load_inputs(config, "--dimension=style")
+    same = (
+        Path(config).read_text().replace('"scripted/shaky"', '"scripted/steady"').replace("shift = 0.05", "shift = 0.0")
+    )
+    Path(config).write_text(same)
+    with pytest.raises(UserError, match="differ in nothing but their name"):
+        load_inputs(config)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,8 +17,11 @@ import pyarrow as pa
 from rich.console import Console
 
 from judgetrace.config import UserError
+from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig
 from judgetrace.refining.agreement_change import CHANGES, Ratings, measure_change
+from judgetrace.refining.caller import CALL_KEY
+from judgetrace.refining.calls import CALLS
 from judgetrace.refining.candidate_config import GENERATOR
 from judgetrace.refining.contest import Contest, hold_contest
 from judgetrace.refining.driver_watch import DriverWatch, StoppedEarlyError
@@ -272,22 +275,35 @@ class RefineRun:
             "winner": found["winner"],
             "is_replaced": found["is_replaced"],
             "items": found["items"],
+            "calls": self._sum_calls(),
             "ratings": self._sum_ratings(),
             "seconds": sum(state["seconds"] for state in earlier) + self._watch.seconds,
             "engine_seconds": sum(state["engine_s"] for state in earlier) + self._watch.total.engine_s,
         }
         folder.write_atomic("manifest.json", encode_json(manifest))
 
+    def _sum_calls(self) -> dict[str, float]:
+        """Sum up the recorded calls of the generator."""
+        log = PartLog(self._run.folder / "calls", CALLS, CALL_KEY)
+        log.refresh()
+        return sum_rows("calls", log.rows, self._inputs.config.generator.endpoint)
+
     def _sum_ratings(self) -> dict[str, dict[str, float]]:
-        """Sum up the recorded ratings of each rater: their number, tokens, and what these cost at an endpoint."""
+        """Sum up the recorded ratings of each rater."""
         found = {}
         for place, rater in enumerate(self._inputs.config.raters):
             fingerprint = self._inputs.rater_fingerprint(place)
             rows = [row for row in self._ratings.rows if row["rater"] == fingerprint]
-            prompt, output = (sum(row[f"{name}_tokens"] or 0 for row in rows) for name in ("prompt", "output"))
-            own: dict[str, float] = {"ratings": len(rows), "prompt_tokens": prompt, "output_tokens": output}
-            found[rater.rater] = own | ({} if rater.endpoint is None else {"cost": rater.endpoint.cost(prompt, output)})
+            found[rater.rater] = sum_rows("ratings", rows, rater.endpoint)
         return found
+
+
+def sum_rows(name: str, rows: Iterable[Mapping[str, Any]], endpoint: EndpointConfig | None) -> dict[str, float]:
+    """Sum up rows: their number, tokens, and what these cost at an endpoint."""
+    kept = list(rows)
+    prompt, output = (sum(row[f"{kind}_tokens"] or 0 for row in kept) for kind in ("prompt", "output"))
+    found: dict[str, float] = {name: len(kept), "prompt_tokens": prompt, "output_tokens": output}
+    return found if endpoint is None else found | {"cost": endpoint.cost(prompt, output)}
 
 
 def print_outcome(console: Console, run: str, outcome: Outcome) -> None:
