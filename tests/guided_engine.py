@@ -16,18 +16,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from judgetrace.engine import Completion, EngineDeadError, EngineSpec, LevelScores, Prompt, PromptRefusedError, Request
+from judgetrace.fingerprints import hash_text
 
 LEVELS = ("1", "2", "3", "4", "5")
 
 
 class GuidedEngine:
-    """Script, in `engine.args`: journal (a file that every request appends a line to: request id), latency_s, shift
+    """Script, in `engine.args`: journal (a file that every request appends a line to: model, fingerprint of the
+    guideline, item), latency_s, shift
     (of the rater's own: its chances are lower by that), fail_once (a folder: each item fails the first time asked),
     poison (an item id that is refused), dies_once (a file: the engine dies after `dies_after` requests unless it
     exists)."""
 
     def __init__(self, spec: EngineSpec):
         self._script: dict[str, Any] = spec.engine.args
+        self._path = spec.model.path
         self._num_requests = 0
         self.max_model_tokens = 4096
         self.special_tokens = ()
@@ -58,9 +61,10 @@ class GuidedEngine:
 
     def _note(self, request: Request) -> None:
         if "journal" in self._script:
-            quality = re.search(r"quality (\d\.\d+)", request.prompt.messages[-1]["content"])
+            guideline = request.prompt.messages[-1]["content"].partition("\n[text]")[0].strip()
+            item_id = request.request_id.partition("\x1f")[0]
             with open(self._script["journal"], "a") as file:
-                file.write(f"{quality[1] if quality else 'original'}\t{request.request_id.partition(chr(31))[0]}\n")
+                file.write(f"{self._path}\t{hash_text(guideline + chr(10))}\t{item_id}\n")
 
     def _fail_the_first_time(self, item_id: str) -> None:
         if "fail_once" in self._script:

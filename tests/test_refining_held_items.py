@@ -9,11 +9,14 @@ from tests.trace_tables import make_items
 
 
 def make_table(num: int, group_size: int = 3, **changes: object) -> pa.Table:
-    rows = make_items(num).to_pylist()
-    for number, row in enumerate(rows):
-        split = ("train", "validation", "validation", "test")[number // group_size % 4]
-        row |= {"group": f"group {number // group_size}", "split": split, "fields": json.dumps({"text": str(number)})}
-        row |= changes
+    splits = ("train", "validation", "validation", "test")
+    rows = [
+        row
+        | {"group": f"group {number // group_size}", "split": splits[number // group_size % 4]}
+        | {"fields": json.dumps({"text": str(number)})}
+        | changes
+        for number, row in enumerate(make_items(num).to_pylist())
+    ]
     return pa.Table.from_pylist(rows, ITEMS)
 
 

@@ -118,25 +118,29 @@ class _Measurer:
     def list_comparisons(self) -> Iterator[tuple[str, str, _Table, _Table | None]]:
         """List (comparison, who, before, after)."""
         names = self._ratings.raters
-        with_target = []
-        for place, name in enumerate(names):
-            tables = self._measure_both(lambda codes, place=place: [codes[place], self._targets])  # type: ignore[misc]
-            with_target.append(tables)
+        places = range(len(names))
+        with_target = [self._measure_both([place], with_target=True) for place in places]
+        for name, tables in zip(names, with_target, strict=True):
             yield (TARGET, name, *tables)
         if len(names) > 1:
-            before = _average([tables[0] for tables in with_target])
-            after = [tables[1] for tables in with_target]
-            yield TARGET, MEAN, before, None if self._after is None else _average([t for t in after if t is not None])
-        for one, two in combinations(range(len(names)), 2):
-            pair = self._measure_both(lambda codes, one=one, two=two: [codes[one], codes[two]])  # type: ignore[misc]
-            yield (RATERS, f"{names[one]}, {names[two]}", *pair)
+            before, after = (
+                _average([table for table in tables if table]) for tables in zip(*with_target, strict=True)
+            )
+            yield TARGET, MEAN, before, None if self._after is None else after
+        for one, two in combinations(places, 2):
+            yield (RATERS, f"{names[one]}, {names[two]}", *self._measure_both([one, two]))
         if len(names) > 2:
-            yield (RATERS, "all raters", *self._measure_both(list))
+            yield (RATERS, "all raters", *self._measure_both(places))
 
-    def _measure_both(self, choose: object) -> tuple[_Table, _Table | None]:
-        """Measure what `choose` takes of the raters' codes, before and after, on the items that all of it is there of."""
-        assert callable(choose)
-        times = [choose(codes) for codes in (self._before, self._after) if codes is not None]
+    def _measure_both(self, places: Sequence[int], with_target: bool = False) -> tuple[_Table, _Table | None]:
+        """Measure raters with each other, or one with the targets, before and after.
+
+        On the items that have all compared ratings, so that both times are about the same ones.
+        """
+        more = [self._targets] if with_target else []
+        times = [
+            [*(codes[place] for place in places), *more] for codes in (self._before, self._after) if codes is not None
+        ]
         whole = np.flatnonzero(np.all([codes >= 0 for chosen in times for codes in chosen], axis=0))
         tables = [self._measure([codes[whole] for codes in chosen], self._clusters[whole]) for chosen in times]
         return tables[0], tables[1] if len(tables) > 1 else None
@@ -163,12 +167,12 @@ class _Measurer:
 
 
 def _average(tables: Sequence[_Table]) -> _Table:
-    """Average statistics over raters, replicate by replicate."""
-    names = tables[0].values
+    """Average statistics over raters, replicate by replicate; no tables have none."""
+    names = tables[0].values if tables else ()
     values = {name: float(np.mean([table.values[name] for table in tables])) for name in names}
     replicates = {
         name: np.mean([table.replicates[name] for table in tables], axis=0)
         for name in names
         if all(name in table.replicates for table in tables)
     }
-    return _Table(values, replicates, min(table.num_items for table in tables))
+    return _Table(values, replicates, min((table.num_items for table in tables), default=0))

@@ -15,6 +15,8 @@ from judgetrace.prompts import PromptConfig
 from judgetrace.run_config import check_asking, make_contract
 from judgetrace.sampling import SamplingConfig, Temperature, TopK, TopP
 
+GENERATOR = "generator"
+"""What the pool of the generator is called, beside the raters' names."""
 Kind = Literal["instructions", "rubric", "both"]
 
 

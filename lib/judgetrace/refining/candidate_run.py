@@ -13,7 +13,13 @@ from judgetrace.fingerprints import check_model
 from judgetrace.guideline import Guideline
 from judgetrace.refining.caller import CALL_KEY, Caller
 from judgetrace.refining.calls import CALLS
-from judgetrace.refining.candidate_config import CandidatesConfig, EmbeddingConfig, GeneratorConfig, SelectionConfig
+from judgetrace.refining.candidate_config import (
+    GENERATOR,
+    CandidatesConfig,
+    EmbeddingConfig,
+    GeneratorConfig,
+    SelectionConfig,
+)
 from judgetrace.refining.candidates import Candidate, CandidateWriter, cut_guideline
 from judgetrace.refining.driver_watch import DriverWatch
 from judgetrace.refining.embeddings import EMBEDDING_KEY, EMBEDDINGS, embed_texts
@@ -26,9 +32,6 @@ from judgetrace.refining.token_counter import load_counter
 from judgetrace.refining.trace_choice import SelectionRule, choose_traces, describe_missing
 from judgetrace.scale import Scale
 from judgetrace.storage import Folder
-
-GENERATOR = "generator"
-"""The name of the generator's pool, in a DriverWatch too."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from judgetrace.refining.confirm import ConfirmConfig, Confirmation, confirm_challenger, keep_original
+from judgetrace.refining.confirm import Confirmation, ConfirmConfig, confirm_challenger, keep_original
 from judgetrace.refining.held_items import HeldItems, Part
 from judgetrace.refining.racing import Race, RaceConfig, advance_race, start_race
 
@@ -44,6 +44,7 @@ def hold_contest(
     candidates: Sequence[str],
     items: HeldItems,
     score: Score,
+    *,
     race_config: RaceConfig,
     confirm_config: ConfirmConfig,
     seed: int,

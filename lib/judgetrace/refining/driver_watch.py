@@ -107,7 +107,10 @@ class DriverWatch:
             self._fence.check()
         except FencedError as error:
             return str(error)
-        reason = RunLimits(self._limits).find_reason(self.total, self.seconds)
+        total = self.total
+        # A guideline that is too long for a rater is that candidate's fault, and shows in its score.
+        del total.outcomes["quarantined"]
+        reason = RunLimits(self._limits).find_reason(total, self.seconds)
         if reason is None and self._limits.max_cost is not None and self.cost() >= self._limits.max_cost:
             return f"limits.max_cost reached ({self.cost():.2f})"
         return reason
