@@ -54,7 +54,7 @@ def test_the_embedded_model_writes_candidates_in_a_context_of_512_tokens_and_a_r
     model = ROOT / ".cache/judgetrace/smollm2-135m"
     prepare_model(find_model_file(), model)
     traces = write_trace_run(str(tmp_path / "traces-run"), [make_levels(12)])
-    task = CandidateTask(Guideline(GUIDELINE), "", (), Scale(("1", "2", "3")), (traces,))
+    task = CandidateTask(Guideline(GUIDELINE), "", (), Scale(values=("1", "2", "3")), (traces,))
     sections = make_sections(
         model={"path": str(model)},
         engine={

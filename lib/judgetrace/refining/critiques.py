@@ -98,7 +98,8 @@ def read_critiques(answer: Answer, most: int) -> list[str]:
         lines = lines[:-1]
     sentences = (" ".join(_MARK.sub("", line).replace("*", "").split()) for line in lines)
     kept = [text for text in sentences if LEAST_WORDS <= len(_WORD.findall(text)) <= MOST_WORDS and text[-1] != ":"]
-    return list({text.casefold(): text for text in reversed(kept)}.values())[::-1][:most]
+    first = {text.casefold(): text for text in reversed(kept)}
+    return [first[text] for text in dict.fromkeys(text.casefold() for text in kept)][:most]
 
 
 def tabulate_critiques(

@@ -135,9 +135,7 @@ class RaterPanel:
 
     def _check_failures(self, wanted: Sequence[tuple[Shown, Sequence[Mapping[str, Any]]]]) -> None:
         failed = [row for row in self.find_rows(wanted) if row["outcome"] == "failed"]
-        again = [
-            row for row in failed if self._log.count_failures(*(row[name] for name in KNOWN_BY)) < MAX_FAILED_RUNS
-        ]
+        again = [row for row in failed if self._log.count_failures(*(row[name] for name in KNOWN_BY)) < MAX_FAILED_RUNS]
         if again:
             raise StoppedEarlyError(
                 f"{len(again):,} ratings failed; nothing is decided without them. The last: {again[-1]['error']}"
@@ -177,7 +175,5 @@ def _make_key(shown: Shown, rater: Rater, row: Mapping[str, Any]) -> tuple[str, 
 
 def _sum_draws(row: Mapping[str, Any]) -> dict[str, Any]:
     """Put the tokens of a row's draws in place of the draws."""
-    tokens = {
-        name: sum(draw[name] or 0 for draw in row["draws"]) for name in ("prompt_tokens", "output_tokens")
-    }
+    tokens = {name: sum(draw[name] or 0 for draw in row["draws"]) for name in ("prompt_tokens", "output_tokens")}
     return {name: value for name, value in row.items() if name != "draws"} | tokens

@@ -14,9 +14,7 @@ JOIN_S = 30.0
 class Pool(Protocol):
     """What an EnginePool can do."""
 
-    def run(
-        self, batches: Iterable[Any], should_stop: Callable[[], bool], drain_s: float
-    ) -> Iterator[tuple[Any, Any]]:
+    def run(self, batches: Iterable[Any], should_stop: Callable[[], bool], drain_s: float) -> Iterator[tuple[Any, Any]]:
         """Have batches done."""
 
 
