@@ -26,9 +26,7 @@ def make_ratings(num: int = 200, raters: int = 2, seed: int = 0) -> Ratings:
 
 
 def find_rows(table, comparison: str, who: str) -> dict[str, dict]:
-    return {
-        row["statistic"]: row for row in table.to_pylist() if (row["comparison"], row["who"]) == (comparison, who)
-    }
+    return {row["statistic"]: row for row in table.to_pylist() if (row["comparison"], row["who"]) == (comparison, who)}
 
 
 def test_figures_are_those_of_the_measures_and_the_change_is_their_difference() -> None:

@@ -18,9 +18,7 @@ def test_a_guideline_without_sections_is_replaced_whole() -> None:
 def test_by_section_only_the_dimensions_own_section_changes() -> None:
     file = replace_guideline(parse_guideline(FILE, True), "style/voice", "1 is dull, 2 is alive.")
 
-    assert file == (
-        "Rate stories.\n\n## Plot\n1 is thin, 2 is rich.\n\n## Style / Voice\n\n1 is dull, 2 is alive.\n"
-    )
+    assert file == ("Rate stories.\n\n## Plot\n1 is thin, 2 is rich.\n\n## Style / Voice\n\n1 is dull, 2 is alive.\n")
     assert read_shown(file, True, "Plot") == read_shown(FILE, True, "Plot")
 
 

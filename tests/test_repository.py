@@ -108,6 +108,7 @@ PURE_ROOMS = (
     "refining.panel_rows",
     "refining.part_log",
     "refining.pool_results",
+    "refining.publishing",
     "refining.racing",
     "refining.rater_config",
     "refining.rater_worker",

@@ -7,36 +7,29 @@ round, not by the next run, not for another candidate of the same text.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
+from judgetrace.config import UserError
 from judgetrace.fingerprints import hash_text
 from judgetrace.refining.driver_watch import DriverWatch, StoppedEarlyError
 from judgetrace.refining.engine_pool import EnginePool
+from judgetrace.refining.panel_rows import KNOWN_BY
 from judgetrace.refining.part_log import PartLog
 from judgetrace.refining.pool_results import gather_results
 from judgetrace.refining.rater_worker import RatedBatch, RatingBatch
 from judgetrace.scale import Scale
-from judgetrace.schema import RATINGS, UNIT_KEY
+from judgetrace.schema import UNIT_KEY
 
 MAX_FAILED_RUNS = 3
 """A rating that failed in so many runs is missing for good: another run would hardly get it."""
-KNOWN_BY = ("text", "rater", *UNIT_KEY)
-KNOWN_RATINGS = pa.schema(
-    [
-        ("text", pa.string()),  # fingerprint of the guideline that the rater was shown
-        ("rater", pa.string()),  # fingerprint of all else that the rating depends on: model, prompt, decoding
-        *(field for field in RATINGS if field.name != "draws"),
-        ("prompt_tokens", pa.int64()),  # of all its samples
-        ("output_tokens", pa.int64()),
-    ]
-)
-"""One row a rating; what RUN/ratings holds. The last row of a rating counts."""
+
+MIN_ANSWERED = 10
 
 
 @dataclass(frozen=True)
@@ -69,6 +62,7 @@ class RaterPanel:
         log: PartLog,
         watch: DriverWatch,
         scale: Scale,
+        *,
         commit_every_s: float = 5.0,
         drain_s: float = 20.0,
     ):
@@ -140,6 +134,17 @@ class RaterPanel:
             raise StoppedEarlyError(
                 f"{len(again):,} ratings failed; nothing is decided without them. The last: {again[-1]['error']}"
             )
+
+    def check_answers(self, shown: Shown, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raise UserError where a rater gave no rating by the original guideline: that is no candidate's fault."""
+        for rater in self.raters:
+            known = [self._log.find(*_make_key(shown, rater, row)) or {} for row in rows]
+            if len(rows) >= MIN_ANSWERED and not any(row.get("outcome") == "rated" for row in known):
+                commonest = Counter(str(row.get("error")) for row in known).most_common(1)[0][0]
+                raise UserError(
+                    f"{rater.rater_id} gave no rating of {len(rows):,} items by the original guideline; commonest: "
+                    f"{commonest}\nChange its prompt, thinking or decoding, or leave it out of raters."
+                )
 
     def find_rows(self, wanted: Sequence[tuple[Shown, Sequence[Mapping[str, Any]]]]) -> Iterator[Mapping[str, Any]]:
         """Find the known ratings (KNOWN_RATINGS) of items under guidelines."""

@@ -1,4 +1,4 @@
-"""The driver of refine_guideline on a connected Ray: candidates, contest, test split, outputs, manifest.
+"""The driver of refine_guideline on a connected Ray: candidates, contest, test split.
 
 Everything is a function of calls and ratings that the run folder keeps: a driver that starts anew goes through the same
 steps and asks only what is not known.
@@ -6,9 +6,8 @@ steps and asks only what is not known.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,33 +16,28 @@ import pyarrow as pa
 from rich.console import Console
 
 from judgetrace.config import UserError
-from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig
 from judgetrace.refining.agreement_change import CHANGES, Ratings, measure_change
-from judgetrace.refining.caller import CALL_KEY
-from judgetrace.refining.calls import CALLS
 from judgetrace.refining.candidate_config import GENERATOR
 from judgetrace.refining.contest import Contest, hold_contest
 from judgetrace.refining.driver_watch import DriverWatch, StoppedEarlyError
 from judgetrace.refining.engine_pool import EnginePool
 from judgetrace.refining.entries import Entry, list_entries
 from judgetrace.refining.generation import Generate, generate_candidates
-from judgetrace.refining.guideline_file import diff_guidelines
 from judgetrace.refining.held_items import Part
 from judgetrace.refining.inputs import RefineInputs
-from judgetrace.refining.outcome import Outcome, Spent, describe_outcome, tabulate_candidates
+from judgetrace.refining.outcome import Outcome, Spent
 from judgetrace.refining.panel import Rater, RaterPanel, Shown
 from judgetrace.refining.panel_rows import KNOWN_BY, KNOWN_RATINGS
 from judgetrace.refining.part_log import PartLog
+from judgetrace.refining.publishing import print_outcome, write_manifest, write_outputs
 from judgetrace.refining.rater_worker import RaterSpec, RaterWorker
-from judgetrace.refining.report import write_report
 from judgetrace.refining.scores import score_items
 from judgetrace.run_folder import Fence, FencedError, RunFolder
 from judgetrace.session import check_resources
-from judgetrace.storage import Folder, encode_json, encode_parquet
+from judgetrace.storage import Folder
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from judgetrace.unit_run import needs_of
-from judgetrace.versions import list_versions
 
 
 def refine(console: Console, inputs: RefineInputs, started_here: bool, generate: Generate = generate_candidates) -> int:
@@ -121,8 +115,15 @@ class RefineRun:
         with self._open_panel() as panel:
             contest = self._hold_contest(panel, entries)
             outcome = self._measure(panel, entries, contest)
-        self._write(outcome, critiques)
+        self._fence.check()
+        write_outputs(outcome, critiques, self._inputs, self._run.folder)
+        write_manifest(outcome, self._inputs, self._run, self._list_work(), self._ratings.rows)
         return outcome
+
+    def _list_work(self) -> list[Mapping[str, Any]]:
+        """List what every driver of the run says of its work, this one last."""
+        earlier = [state for number, state in self._run.read_states().items() if number != self._driver]
+        return [*earlier, {"seconds": self._watch.seconds, "engine_s": self._watch.total.engine_s}]
 
     def _print_entries(self, entries: Sequence[Entry]) -> None:
         self._console.print(f"{len(entries)} candidates, {sum(e.why_out is None for e in entries)} of them to be raced")
@@ -248,69 +249,3 @@ class RefineRun:
                     sums.output_tokens + (row["output_tokens"] or 0),
                 )
         return found
-
-    def _write(self, outcome: Outcome, critiques: pa.Table) -> None:
-        """Write the outputs; the manifest last."""
-        self._fence.check()
-        inputs, folder = self._inputs, self._run.folder
-        file = outcome.winner.file
-        assert file is not None, outcome.winner
-        difference = diff_guidelines(inputs.guideline.text, file)
-        found = describe_outcome(outcome)
-        folder.delete(["manifest.json"])
-        folder.write_atomic("candidates.parquet", encode_parquet(tabulate_candidates(outcome)))
-        folder.write_atomic("critiques.parquet", encode_parquet(critiques))
-        folder.write_atomic("guideline.md", file.encode())
-        folder.write_atomic("guideline.diff", difference.encode())
-        folder.write_atomic("report.md", write_report(outcome, inputs.dimension, difference).encode())
-        folder.write_json("refinement.json", found)
-        earlier = [state for number, state in self._run.read_states().items() if number != self._driver]
-        manifest = {
-            "job": "refine_guideline",
-            "config": inputs.config.model_dump(mode="json"),
-            "contract": inputs.contract(),
-            "dimension": inputs.dimension,
-            "versions": list_versions(),
-            "at": time.time(),
-            "winner": found["winner"],
-            "is_replaced": found["is_replaced"],
-            "items": found["items"],
-            "calls": self._sum_calls(),
-            "ratings": self._sum_ratings(),
-            "seconds": sum(state["seconds"] for state in earlier) + self._watch.seconds,
-            "engine_seconds": sum(state["engine_s"] for state in earlier) + self._watch.total.engine_s,
-        }
-        folder.write_atomic("manifest.json", encode_json(manifest))
-
-    def _sum_calls(self) -> dict[str, float]:
-        """Sum up the recorded calls of the generator."""
-        log = PartLog(self._run.folder / "calls", CALLS, CALL_KEY)
-        log.refresh()
-        return sum_rows("calls", log.rows, self._inputs.config.generator.endpoint)
-
-    def _sum_ratings(self) -> dict[str, dict[str, float]]:
-        """Sum up the recorded ratings of each rater."""
-        found = {}
-        for place, rater in enumerate(self._inputs.config.raters):
-            fingerprint = self._inputs.rater_fingerprint(place)
-            rows = [row for row in self._ratings.rows if row["rater"] == fingerprint]
-            found[rater.rater] = sum_rows("ratings", rows, rater.endpoint)
-        return found
-
-
-def sum_rows(name: str, rows: Iterable[Mapping[str, Any]], endpoint: EndpointConfig | None) -> dict[str, float]:
-    """Sum up rows: their number, tokens, and what these cost at an endpoint."""
-    kept = list(rows)
-    prompt, output = (sum(row[f"{kind}_tokens"] or 0 for row in kept) for kind in ("prompt", "output"))
-    found: dict[str, float] = {name: len(kept), "prompt_tokens": prompt, "output_tokens": output}
-    return found if endpoint is None else found | {"cost": endpoint.cost(prompt, output)}
-
-
-def print_outcome(console: Console, run: str, outcome: Outcome) -> None:
-    """Show what came of a run."""
-    console.print(f"\n[bold]{outcome.contest.confirmation.describe()}[/]", soft_wrap=True)
-    for row in outcome.changes.to_pylist():
-        if row["before"] is not None and row["statistic"] in ("kendall_tau_b", "icc_3_1", "alpha_nominal"):
-            after = math.nan if row["after"] is None else row["after"]
-            console.print(f"  {row['who']:<40} {row['statistic']:<16} {row['before']:>7.3f} {after:>7.3f}")
-    console.print(f"Report: [bold]{run}/report.md[/]  Guideline: [bold]{run}/guideline.md[/]", soft_wrap=True)
