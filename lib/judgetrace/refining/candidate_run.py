@@ -92,13 +92,8 @@ def make_candidates(
 ) -> tuple[list[Candidate], pa.Table]:
     """Write all candidates, the original first, and the table of critiques (critiques.CRITIQUES).
 
-<<<<<<< HEAD
-    Needs a connected Ray. `check` is called before each write into the run folder; `watch` has the pool GENERATOR.
-    What the run's calls/ and embeddings/ hold is not asked again. Raises StoppedEarlyError where the run is to end,
-=======
     Needs a connected Ray. `check` is called before each write into the run folder; `watch` has the pool GENERATOR. What
     the run's calls/ and embeddings/ hold is not asked again. Raises StoppedEarlyError where the run is to end,
->>>>>>> refb
     UserError for what can't be used.
     """
     writer = make_writer(task, sections)
