@@ -15,6 +15,7 @@ from rich.console import Console
 from judgetrace.config import UserError, run_job
 from judgetrace.products import PRODUCTS
 from judgetrace.rating_report import print_rating_summary
+from judgetrace.refining import standing as refining
 from judgetrace.run_folder import RunFolder
 from judgetrace.run_report import describe_state, summarise_run
 from judgetrace.scale import ScaleConfig
@@ -62,6 +63,8 @@ def read_status(run: RunFolder, now: float) -> tuple[dict[str, Any], dict[str, A
         return status | read_standing(run, now), driver
     if driver["job"] == STUDY_JOB:
         return status | read_study_standing(run, now), driver
+    if driver["job"] == "refine_guideline":
+        return status | refining.read_standing(run, now), driver
     state, last = describe_state(run, now)
     status |= {"state": state} | {key: last[key] for key in ("at", "states", "draws_in_flight") if key in last}
     return status | summarise_run(run, Folder(driver["corpus"]), PRODUCTS[driver["product"]], driver["units"]), driver
@@ -87,6 +90,8 @@ def print_summary(console: Console, status: dict[str, Any], driver: dict[str, An
         print_standing(console, status)
     elif driver["job"] == STUDY_JOB:
         print_stages(console, status["stages"])
+    elif driver["job"] == "refine_guideline":
+        refining.print_standing(console, status)
     elif driver["product"] == "traces":
         scale = ScaleConfig.model_validate(driver["scale"])
         print_trace_summary(console, status, scale, driver["max_draws"])

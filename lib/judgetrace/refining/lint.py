@@ -91,11 +91,17 @@ def lint_guideline(output: str, task: LintTask, items: Iterable[str], config: Li
     text, findings = extract_guideline(output)
     if text is None:
         return Linted(None, tuple(findings))
-    findings += find_missing_levels(text, task.scale)
-    findings += find_other_dimensions(text, task, config.allowed_names)
-    findings += find_copied(text, task.original, items, config)
-    findings += find_overlong(text, task.original, config)
-    return Linted(text, tuple(findings))
+    return Linted(text, (*findings, *lint_text(text, task, items, config)))
+
+
+def lint_text(text: str, task: LintTask, items: Iterable[str], config: LintConfig) -> list[Finding]:
+    """Lint a guideline's text, whatever its tags were; else as lint_guideline."""
+    return [
+        *find_missing_levels(text, task.scale),
+        *find_other_dimensions(text, task, config.allowed_names),
+        *find_copied(text, task.original, items, config),
+        *find_overlong(text, task.original, config),
+    ]
 
 
 def extract_guideline(output: str) -> tuple[str | None, list[Finding]]:

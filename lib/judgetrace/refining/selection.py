@@ -63,7 +63,10 @@ def select_traces(
 
 
 def merge_selections(selections: Iterable[Selection], seed: int) -> Selection:
-    """Merge the selections of disjoint parts, of one scale, `per_level` and seed; at least one."""
+    """Merge the selections of parts, of one scale, `per_level` and seed; at least one.
+
+    A unit that several parts hold, as several runs may, is taken once, but counted as available by each.
+    """
     parts = list(selections)
     per_level, levels = parts[0].per_level, list(parts[0].taken)
     taken = {
@@ -73,7 +76,7 @@ def merge_selections(selections: Iterable[Selection], seed: int) -> Selection:
 
 
 def _take_first(keys: Iterable[UnitKey], number: int, seed: int) -> tuple[UnitKey, ...]:
-    return tuple(heapq.nsmallest(number, keys, key=lambda key: (_hash_unit(key, seed), key)))
+    return tuple(heapq.nsmallest(number, dict.fromkeys(keys), key=lambda key: (_hash_unit(key, seed), key)))
 
 
 def _hash_unit(key: UnitKey, seed: int) -> bytes:

@@ -1,0 +1,122 @@
+"""Write candidate guidelines on Ray: the driver's side, from trace runs to candidates. Resumes from the run's logs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+
+from judgetrace.fingerprints import check_model
+from judgetrace.guideline import Guideline
+from judgetrace.refining.caller import CALL_KEY, Caller
+from judgetrace.refining.calls import CALLS
+from judgetrace.refining.candidate_config import (
+    GENERATOR,
+    CandidatesConfig,
+    EmbeddingConfig,
+    GeneratorConfig,
+    SelectionConfig,
+)
+from judgetrace.refining.candidates import Candidate, CandidateWriter, cut_guideline
+from judgetrace.refining.driver_watch import DriverWatch
+from judgetrace.refining.embeddings import EMBEDDING_KEY, EMBEDDINGS, embed_texts
+from judgetrace.refining.engine_pool import EnginePool
+from judgetrace.refining.generator_worker import GeneratorWorker
+from judgetrace.refining.lint import LintConfig, LintTask
+from judgetrace.refining.part_log import PartLog
+from judgetrace.refining.refine_prompts import RefinePrompts, load_templates
+from judgetrace.refining.token_counter import load_counter
+from judgetrace.refining.trace_choice import SelectionRule, choose_traces, describe_missing
+from judgetrace.scale import Scale
+from judgetrace.storage import Folder
+
+
+@dataclass(frozen=True)
+class CandidateSections:
+    """The sections of the config that candidates are written by."""
+
+    selection: SelectionConfig
+    generator: GeneratorConfig
+    candidates: CandidatesConfig
+    embedding: EmbeddingConfig
+    lint: LintConfig
+
+
+@dataclass(frozen=True)
+class CandidateTask:
+    """Which guideline is refined, from which traces."""
+
+    guideline: Guideline
+    dimension: str
+    other_dimensions: tuple[str, ...]
+    scale: Scale
+    traces: tuple[str, ...]
+    """Run folders of infer_traces."""
+
+
+def make_writer(task: CandidateTask, sections: CandidateSections) -> CandidateWriter:
+    """Make the writer of a task. Raises UserError for what can't be used, ValueError for a missing section."""
+    counter = load_counter(sections.generator)
+    parts = cut_guideline(task.guideline, task.dimension)
+    prompts = RefinePrompts(
+        load_templates(sections.candidates),
+        task.dimension,
+        task.scale.values,
+        sections.generator.system,
+        counter.special_tokens,
+    )
+    lint = LintTask(task.scale, task.dimension, task.other_dimensions, parts.text)
+    return CandidateWriter(
+        parts,
+        lint,
+        prompts,
+        counter,
+        selection=sections.selection,
+        generator=sections.generator,
+        candidates=sections.candidates,
+        lint=sections.lint,
+    )
+
+
+def make_candidates(
+    task: CandidateTask,
+    sections: CandidateSections,
+    run: Folder,
+    watch: DriverWatch,
+    check: Callable[[], None] | None = None,
+    *,
+    wait_s: float,
+) -> tuple[list[Candidate], pa.Table]:
+    """Write all candidates, the original first, and the table of critiques (critiques.CRITIQUES).
+
+    Needs a connected Ray. `check` is called before each write into the run folder; `watch` has the pool GENERATOR. What
+    the run's calls/ and embeddings/ hold is not asked again. Raises StoppedEarlyError where the run is to end,
+    UserError for what can't be used.
+    """
+    writer = make_writer(task, sections)
+    config, generator = sections.candidates, sections.generator
+    rule = SelectionRule(
+        task.dimension, task.scale, sections.selection.per_level, config.seeds, sections.selection.split
+    )
+    chosen = choose_traces(task.traces, rule)
+    for line in describe_missing(chosen):
+        print(f"few traces: {line}", file=sys.stderr, flush=True)
+    calls = _open_log(run / "calls", CALLS, CALL_KEY, check)
+    vectors = _open_log(run / "embeddings", EMBEDDINGS, EMBEDDING_KEY, check)
+    contract = generator.contract(check_model(generator.model, generator.endpoint))
+    resolved = generator
+    if generator.endpoint is not None:
+        # Workers must not see another address than the contract has.
+        resolved = generator.model_copy(update={"endpoint": generator.endpoint.resolve()})
+    with EnginePool(GENERATOR, GeneratorWorker, (resolved,), generator.engine, wait_s) as pool:
+        caller = Caller(pool, calls, watch, contract)
+        return writer.write(chosen, caller.ask, partial(embed_texts, config=sections.embedding, log=vectors))
+
+
+def _open_log(folder: Folder, schema: pa.Schema, key: Sequence[str], check: Callable[[], None] | None) -> PartLog:
+    log = PartLog(folder, schema, key, check)
+    log.refresh()
+    return log

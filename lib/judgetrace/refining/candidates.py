@@ -1,0 +1,233 @@
+"""Write candidate guidelines from traces: procedures, rubrics, and both together, for several seeds; lint each.
+
+Pure but for what it is handed: a function that answers calls, and one that embeds sentences.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from judgetrace.guideline import Guideline, normalise_heading
+from judgetrace.refining.calls import Answer, Call
+from judgetrace.refining.candidate_config import CandidatesConfig, GeneratorConfig, SelectionConfig
+from judgetrace.refining.clusters import cluster_vectors
+from judgetrace.refining.critiques import (
+    CRITIQUES,
+    ChosenTrace,
+    Critique,
+    make_critique_call,
+    read_critiques,
+    tabulate_critiques,
+)
+from judgetrace.refining.lint import LintConfig, LintTask, lint_text
+from judgetrace.refining.refine_prompts import Part, RefinePrompts
+from judgetrace.refining.token_counter import TokenCounter
+from judgetrace.refining.trace_choice import ChosenTraces
+from judgetrace.refining.writing import Rounds, Writer, WriterSettings, Written, run_together
+
+PROCEDURE_HEADING = "### How to rate, step by step"
+_PROCEDURE = re.compile(rf"^{re.escape(PROCEDURE_HEADING)}[ \t]*$.*?(?=^#{{1,3}}[ \t]|\Z)", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^#{1,3}(?=[ \t])", re.MULTILINE)
+ORIGINAL = "original"
+Ask = Callable[[str, Sequence[Call]], list[Answer]]
+"""Answers the calls of a stage, in their order."""
+Embed = Callable[[Sequence[str]], np.ndarray]
+"""Turns sentences [N] into vectors [N, D]."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A guideline that may replace the original. Only one without problems and error is raced."""
+
+    name: str
+    kind: str  # original, instructions, rubric, both
+    seed: int | None
+    text: str
+    """All that the rater of the dimension is told; "" where there is none."""
+    problems: tuple[str, ...] = ()
+    error: str | None = None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it may be shown to raters."""
+        return not self.problems and self.error is None and bool(self.text)
+
+
+@dataclass(frozen=True)
+class GuidelineParts:
+    """What the rater of a dimension is told: what stays as it is, what may be rewritten, an earlier procedure."""
+
+    frame: str
+    rubric: str
+    procedure: str = ""
+
+    @property
+    def text(self) -> str:
+        """The whole."""
+        steps = f"{PROCEDURE_HEADING}\n\n{self.procedure}" if self.procedure else ""
+        return "\n\n".join(part for part in (self.frame, self.rubric, steps) if part)
+
+
+def cut_guideline(guideline: Guideline, dimension: str) -> GuidelineParts:
+    """Cut a guideline. By section, its preamble and the section's heading stay. Raises ValueError without a section."""
+    shown = guideline.guideline_for(dimension)
+    if shown is None:
+        raise ValueError(f"the guideline has no section for the dimension {dimension!r}")
+    frame, body = "", shown.strip()
+    if guideline.by_section:
+        heading, _, body = guideline.sections[normalise_heading(dimension)].partition("\n")
+        frame = "\n\n".join(part for part in (guideline.preamble, heading.strip()) if part)
+    found = _PROCEDURE.search(body)
+    if found is None:
+        return GuidelineParts(frame, body.strip())
+    rubric = body[: found.start()].rstrip() + "\n\n" + body[found.end() :].lstrip()
+    return GuidelineParts(frame, rubric.strip(), found.group().removeprefix(PROCEDURE_HEADING).strip())
+
+
+class CandidateWriter:
+    """Writes all candidates of one guideline."""
+
+    def __init__(
+        self,
+        parts: GuidelineParts,
+        task: LintTask,
+        prompts: RefinePrompts,
+        counter: TokenCounter,
+        *,
+        selection: SelectionConfig,
+        generator: GeneratorConfig,
+        candidates: CandidatesConfig,
+        lint: LintConfig,
+    ):
+        self._parts, self._task, self._prompts, self._counter = parts, task, prompts, counter
+        self._selection, self._generator, self._config, self._lint = selection, generator, candidates, lint
+        self._levels = task.scale.values
+        settings = WriterSettings(
+            generator.guideline_tokens,
+            generator.thinking_tokens,
+            candidates.answer_tries,
+            generator.open_tag,
+            candidates.allow_outside,
+        )
+        self._writer = Writer(prompts, counter, settings)
+
+    def write(self, chosen: ChosenTraces, ask: Ask, embed: Embed) -> tuple[list[Candidate], pa.Table]:
+        """Write candidates, the original first; returns them and the critiques (critiques.CRITIQUES)."""
+        kinds, seeds = set(self._config.kinds), self._config.seeds
+        works: dict[str, Rounds[Written]] = {}
+        tables: list[pa.Table] = []
+        if kinds & {"rubric", "both"}:
+            failures, rubric_parts, tables = self._collect_critiques(chosen, ask, embed)
+            for seed in seeds:
+                works[f"rubric-{seed}"] = self._write_rubric(rubric_parts[seed], failures, seed)
+        if kinds & {"instructions", "both"}:
+            for seed in seeds:
+                works[f"instructions-{seed}"] = self._write_instructions(chosen, seed)
+        written = run_together(lambda calls: ask("write guidelines", calls), works)
+        candidates = [Candidate(ORIGINAL, ORIGINAL, None, self._parts.text)]
+        for kind in self._config.kinds:
+            candidates += [self._make(kind, seed, written, chosen) for seed in seeds]
+        return mark_repeated(candidates), pa.concat_tables([CRITIQUES.empty_table(), *tables])
+
+    def _collect_critiques(
+        self, chosen: ChosenTraces, ask: Ask, embed: Embed
+    ) -> tuple[str | None, dict[int, list[Part]], list[pa.Table]]:
+        """Ask for the critiques of all seeds' traces, and pick those that rubrics are written from."""
+        by_seed = {seed: chosen.list_traces(seed, self._selection.rubric_per_level) for seed in self._config.seeds}
+        sources = {(trace.level, trace.unit): trace for traces in by_seed.values() for trace in traces}
+        try:
+            calls = [self._make_critique_call(trace) for trace in sources.values()]
+        except ValueError as error:
+            return str(error), {seed: [] for seed in by_seed}, []
+        answers = dict(zip(sources, ask("critiques", calls), strict=True))
+        found = {key: read_critiques(answer, self._config.max_critiques) for key, answer in answers.items()}
+        sentences = list(dict.fromkeys(sentence for some in found.values() for sentence in some))
+        vectors = dict(zip(sentences, embed(sentences), strict=True)) if sentences else {}
+        parts, tables = {}, []
+        for seed, traces in by_seed.items():
+            critiques = [Critique(text, trace) for trace in traces for text in found[trace.level, trace.unit]]
+            parts[seed], table = self._pick(critiques, vectors, seed)
+            tables.append(table)
+        return None, parts, tables
+
+    def _make_critique_call(self, trace: ChosenTrace) -> Call:
+        return make_critique_call(
+            trace,
+            self._parts.text,
+            self._prompts,
+            self._counter,
+            critique_tokens=self._generator.critique_tokens,
+            thinking_tokens=self._generator.thinking_tokens,
+        )
+
+    def _pick(
+        self, critiques: Sequence[Critique], vectors: dict[str, np.ndarray], seed: int
+    ) -> tuple[list[Part], pa.Table]:
+        """Cluster each level's critiques; returns those nearest the centroids, levels in turn, and the table of all."""
+        picked: list[list[Part]] = []
+        tables = [CRITIQUES.empty_table()]
+        for level in self._levels:
+            own = [critique for critique in critiques if critique.source.level == level]
+            if not own:
+                continue
+            clusters = cluster_vectors(np.array([vectors[c.sentence] for c in own]), self._config.clusters, seed)
+            used = clusters.pick_nearest(self._config.clusters.nearest, [c.sentence.casefold() for c in own])
+            about = zip(clusters.labels.tolist(), clusters.distances.tolist(), used.tolist(), strict=True)
+            tables.append(tabulate_critiques(seed, own, about))
+            order = np.lexsort((clusters.distances, clusters.labels))
+            picked.append([Part(level, own[at].sentence) for at in order if used[at]])
+        longest = max(map(len, picked), default=0)
+        parts = [some[at] for at in range(longest) for some in picked if at < len(some)]
+        return parts, pa.concat_tables(tables)
+
+    def _write_rubric(self, parts: Sequence[Part], failure: str | None, seed: int) -> Rounds[Written]:
+        if failure is not None:
+            return Written(None, failure)
+        return (yield from self._writer.write("rubric", self._parts.rubric, parts, self._levels, seed))
+
+    def _write_instructions(self, chosen: ChosenTraces, seed: int) -> Rounds[Written]:
+        traces = chosen.list_traces(seed, self._selection.instructions_per_level)
+        parts = [Part(trace.level, trace.trace) for trace in traces if trace.trace.strip()]
+        shown = GuidelineParts(self._parts.frame, self._parts.rubric).text
+        return (yield from self._writer.write("instructions", shown, parts, self._levels, seed))
+
+    def _make(self, kind: str, seed: int, written: dict[str, Written], chosen: ChosenTraces) -> Candidate:
+        """Put what was written in its place, and lint the whole."""
+        name = f"{kind}-{seed}"
+        needed = [f"{part}-{seed}" for part in ("rubric", "instructions") if kind in {part, "both"}]
+        errors = [written[part].error for part in needed if written[part].error]
+        if errors:
+            return Candidate(name, kind, seed, "", error="; ".join(map(str, errors)))
+        rubric, procedure = self._parts.rubric, self._parts.procedure
+        if kind != "instructions":
+            rubric = _lower_headings(written[f"rubric-{seed}"].text or "", "###")
+        if kind != "rubric":
+            procedure = _lower_headings(written[f"instructions-{seed}"].text or "", "####")
+        text = GuidelineParts(self._parts.frame, rubric, procedure).text
+        items = [trace.item for trace in chosen.list_traces(seed, self._selection.per_level)]
+        findings = lint_text(text, self._task, items, self._lint)
+        return Candidate(name, kind, seed, text, tuple(f"{f.reason}: {f.detail}" for f in findings))
+
+
+def _lower_headings(text: str, mark: str) -> str:
+    """Lower headings to `mark`, so that none of them ends the section that the text is put into."""
+    return _HEADING.sub(mark, text)
+
+
+def mark_repeated(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Mark candidates whose text an earlier one has: to score them would tell nothing new."""
+    first: dict[str, str] = {}
+    for candidate in candidates:
+        if candidate.is_sound:
+            first.setdefault(candidate.text, candidate.name)
+    return [
+        replace(candidate, problems=(f"repeated: the same text as {first[candidate.text]}",))
+        if candidate.is_sound and first[candidate.text] != candidate.name
+        else candidate
+        for candidate in candidates
+    ]

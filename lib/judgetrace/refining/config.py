@@ -1,0 +1,168 @@
+"""The config of `refine_guideline`. Imports neither Ray nor vLLM."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from judgetrace.config import STRICT, UserError
+from judgetrace.limits import LimitsConfig
+from judgetrace.rating_config import check_scales
+from judgetrace.refining.candidate_config import (
+    GENERATOR,
+    CandidatesConfig,
+    EmbeddingConfig,
+    GeneratorConfig,
+    SelectionConfig,
+)
+from judgetrace.refining.confirm import ConfirmConfig
+from judgetrace.refining.held_items import ItemRule
+from judgetrace.refining.lint import LintConfig
+from judgetrace.refining.racing import RaceConfig
+from judgetrace.refining.rater_config import RaterConfig
+from judgetrace.refining.scores import ScoreKind
+from judgetrace.scale import Scale, ScaleConfig
+from judgetrace.session import RayConfig
+
+
+class ScoringConfig(BaseModel):
+    """What candidates are raced and confirmed on."""
+
+    model_config = STRICT
+
+    score: ScoreKind | None = Field(
+        default=None,
+        description="exact: whether a rating is the target label; squared: 1 - (rating - target)^2 / range^2. By "
+        "default exact for nominal scales, squared for the others.",
+    )
+    max_items: int | None = Field(
+        default=1000,
+        ge=1,
+        description="Items of each half of the validation split at most (whole groups are taken, so some more); "
+        "nothing: all.",
+    )
+
+
+class TestConfig(BaseModel):
+    """The test split, which is rated once, when all is decided."""
+
+    # pytest would take it for tests by its name.
+    __test__ = False
+    model_config = STRICT
+
+    enabled: bool = Field(
+        default=True,
+        description="Rate the test split with the original and the refined guideline. Off where a study measures the "
+        "test split itself: then agreement is measured on the confirming half of the validation split.",
+    )
+    max_items: int | None = Field(default=None, ge=1, description="Items of it at most; all by default.")
+
+
+class IntervalsConfig(BaseModel):
+    """Intervals of agreement before, after and of the change."""
+
+    model_config = STRICT
+
+    replicates: int = Field(default=1000, ge=200, description="Bootstrap replicates.")
+    level: float = Field(default=0.95, gt=0.5, lt=1, description="Level of the intervals.")
+
+
+class CallLedgerConfig(BaseModel):
+    """How calls and ratings are kept."""
+
+    model_config = STRICT
+
+    commit_every_s: float = Field(default=5.0, gt=0, description="What engines answered is committed at most so late.")
+    drain_s: float = Field(default=20.0, ge=0, description="Time for batches in flight to end when the job is to stop.")
+
+
+class RefineGuidelineConfig(BaseModel):
+    """Write clearer guidelines from thinking traces, and find out whether raters agree better with people by one.
+
+    Reads CORPUS/items and the traces of runs of infer_traces, writes RUN/guideline.md and what led to it. Run the same
+    command again after any end: no call is made and no rating asked for twice.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    corpus: str = Field(description="The corpus folder; local path, s3:// or any fsspec URL.")
+    traces: tuple[str, ...] = Field(description="Run folders of infer_traces on this corpus: one, or a list.")
+    run: str = Field(description="The run folder; may be on another filesystem.")
+    dimension: str | None = Field(
+        default=None, description="Which dimension's guideline is refined; needed where the corpus has several."
+    )
+    guideline: str | None = Field(default=None, description="A guideline to use instead of the corpus's own: a file.")
+    seed: int = Field(default=0, description="Seed of halves, race and intervals.")
+    selection: SelectionConfig = Field(
+        default_factory=SelectionConfig, description="Which traces candidates are written from."
+    )
+    generator: GeneratorConfig = Field(description="The model that writes critiques and guidelines.")
+    candidates: CandidatesConfig = Field(
+        default_factory=CandidatesConfig, description="Which candidates are written, and from which prompts."
+    )
+    embedding: EmbeddingConfig = Field(
+        default_factory=EmbeddingConfig, description="What turns critiques into vectors."
+    )
+    raters: tuple[RaterConfig, ...] = Field(
+        min_length=1, description="The raters that candidates are scored by; two or more, of different families."
+    )
+    scoring: ScoringConfig = Field(default_factory=ScoringConfig, description="What candidates are scored on.")
+    race: RaceConfig = Field(default_factory=RaceConfig, description="When the race drops candidates and ends.")
+    confirm: ConfirmConfig = Field(default_factory=ConfirmConfig, description="What it takes to replace the original.")
+    lint: LintConfig = Field(default_factory=LintConfig, description="What a candidate guideline may be.")
+    test: TestConfig = Field(default_factory=TestConfig, description="The test split, rated once at the end.")
+    intervals: IntervalsConfig = Field(default_factory=IntervalsConfig, description="Intervals of agreement.")
+    ledger: CallLedgerConfig = Field(
+        default_factory=CallLedgerConfig, description="How calls and ratings are kept while the job goes on."
+    )
+    limits: LimitsConfig = Field(default_factory=LimitsConfig, description="When the job ends early.")
+    cluster: RayConfig = Field(default_factory=RayConfig, description="Where the job runs.")
+    dry_run: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("dry_run", "dry-run"),
+        description="Validate without a cluster; print the config, the calls that it takes and a prompt of each kind.",
+    )
+
+    @field_validator("traces", mode="before")
+    @classmethod
+    def _take_one_run(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> RefineGuidelineConfig:
+        if not self.traces:
+            raise ValueError("traces: give at least one run of infer_traces")
+        names = [GENERATOR, *(rater.rater for rater in self.raters)]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(
+                f"raters: two are called {repeated[:5]}; give each a rater_id of its own, other than {GENERATOR!r}"
+            )
+        priced = [e for e in (self.generator.endpoint, *(rater.endpoint for rater in self.raters)) if e is not None]
+        if self.limits.max_cost is not None and not any(e.input_price or e.output_price for e in priced):
+            raise ValueError("limits.max_cost needs the prices of an endpoint: without them it never ends")
+        return self
+
+    def item_rule(self, dimension: str) -> ItemRule:
+        """Return which items candidates are held against."""
+        return ItemRule(
+            dimension,
+            self.seed,
+            test="test" if self.test.enabled else None,
+            max_items=self.scoring.max_items,
+            max_test_items=self.test.max_items,
+        )
+
+    def score_kind(self, scale: Scale) -> ScoreKind:
+        """Return how items are scored on a scale. Raises UserError for squares on a nominal one."""
+        if scale.type == "nominal" and self.scoring.score == "squared":
+            raise UserError("scoring.score = 'squared': the scale is nominal and has no distances; use 'exact'")
+        kind: Literal["exact", "squared"] = "exact" if scale.type == "nominal" else "squared"
+        return self.scoring.score or kind
+
+
+def check_raters(config: RefineGuidelineConfig, scale: Scale) -> None:
+    """Raise UserError where a rater's way to rate does not fit the scale."""
+    for rater in config.raters:
+        check_scales(rater.decoding, ScaleConfig(values=scale.values, type=scale.type))

@@ -1,0 +1,101 @@
+"""Show what refine_guideline would do, without a cluster: config, calls, tokens, a prompt of each kind."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from judgetrace.guideline import Guideline
+from judgetrace.prompts import PromptRenderer
+from judgetrace.refining.generation_plan import plan_generation, show_prompt
+from judgetrace.refining.inputs import RefineInputs
+from judgetrace.refining.looks import plan_looks
+
+CHARS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class RatingPlan:
+    """How many ratings a run asks, by all raters together."""
+
+    at_least: int
+    """Where one candidate leads after the first look, and none of the validation split's other half is needed."""
+    at_most: int
+    """Where the race goes through all items, with all candidates."""
+
+
+def plan_ratings(inputs: RefineInputs, num_candidates: int) -> RatingPlan:
+    """Plan the ratings of so many sound candidates, the original included."""
+    raters = len(inputs.config.raters)
+    items = {part: len(rows) for part, rows in inputs.items.rows.items()}
+    groups = inputs.items.count_groups("race")
+    if num_candidates < 2 or not groups:
+        return RatingPlan(raters * items["test"], raters * items["test"])
+    race = inputs.config.race
+    first = plan_looks(groups, race.first_look, race.growth)[0]
+    share = first / groups
+    at_least = num_candidates * math.ceil(items["race"] * share) + items["test"]
+    at_most = num_candidates * items["race"] + 2 * items["confirm"] + 2 * items["test"]
+    return RatingPlan(raters * at_least, raters * at_most)
+
+
+def print_dry_run(console: Console, inputs: RefineInputs) -> None:
+    """Print it all."""
+    config = inputs.config
+    console.print_json(config.model_dump_json())
+    for line in (*describe_generation(inputs), *describe_ratings(inputs)):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def describe_generation(inputs: RefineInputs) -> Iterator[str]:
+    """Describe the generator's calls, with the first prompt of each kind."""
+    plan = plan_generation(inputs)
+    for kind, call in plan.first.items():
+        made_up = "" if kind in ("critiques", "instructions") else " (with made-up answers to earlier ones)"
+        yield f"\nPrompt of the generator: {kind}{made_up}"
+        yield from show_prompt(call)
+        yield "---"
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in plan.num_calls.items())
+    yield (
+        f"\nCalls of the generator: {plan.num_calls.total():,} at most ({kinds}), but for answers asked for again; "
+        f"about {plan.prompt_tokens:,} prompt tokens, {plan.output_tokens:,} output tokens at most"
+    )
+
+
+def describe_ratings(inputs: RefineInputs) -> Iterator[str]:
+    """Describe the ratings, and render what the first rater is asked."""
+    config = inputs.config
+    num_candidates = 1 + len(config.candidates.kinds) * len(config.candidates.seeds)
+    plan = plan_ratings(inputs, num_candidates)
+    parts = ", ".join(
+        f"{part} {len(rows):,} in {inputs.items.count_groups(part):,} groups"
+        for part, rows in inputs.items.rows.items()
+    )
+    yield f"\nItems: {parts}"
+    yield from inputs.list_shortages()
+    yield (
+        f"Ratings: {plan.at_least:,} at least, {plan.at_most:,} at most, of {num_candidates} candidates by "
+        f"{len(config.raters)} raters"
+    )
+    rows = next((rows for rows in inputs.items.rows.values() if rows), ())
+    if not rows:
+        return
+    for place, rater in enumerate(config.raters):
+        renderer = PromptRenderer(inputs.templates[place], rater.prompt.system, thinks=rater.thinking.format != "none")
+        guideline = Guideline(inputs.shown).text
+        messages = renderer.render(json.loads(rows[0]["fields"]), guideline, inputs.dimension, inputs.scale)
+        tokens = sum(len(message["content"]) for message in messages) / CHARS_PER_TOKEN * rater.decoding.samples
+        num_each = plan.at_most // len(config.raters)
+        yield (
+            f"{rater.rater}: about {tokens * num_each:,.0f} prompt tokens at most (of {tokens:,.0f} a rating, at "
+            f"{CHARS_PER_TOKEN} characters a token), {num_each * rater.decoding.samples * rater.decoding.max_tokens:,} "
+            "output tokens at most"
+        )
+        if place == 0:
+            yield f"\nPrompt of {rater.rater} for {rows[0]['item_id']}"
+            yield from (f"--- {message['role']}\n{message['content']}" for message in messages)
+            yield "---"

@@ -1,0 +1,317 @@
+"""A pool of engines that stay up over many stages: batches in, results out as they come.
+
+Each engine lives in a Ray actor of its own, made from a plain class that needs no Ray. A large model is so loaded once,
+not anew for every stage. Knows nothing of what a batch is.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from judgetrace.config import UserError
+from judgetrace.engine import EngineConfig, EngineDeadError, EngineStartError
+from judgetrace.session import StageWatch
+
+BATCHES_AT_ONCE = 4
+START_TRIES = 3
+CLOSE_S = 20.0
+NOTICE_S = 55.0
+
+Batch = TypeVar("Batch")
+
+
+class Worker(Protocol):
+    """Holds one engine. Made in the actor that it lives in; making it starts the engine.
+
+    `work` is called from several threads at once.
+    """
+
+    def work(self, batch: Any) -> Any:
+        """Do a batch. Raises EngineDeadError where the engine is gone: the batch is done again by another."""
+
+    def close(self) -> None:
+        """End the engine."""
+
+
+@dataclass(eq=False)
+class _Job(Generic[Batch]):
+    batch: Batch
+    num_deaths: int = 0
+
+
+@dataclass(eq=False)
+class _Member:
+    """An actor of the pool. `starting` is the call that starts its engine; None once it has."""
+
+    actor: Any
+    starting: Any
+    num_jobs: int = 0
+
+
+class WorkerActor:
+    """What an actor of a pool is: a worker that is made by a call, so that its failure can be told apart."""
+
+    def __init__(self, make_worker: Callable[..., Worker], arguments: tuple[Any, ...]):
+        self._make_worker, self._arguments = make_worker, arguments
+
+    def start(self) -> None:
+        """Make the worker. Raises EngineStartError."""
+        self._worker = self._make_worker(*self._arguments)
+
+    def work(self, batch: Any) -> Any:
+        """Do a batch."""
+        return self._worker.work(batch)
+
+    def close(self) -> None:
+        """End the engine."""
+        self._worker.close()
+
+
+class EnginePool:
+    """Engines of one kind, from `engine.min_replicas` on up to `engine.max_replicas` while there is work for them.
+
+    Use as a context in a process that is connected to Ray; leaving it ends all engines. They are started by the first
+    batch, or by `warm_up`: a stage without batches needs none. `make_worker(*arguments)` makes a Worker; all of it is
+    pickled.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make_worker: Callable[..., Worker],
+        arguments: tuple[Any, ...],
+        engine: EngineConfig,
+        wait_s: float,
+    ):
+        self.name, self._engine, self._wait_s = name, engine, wait_s
+        self._making = (make_worker, arguments)
+        self._members: list[_Member] = []
+        self._deaths_at_start = 0
+        self.num_deaths = 0
+
+    def __enter__(self) -> EnginePool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        import ray
+
+        members, self._members = self._members, []
+        closing = [member.actor.close.remote() for member in members if member.starting is None]
+        if closing:
+            with suppress(Exception):  # they are killed all the same
+                ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
+        for member in members:
+            ray.kill(member.actor)
+
+    def warm_up(self) -> None:
+        """Ask for the first engines, unless that is done; does not wait for them."""
+        if not self._members:
+            self._ask_for(self._engine.min_replicas)
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """The Ray resources of one engine."""
+        return {"CPU": self._engine.num_cpus, "GPU": self._engine.num_gpus, **self._engine.resources}
+
+    @property
+    def batches_at_once(self) -> int:
+        """Batches in flight in one engine."""
+        return self._engine.shards_at_once or BATCHES_AT_ONCE
+
+    def choose_batch_size(self, num_rows: int) -> int:
+        """Choose how many rows a batch takes: engines' slots stay full, and all engines get some."""
+        shared = num_rows // (self._engine.max_replicas * self.batches_at_once)
+        return max(1, min(2 * self._engine.slots // self.batches_at_once, shared))
+
+    def run(
+        self, batches: Iterable[Batch], should_stop: Callable[[], bool] = lambda: False, drain_s: float = 20.0
+    ) -> Iterator[tuple[Batch, Any]]:
+        """Have batches done; yields each with its result, as they end. One stage at a time.
+
+        `should_stop` is asked every second. Once it says so, no further batch is begun, those in flight have `drain_s`
+        seconds to end, and the rest is left undone. An engine that dies is replaced, and its batches are done again.
+        Raises UserError where no engine can start, where resources don't come in time, and for a batch that too many
+        engines died over; any other error of a worker as it is.
+        """
+        with StageWatch(self.name, self.needs, self._wait_s) as watch:
+            yield from _Stage(self, iter(batches), should_stop, drain_s, watch).run()
+
+    def _ask_for(self, number: int) -> None:
+        """Ask Ray for further actors; they start when there is room for them."""
+        import ray
+
+        actor_type = ray.remote(WorkerActor).options(
+            num_cpus=self._engine.num_cpus,
+            num_gpus=self._engine.num_gpus or None,
+            resources=self._engine.resources or None,
+            max_concurrency=self.batches_at_once + 1,  # one for close()
+        )
+        for _ in range(number):
+            actor = actor_type.remote(*self._making)
+            self._members.append(_Member(actor, actor.start.remote()))
+
+    def list_ready(self) -> list[_Member]:
+        """List the members whose engine is up."""
+        return [member for member in self._members if member.starting is None]
+
+    def list_starting(self) -> dict[Any, _Member]:
+        """List the members whose engine is not up yet, by the call that starts it."""
+        return {member.starting: member for member in self._members if member.starting is not None}
+
+    def grow(self) -> None:
+        """Ask for the engines beyond the first, once those are up.
+
+        Not before: several pools that are used together shall each get their first.
+        """
+        if len(self._members) == len(self.list_ready()) < self._engine.max_replicas:
+            self._ask_for(self._engine.max_replicas - len(self._members))
+
+    def note_started(self, member: _Member) -> None:
+        """Take the end of a member's start. Raises UserError where engines can't start."""
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            ray.get(member.starting)
+        except RayTaskError as error:
+            if isinstance(error.cause, EngineStartError):
+                raise UserError(
+                    f"{self.name}: the engine could not start: {error.cause}\nChange its [model] or [engine]; the "
+                    "workers' own logs are in Ray's session folder (--cluster.worker_logs shows them)."
+                ) from error
+            raise error.cause from error
+        except RayError as error:
+            self._deaths_at_start += 1
+            if self._deaths_at_start >= START_TRIES:
+                raise UserError(
+                    f"{self.name}: {START_TRIES} engines in a row died while they started, the last one: {error}\n"
+                    "Often they need more memory than there is: lower engine.max_replicas, or take a smaller model."
+                ) from error
+            self.replace(member)
+            return
+        member.starting = None
+        self._deaths_at_start = 0
+
+    def replace(self, member: _Member) -> None:
+        """Replace a member that died, or whose engine did; one that was replaced already stays so."""
+        import ray
+
+        if member not in self._members:
+            return
+        self.num_deaths += 1
+        self._members.remove(member)
+        ray.kill(member.actor)
+        print(f"{self.name}: an engine died; another one takes its place", file=sys.stderr, flush=True)
+        self._ask_for(1)
+
+    def check_deaths(self, job: _Job[Any], error: BaseException) -> None:
+        """Raise UserError for a batch that too many engines died over."""
+        if job.num_deaths > self._engine.max_deaths:
+            raise UserError(
+                f"{self.name}: engines died {job.num_deaths} times over one batch, more than engine.max_deaths; the "
+                f"last time: {error}\nThe same command goes on; look at the workers' logs in Ray's session folder."
+            ) from error
+
+
+class _Stage(Generic[Batch]):
+    """One call of EnginePool.run."""
+
+    def __init__(
+        self,
+        pool: EnginePool,
+        batches: Iterator[Batch],
+        should_stop: Callable[[], bool],
+        drain_s: float,
+        watch: StageWatch,
+    ):
+        self._pool, self._batches, self._should_stop, self._drain_s, self._watch = (
+            pool,
+            batches,
+            should_stop,
+            drain_s,
+            watch,
+        )
+        self._waiting: deque[_Job[Batch]] = deque()
+        self._in_flight: dict[Any, tuple[_Member, _Job[Batch]]] = {}
+        self._stopped_at: float | None = None
+        self._moved_at = time.monotonic()
+
+    def run(self) -> Iterator[tuple[Batch, Any]]:
+        """Hand out batches and take their results until none is left, or the stage is to stop."""
+        import ray
+
+        while not self._is_over():
+            self._pool.warm_up()
+            self._hand_out()
+            ended, _ = ray.wait([*self._in_flight, *self._pool.list_starting()], num_returns=1, timeout=1.0)
+            for call in ended:
+                self._moved_at = time.monotonic()
+                if call in self._in_flight:
+                    yield from self._finish(call)
+                else:
+                    self._pool.note_started(self._pool.list_starting()[call])
+            self._check_waiting()
+
+    def _is_over(self) -> bool:
+        if self._stopped_at is None and self._should_stop():
+            self._stopped_at = time.monotonic()
+        if self._stopped_at is not None:
+            return not self._in_flight or time.monotonic() - self._stopped_at > self._drain_s
+        return not self._in_flight and not self._has_jobs()
+
+    def _has_jobs(self) -> bool:
+        """Whether a batch waits; the next one is read where none does."""
+        if not self._waiting:
+            self._waiting.extend(_Job(batch) for batch in islice(self._batches, 1))
+        return bool(self._waiting)
+
+    def _hand_out(self) -> None:
+        """Fill the engines that are up, those with the fewest batches first."""
+        while self._stopped_at is None and self._has_jobs():
+            ready = [member for member in self._pool.list_ready() if member.num_jobs < self._pool.batches_at_once]
+            if not ready:
+                return
+            member, job = min(ready, key=lambda some: some.num_jobs), self._waiting.popleft()
+            member.num_jobs += 1
+            self._in_flight[member.actor.work.remote(job.batch)] = (member, job)
+            self._pool.grow()
+
+    def _finish(self, call: Any) -> Iterator[tuple[Batch, Any]]:
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        member, job = self._in_flight.pop(call)
+        member.num_jobs -= 1
+        try:
+            result = ray.get(call)
+        except RayError as error:
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            if isinstance(error, RayTaskError) and not isinstance(cause, EngineDeadError):
+                raise cause from error
+            job.num_deaths += 1
+            self._pool.check_deaths(job, cause)
+            self._waiting.append(job)
+            self._pool.replace(member)
+            return
+        yield job.batch, result
+
+    def _check_waiting(self) -> None:
+        """Say what is waited for; raise UserError where no engine got its place in time."""
+        if self._pool.list_ready():
+            # The watch is for engines that get no place; a batch may take long.
+            self._watch.progress()
+            if time.monotonic() - self._moved_at > NOTICE_S:
+                self._moved_at = time.monotonic()
+                num, engines = len(self._in_flight), len(self._pool.list_ready())
+                text = f"waiting: {self._pool.name}: {num} batches are in work on {engines} engines"
+                print(text, file=sys.stderr, flush=True)
+        elif self._watch.expired:
+            raise UserError(f"gave up: {self._watch.describe()}\nGive it resources, or raise cluster.wait_s.")

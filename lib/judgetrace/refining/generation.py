@@ -1,0 +1,41 @@
+"""Have a run's candidates written: what of its config and inputs goes to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from judgetrace.refining.candidate_run import CandidateSections, CandidateTask, make_candidates
+from judgetrace.refining.candidates import Candidate
+from judgetrace.refining.driver_watch import DriverWatch
+from judgetrace.refining.inputs import RefineInputs
+from judgetrace.run_folder import Fence, RunFolder
+
+Generate = Callable[[RefineInputs, RunFolder, Fence, DriverWatch], tuple[list[Candidate], pa.Table]]
+
+
+def list_sections(inputs: RefineInputs) -> CandidateSections:
+    """List the sections of the config that candidates are written by."""
+    config = inputs.config
+    return CandidateSections(config.selection, config.generator, config.candidates, config.embedding, config.lint)
+
+
+def make_task(inputs: RefineInputs) -> CandidateTask:
+    """Collect what is refined, and from which traces."""
+    others = tuple(name for name in inputs.dimensions if name != inputs.dimension)
+    return CandidateTask(inputs.guideline, inputs.dimension, others, inputs.scale, inputs.config.traces)
+
+
+def generate_candidates(
+    inputs: RefineInputs, run: RunFolder, fence: Fence, watch: DriverWatch
+) -> tuple[list[Candidate], pa.Table]:
+    """Have all candidates written, the original first, and the table of critiques. Needs a connected Ray."""
+    return make_candidates(
+        make_task(inputs),
+        list_sections(inputs),
+        run.folder,
+        watch,
+        fence.check,
+        wait_s=inputs.config.cluster.wait_s,
+    )

@@ -1,0 +1,155 @@
+"""One engine that answers calls. Knows no Ray and no store: a batch of calls goes in, its rows come out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from judgetrace.engine import (
+    Completion,
+    Engine,
+    EngineDeadError,
+    EngineSpec,
+    Prompt,
+    PromptRefusedError,
+    Request,
+    RequestFailedError,
+    load_engine,
+)
+from judgetrace.parsing import THINK_CLOSE
+from judgetrace.refining.calls import Call
+from judgetrace.refining.candidate_config import GeneratorConfig
+
+ENGINE_TRIES = 3
+_THINK_OPEN = re.compile(r"^\s*<think>\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class AnsweredBatch:
+    """Rows of calls.CALLS, one a call, in their order; how long the engine has been busy since its start."""
+
+    rows: list[dict[str, Any]]
+    worker: str
+    engine_s: float
+
+
+class GeneratorWorker:
+    """Takes batches of calls with their ids, returns rows. `work` may be called from several threads."""
+
+    def __init__(self, config: GeneratorConfig):
+        self._config = config
+        self._name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._in_flight, self._busy_since, self._busy_s, self._num_requests = 0, 0.0, 0.0, 0
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
+        self._engine: Engine = self._call(self._start())
+
+    def work(self, batch: Sequence[tuple[str, Call]]) -> AnsweredBatch:
+        """Answer a batch. Raises EngineDeadError where the engine is gone."""
+        rows: list[dict[str, Any]] = self._call(self._answer_all(batch))
+        return AnsweredBatch(rows, self._name, self._busy_s)
+
+    def close(self) -> None:
+        """End the engine."""
+        self._engine.close()
+
+    def _call(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def _start(self) -> Engine:
+        config = self._config
+        # An endpoint splits off the thinking by a parser of its own.
+        parser = config.parser or ("endpoint" if config.thinking == "parser" else None)
+        return load_engine(EngineSpec(config.model, config.engine, parser, config.chat_template_args, config.endpoint))
+
+    async def _answer_all(self, batch: Sequence[tuple[str, Call]]) -> list[dict[str, Any]]:
+        conversations = [call.conversation() for _, call in batch]
+        prompts = await asyncio.to_thread(self._engine.make_prompts, conversations)
+        return list(await asyncio.gather(*(self._answer(*pair, p) for pair, p in zip(batch, prompts, strict=True))))
+
+    async def _answer(self, call_id: str, call: Call, prompt: Prompt) -> dict[str, Any]:
+        row = {"call_id": call_id, "kind": call.kind, "prompt_tokens": 0, "output_tokens": 0}
+        row |= dict.fromkeys(("text", "thinking", "error"))
+        if call.begun:
+            prompt = self._engine.continue_prompt(prompt, call.begun)
+        limit = self._engine.max_model_tokens
+        if limit is not None and not prompt.is_estimated and prompt.num_tokens + call.max_tokens > limit:
+            wanted = f"{prompt.num_tokens} tokens of prompt and {call.max_tokens} of output"
+            return row | {"outcome": "quarantined", "error": f"{wanted}, the model takes {limit}"}
+        try:
+            answer = await self._generate(call_id, call, prompt)
+        except PromptRefusedError as error:
+            return row | {"outcome": "quarantined", "error": str(error)[:500]}
+        except EngineDeadError:
+            raise
+        except Exception as error:  # noqa: BLE001 - becomes the row's reason
+            return row | {"outcome": "failed", "error": f"{type(error).__name__}: {error}"[:500]}
+        return row | self._read(call, answer, prompt)
+
+    async def _generate(self, call_id: str, call: Call, prompt: Prompt) -> Completion:
+        """Ask until the engine answers; what is final is raised at once, anything else after some tries."""
+        for attempt in range(ENGINE_TRIES):
+            try:
+                return await self._note_busy(call_id, call, prompt)
+            except (EngineDeadError, PromptRefusedError, RequestFailedError):
+                raise
+            except Exception:
+                if attempt == ENGINE_TRIES - 1:
+                    raise
+        raise AssertionError("the last try returned or raised")
+
+    async def _note_busy(self, call_id: str, call: Call, prompt: Prompt) -> Completion:
+        config = self._config
+        self._num_requests += 1
+        if not self._in_flight:
+            self._busy_since = time.monotonic()
+        self._in_flight += 1
+        try:
+            return await self._engine.generate(
+                Request(
+                    request_id=f"{call_id}\x1f{self._num_requests}",
+                    prompt=prompt,
+                    seed=call.seed,
+                    temperature=config.temperature,
+                    top_p=config.top_p,
+                    top_k=config.top_k,
+                    max_tokens=call.max_tokens,
+                    stop=call.stop,
+                )
+            )
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._busy_s += time.monotonic() - self._busy_since
+
+    def _read(self, call: Call, found: Completion, prompt: Prompt) -> dict[str, Any]:
+        thinking, text = split_thinking(found, self._config.thinking)
+        told = prompt.num_tokens if found.prompt_tokens is None else found.prompt_tokens
+        row = {"prompt_tokens": told, "output_tokens": found.output_tokens, "thinking": thinking, "error": found.error}
+        if found.error is not None or text is None:
+            # A refusal, or thinking that was cut off: another seed may be answered.
+            return row | {"outcome": "truncated" if found.finish_reason == "length" else "answered", "text": ""}
+        outcome = "truncated" if found.finish_reason == "length" else "answered"
+        return row | {"outcome": outcome, "text": call.begun + text}
+
+
+def split_thinking(found: Completion, form: str) -> tuple[str | None, str | None]:
+    """Split a completion into thinking and answer; the answer is None where the thinking never ends.
+
+    A model that thinks unasked is understood as well.
+    """
+    if form == "parser" and found.content is not None:
+        return found.reasoning, found.content
+    head, closed, tail = found.text.partition(THINK_CLOSE)
+    if closed:
+        return _THINK_OPEN.sub("", head).strip() or None, tail
+    if form == "none" and not _THINK_OPEN.match(found.text):
+        return found.reasoning, found.text
+    return _THINK_OPEN.sub("", found.text).strip() or None, None

@@ -1,0 +1,110 @@
+"""What a run of refine_guideline came to: its table of candidates, its figures as data. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from judgetrace.refining.contest import Contest
+from judgetrace.refining.entries import Entry
+from judgetrace.refining.held_items import HeldItems, Part
+from judgetrace.refining.standings import STANDINGS, list_standings
+
+CANDIDATES = pa.schema(
+    [
+        ("name", pa.string()),
+        ("kind", pa.string()),  # original, instructions, rubric, both
+        ("seed", pa.int64()),  # of the traces that it was written from; null for the original
+        ("text", pa.string()),  # the guideline of the dimension; null where there is none
+        ("problems", pa.list_(pa.string())),  # what the lint found
+        ("error", pa.string()),  # why a call failed that it needed; null otherwise
+        ("why_out", pa.string()),  # why it did not enter the race; null where it did, or would have
+        *(field for field in STANDINGS if field.name != "candidate"),  # null where there was no race for it
+        ("num_ratings", pa.int64()),  # ratings that were made with it in all calls of this run
+        ("prompt_tokens", pa.int64()),  # of these
+        ("output_tokens", pa.int64()),
+        ("is_winner", pa.bool_()),  # it is guideline.md
+    ]
+)
+"""One row a candidate; what candidates.parquet holds."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What ratings by one guideline took."""
+
+    num_ratings: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that is written about a run."""
+
+    entries: Sequence[Entry]
+    contest: Contest
+    items: HeldItems
+    measured_on: Part | None
+    """Where agreement was measured; None where nowhere."""
+    changes: pa.Table
+    """Rows of agreement_change.CHANGES."""
+    coverage: Mapping[str, Mapping[str, float]]
+    """before, after -> rater -> share of these items with a rating."""
+    spent: Mapping[str, Spent]
+    """By candidate."""
+    notes: Sequence[str]
+    """What a reader must know, each a sentence."""
+
+    @property
+    def winner(self) -> Entry:
+        """The candidate that is returned."""
+        return next(entry for entry in self.entries if entry.name == self.contest.winner)
+
+
+def tabulate_candidates(outcome: Outcome) -> pa.Table:
+    """Tabulate all candidates as CANDIDATES."""
+    race = outcome.contest.race
+    standings = {} if race is None else {row["candidate"]: row for row in list_standings(race).to_pylist()}
+    rows = []
+    for entry in outcome.entries:
+        candidate = entry.candidate
+        row = dict.fromkeys(CANDIDATES.names) | standings.get(entry.name, {})
+        row |= {"name": candidate.name, "kind": candidate.kind, "seed": candidate.seed, "text": candidate.text or None}
+        row |= {"problems": list(candidate.problems), "error": candidate.error, "why_out": entry.why_out}
+        row |= vars(outcome.spent.get(entry.name, Spent())) | {"is_winner": entry.name == outcome.contest.winner}
+        row.pop("candidate", None)
+        rows.append(row)
+    return pa.Table.from_pylist(rows, CANDIDATES)
+
+
+def describe_outcome(outcome: Outcome) -> dict[str, Any]:
+    """Collect verdicts, intervals and figures, for refinement.json and the manifest."""
+    contest, race = outcome.contest, outcome.contest.race
+    found: dict[str, Any] = {
+        "winner": contest.winner,
+        "is_replaced": contest.confirmation.is_replaced,
+        "challenger": contest.challenger,
+        "why_not_raced": contest.why_not_raced,
+        "race": None,
+        "confirmation": {**vars(contest.confirmation), "says": contest.confirmation.describe()},
+        "items": {part: len(rows) for part, rows in outcome.items.rows.items()},
+        "groups": {part: outcome.items.count_groups(part) for part in outcome.items.rows},
+        "agreement_on": outcome.measured_on,
+        "agreement": outcome.changes.to_pylist(),
+        "coverage": {time: dict(shares) for time, shares in outcome.coverage.items()},
+        "notes": list(outcome.notes),
+    }
+    if race is not None:
+        found["race"] = {
+            "verdict": race.verdict,
+            "looks": race.look,
+            "looks_planned": len(race.looks),
+            "scores": race.num_scores,
+            "scores_without_racing": len(race.candidates) * len(race.groups),
+            "standings": list_standings(race).to_pylist(),
+        }
+    return found

@@ -1,0 +1,175 @@
+"""One engine that rates items by one guideline after another: what rate_items would give, asked by the same parts.
+
+Knows no Ray and no store: a batch goes in, its rows come out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from judgetrace.asking import AskedUnit, UnitAsker
+from judgetrace.draws import DrawSampler
+from judgetrace.endpoint_config import EndpointConfig
+from judgetrace.engine import (
+    Completion,
+    Engine,
+    EngineConfig,
+    EngineSpec,
+    EngineStartError,
+    LevelScores,
+    ModelConfig,
+    Prompt,
+    PromptRefusedError,
+    Request,
+    load_engine,
+)
+from judgetrace.guideline import Guideline
+from judgetrace.parsing import ThinkingConfig
+from judgetrace.prompts import PromptConfig
+from judgetrace.ratings import RatingDecider
+from judgetrace.sampling import Draw, UnitSampling
+from judgetrace.scale import ScaleConfig
+from judgetrace.scheduler import DrawScheduler, UnitWork
+from judgetrace.unit_worker import QUEUED_SHARE
+
+
+@dataclass(frozen=True)
+class RaterSpec:
+    """All that a rater's worker needs to know; can be pickled."""
+
+    model: ModelConfig
+    engine: EngineConfig
+    endpoint: EndpointConfig | None
+    prompt: PromptConfig
+    template: str
+    scale: ScaleConfig
+    thinking: ThinkingConfig
+    decider: RatingDecider
+
+
+@dataclass(frozen=True)
+class RatingBatch:
+    """Items to rate by one guideline."""
+
+    text: str
+    """Fingerprint of the guideline."""
+    guideline: str
+    """What the rater is told."""
+    rows: Sequence[Mapping[str, Any]]
+    """Rows of schema.ITEMS."""
+
+
+@dataclass(frozen=True)
+class RatedBatch:
+    """Rows of schema.RATINGS, one an item, in their order; how long the engine has been busy since its start."""
+
+    rows: list[dict[str, Any]]
+    worker: str
+    engine_s: float
+
+
+class TaggedEngine:
+    """An engine as one batch sees it. Several guidelines ask about a unit at once, and an engine takes an id once."""
+
+    def __init__(self, engine: Engine, tag: str):
+        self._engine, self._tag = engine, tag
+        self.max_model_tokens, self.special_tokens = engine.max_model_tokens, engine.special_tokens
+
+    def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
+        """Make prompts."""
+        return self._engine.make_prompts(conversations)
+
+    def continue_prompt(self, prompt: Prompt, text: str) -> Prompt:
+        """Let the answer begin with `text`."""
+        return self._engine.continue_prompt(prompt, text)
+
+    async def generate(self, request: Request) -> Completion:
+        """Sample a completion."""
+        return await self._engine.generate(replace(request, request_id=f"{request.request_id}\x1f{self._tag}"))
+
+    async def score_levels(self, request_id: str, prompt: Prompt, levels: Sequence[str]) -> LevelScores:
+        """Score whole levels."""
+        return await self._engine.score_levels(f"{request_id}\x1f{self._tag}", prompt, levels)
+
+    def close(self) -> None:
+        """Leave the engine to its worker."""
+
+
+class RaterWorker:
+    """Takes batches, returns ratings. One instance is one engine; `work` may be called from several threads."""
+
+    def __init__(self, spec: RaterSpec):
+        self._spec = spec
+        self._name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._num_batches = 0
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
+        self._call(self._start())
+
+    def work(self, batch: RatingBatch) -> RatedBatch:
+        """Rate a batch. Raises EngineDeadError where the engine is gone."""
+        rows: list[dict[str, Any]] = self._call(self._rate(batch))
+        return RatedBatch(rows, self._name, self._scheduler.busy_s)
+
+    def close(self) -> None:
+        """End the engine."""
+        self._engine.close()
+
+    def _call(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def _start(self) -> None:
+        spec = self._spec
+        # An endpoint splits off the thinking by a parser of its own.
+        parser = spec.thinking.parser or ("endpoint" if spec.thinking.format == "parser" else None)
+        self._engine = load_engine(
+            EngineSpec(spec.model, spec.engine, parser, spec.prompt.chat_template_args, spec.endpoint)
+        )
+        limit, wanted = self._engine.max_model_tokens, spec.decider.sampling.max_tokens
+        if limit is not None and limit <= wanted:
+            raise EngineStartError(
+                f"decoding.max_tokens {wanted} of {spec.decider.rater_id} leaves no room for a prompt: the model takes "
+                f"{limit} tokens; lower it, or raise engine.args.max_model_len (an endpoint's: its server's)"
+            )
+        slots = spec.engine.slots
+        self._scheduler = DrawScheduler(slots + slots // QUEUED_SHARE, self._sample)
+
+    async def _rate(self, batch: RatingBatch) -> list[dict[str, Any]]:
+        spec, decider = self._spec, self._spec.decider
+        self._num_batches += 1
+        engine = TaggedEngine(self._engine, str(self._num_batches))
+        asker = UnitAsker(
+            engine,
+            spec.prompt,
+            spec.template,
+            Guideline(batch.guideline),
+            spec.scale,
+            max_output_tokens=decider.sampling.max_tokens,
+            thinks=spec.thinking.format != "none",
+        )
+        sampler = DrawSampler(engine, spec.thinking, decider)
+        units = await asyncio.to_thread(asker.ask, batch.rows)
+        works = [UnitWork(UnitSampling(decider.sampling), (unit, sampler), one_at_a_time=False) for unit in units]
+        await asyncio.gather(*(self._scheduler.submit(work) for work in works if _find_unit(work).refused is None))
+        return [decider.decide(_find_unit(work), work.sampling) for work in works]
+
+    async def _sample(self, work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
+        unit, sampler = work.payload
+        try:
+            draw: Draw = await sampler.sample(unit, index, may_be_cancelled)
+        except PromptRefusedError as error:
+            work.payload = (replace(unit, refused=str(error)), sampler)
+            work.sampling.refuse()
+            draw = Draw(index, 0, "failed", error=str(error))
+        return draw
+
+
+def _find_unit(work: UnitWork) -> AskedUnit:
+    unit: AskedUnit = work.payload[0]
+    return unit

@@ -1,0 +1,251 @@
+"""The driver of refine_guideline on a connected Ray: candidates, contest, test split.
+
+Everything is a function of calls and ratings that the run folder keeps: a driver that starts anew goes through the same
+steps and asks only what is not known.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+
+from judgetrace.config import UserError
+from judgetrace.engine import EngineConfig
+from judgetrace.refining.agreement_change import CHANGES, Ratings, measure_change
+from judgetrace.refining.candidate_config import GENERATOR
+from judgetrace.refining.contest import Contest, hold_contest
+from judgetrace.refining.driver_watch import DriverWatch, StoppedEarlyError
+from judgetrace.refining.engine_pool import EnginePool
+from judgetrace.refining.entries import Entry, list_entries
+from judgetrace.refining.generation import Generate, generate_candidates
+from judgetrace.refining.held_items import Part
+from judgetrace.refining.inputs import RefineInputs
+from judgetrace.refining.outcome import Outcome, Spent
+from judgetrace.refining.panel import Rater, RaterPanel, Shown
+from judgetrace.refining.panel_rows import KNOWN_BY, KNOWN_RATINGS
+from judgetrace.refining.part_log import PartLog
+from judgetrace.refining.publishing import print_outcome, write_manifest, write_outputs
+from judgetrace.refining.rater_worker import RaterSpec, RaterWorker
+from judgetrace.refining.scores import score_items
+from judgetrace.run_folder import Fence, FencedError, RunFolder
+from judgetrace.session import check_resources
+from judgetrace.storage import Folder
+from judgetrace.unit_job import STOPPED_EARLY_STATUS
+from judgetrace.unit_run import needs_of
+
+
+def refine(console: Console, inputs: RefineInputs, started_here: bool, generate: Generate = generate_candidates) -> int:
+    """Refine a guideline; returns the job's exit status: 0 complete, 3 ended early and can be continued."""
+    config, run = inputs.config, RunFolder(Folder(inputs.config.run))
+    engines = {GENERATOR: config.generator.engine, **{rater.rater: rater.engine for rater in config.raters}}
+    for name, engine in engines.items():
+        check_resources(name, needs_of(engine), started_here)
+    if started_here:
+        check_room({rater.rater: rater.engine for rater in config.raters})
+    run.check_store()
+    run.check_contract(inputs.contract())
+    driver = run.claim(time.time(), describe_run(inputs))
+    endpoints = {GENERATOR: config.generator.endpoint, **{rater.rater: rater.endpoint for rater in config.raters}}
+    watch = DriverWatch(run, driver, config.limits, endpoints)
+    job = RefineRun(console, inputs, run, driver=driver, watch=watch, generate=generate)
+    with watch.signals():
+        try:
+            outcome = job.work()
+        except (StoppedEarlyError, FencedError) as stop:
+            watch.write_state(str(stop))
+            console.print(f"[bold]Ended early[/]: {stop}\nRun the same command again to go on.", soft_wrap=True)
+            return STOPPED_EARLY_STATUS
+        except BaseException as error:
+            watch.write_state(f"failed: {error}"[:1000])
+            raise
+    watch.write_state("complete")
+    print_outcome(console, config.run, outcome)
+    return 0
+
+
+def check_room(engines: Mapping[str, EngineConfig]) -> None:
+    """Check that a Ray that can't grow has room for the first engines of all raters at once. Raises UserError."""
+    import ray
+
+    have = ray.cluster_resources()
+    for name in ("CPU", "GPU"):
+        wanted = sum(engine.min_replicas * needs_of(engine)[name] for engine in engines.values())
+        if wanted > have.get(name, 0.0):
+            raise UserError(
+                f"raters: the engines of {list(engines)} are used at once and need {wanted:g} {name}; this machine has "
+                f"{have.get(name, 0.0):g}\nLower their engine.num_{name.lower()}s (they may be fractions)."
+            )
+
+
+def describe_run(inputs: RefineInputs) -> dict[str, Any]:
+    """Collect what a driver leaves for those who look at its run from elsewhere."""
+    config = inputs.config.model_dump(mode="json")
+    return {"job": "refine_guideline", "dimension": inputs.dimension, "config": config}
+
+
+class RefineRun:
+    """One call of the job."""
+
+    def __init__(
+        self,
+        console: Console,
+        inputs: RefineInputs,
+        run: RunFolder,
+        *,
+        driver: int,
+        watch: DriverWatch,
+        generate: Generate,
+    ):
+        self._console, self._inputs, self._run, self._watch = console, inputs, run, watch
+        self._generate, self._driver, self._fence = generate, driver, Fence(run, driver)
+        self._ratings = PartLog(run.folder / "ratings", KNOWN_RATINGS, KNOWN_BY, self._fence.check)
+
+    def work(self) -> Outcome:
+        """Do all that is not done yet, and write the outputs. Raises StoppedEarlyError, FencedError."""
+        self._ratings.refresh()
+        candidates, critiques = self._generate(self._inputs, self._run, self._fence, self._watch)
+        entries = list_entries(candidates, self._inputs.guideline, self._inputs.dimension)
+        self._print_entries(entries)
+        with self._open_panel() as panel:
+            contest = self._hold_contest(panel, entries)
+            outcome = self._measure(panel, entries, contest)
+        self._fence.check()
+        write_outputs(outcome, critiques, self._inputs, self._run.folder)
+        write_manifest(outcome, self._inputs, self._run, self._list_work(), self._ratings.rows)
+        return outcome
+
+    def _list_work(self) -> list[Mapping[str, Any]]:
+        """List what every driver of the run says of its work, this one last."""
+        earlier = [state for number, state in self._run.read_states().items() if number != self._driver]
+        return [*earlier, {"seconds": self._watch.seconds, "engine_s": self._watch.total.engine_s}]
+
+    def _print_entries(self, entries: Sequence[Entry]) -> None:
+        self._console.print(f"{len(entries)} candidates, {sum(e.why_out is None for e in entries)} of them to be raced")
+        for entry in entries:
+            if entry.why_out is not None:
+                self._console.print(f"  {entry.name}: {entry.why_out}"[:300], markup=False, soft_wrap=True)
+
+    @contextmanager
+    def _open_panel(self) -> Iterator[RaterPanel]:
+        inputs, config = self._inputs, self._inputs.config
+        with ExitStack() as stack:
+            raters = []
+            for place, rater in enumerate(config.raters):
+                spec = RaterSpec(
+                    rater.model,
+                    rater.engine,
+                    # The contract has the address as the driver sees it; workers must not see another.
+                    None if rater.endpoint is None else rater.endpoint.resolve(),
+                    rater.prompt,
+                    inputs.templates[place],
+                    inputs.corpus.scale,
+                    rater.thinking,
+                    rater.decider(),
+                )
+                pool = EnginePool(rater.rater, RaterWorker, (spec,), rater.engine, config.cluster.wait_s)
+                raters.append(Rater(rater.rater, inputs.rater_fingerprint(place), stack.enter_context(pool)))
+            ledger = config.ledger
+            yield RaterPanel(
+                raters,
+                self._ratings,
+                self._watch,
+                inputs.scale,
+                commit_every_s=ledger.commit_every_s,
+                drain_s=ledger.drain_s,
+            )
+
+    def _hold_contest(self, panel: RaterPanel, entries: Sequence[Entry]) -> Contest:
+        inputs, config = self._inputs, self._inputs.config
+        shown = {entry.name: entry.shown for entry in entries if entry.why_out is None and entry.shown is not None}
+
+        def score(stage: str, names: Sequence[str], part: Part, places: Sequence[int]) -> Mapping[str, np.ndarray]:
+            rows = [inputs.items.rows[part][place] for place in places]
+            panel.rate(stage, [(shown[name], rows) for name in names])
+            panel.check_answers(shown[entries[0].name], rows)
+            targets = self._read_targets(rows)
+            is_exact = inputs.score_kind == "exact"
+            return {
+                name: score_items(
+                    panel.read_numbers(shown[name], rows, as_levels=is_exact),
+                    targets,
+                    inputs.scale.numbers,
+                    inputs.score_kind,
+                )
+                for name in names
+            }
+
+        return hold_contest(
+            list(shown),
+            inputs.items,
+            score,
+            race_config=config.race,
+            confirm_config=config.confirm,
+            seed=config.seed,
+        )
+
+    def _read_targets(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        scale = self._inputs.scale
+        return np.array([scale.numbers[scale.values.index(row["target_label"])] for row in rows])
+
+    def _measure(self, panel: RaterPanel, entries: Sequence[Entry], contest: Contest) -> Outcome:
+        """Measure agreement before and after on the test split, or without it where the winner was confirmed."""
+        inputs = self._inputs
+        by_name = {entry.name: entry for entry in entries}
+        names = [contest.original, *filter(None, [contest.challenger])]
+        shown = [found for name in names if (found := by_name[name].shown) is not None]
+        part: Part = "test" if inputs.config.test.enabled else "confirm"
+        rows = inputs.items.rows[part]
+        if part == "test":
+            panel.rate("test split", [(some, rows) for some in shown])
+        measured_on = part if rows and (part == "test" or contest.challenger is not None) else None
+        changes = CHANGES.empty_table()
+        coverage: dict[str, dict[str, float]] = {}
+        if measured_on is not None:
+            changes, coverage = self._measure_rows(panel, shown, rows)
+        return Outcome(
+            entries,
+            contest,
+            inputs.items,
+            measured_on,
+            changes,
+            coverage,
+            self._sum_spent(entries),
+            list(inputs.list_shortages()),
+        )
+
+    def _measure_rows(
+        self, panel: RaterPanel, shown: Sequence[Shown], rows: Sequence[Mapping[str, Any]]
+    ) -> tuple[pa.Table, dict[str, dict[str, float]]]:
+        inputs, config = self._inputs, self._inputs.config
+        numbers = [panel.read_numbers(some, rows) for some in shown]
+        names = [rater.rater_id for rater in panel.raters]
+        groups = [row["group"] for row in rows]
+        after = numbers[1] if len(numbers) > 1 else None
+        ratings = Ratings(names, numbers[0], after, self._read_targets(rows), groups)
+        options = config.intervals
+        changes = measure_change(
+            ratings, inputs.scale, replicates=options.replicates, seed=config.seed, level=options.level
+        )
+        shares = [dict(zip(names, (~np.isnan(some)).mean(axis=1).tolist(), strict=True)) for some in numbers]
+        return changes, dict(zip(("before", "after"), shares, strict=False))
+
+    def _sum_spent(self, entries: Sequence[Entry]) -> dict[str, Spent]:
+        """Sum up what the run's ratings took, by the candidate that each text is of."""
+        name_of = {e.shown.text: e.name for e in reversed(entries) if e.shown is not None and e.why_out is None}
+        found: dict[str, Spent] = {}
+        for row in self._ratings.rows:
+            name = name_of.get(row["text"])
+            if name is not None:
+                sums = found.get(name, Spent())
+                found[name] = Spent(
+                    sums.num_ratings + 1,
+                    sums.prompt_tokens + (row["prompt_tokens"] or 0),
+                    sums.output_tokens + (row["output_tokens"] or 0),
+                )
+        return found

@@ -1,0 +1,47 @@
+"""A generator without a model: it writes guidelines whose quality depends on the seed of the call.
+
+All figures made with it are simulated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from judgetrace.engine import Completion, EngineSpec, LevelScores, Prompt, Request
+
+
+class GuidedGenerator:
+    """Script, in `engine.args`: qualities (one is chosen by the seed), journal (a file that every request appends its
+    id to), latency_s, guideline_mark (a text that prompts which ask for a guideline hold; others ask for critiques)."""
+
+    def __init__(self, spec: EngineSpec):
+        self._script: dict[str, Any] = spec.engine.args
+        self.max_model_tokens = 16_384
+        self.special_tokens = ()
+
+    def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
+        return [Prompt(len(some[-1]["content"].split()), messages=some) for some in conversations]
+
+    def continue_prompt(self, prompt: Prompt, text: str) -> Prompt:
+        return Prompt(prompt.num_tokens, messages=prompt.messages, begun=text)
+
+    async def generate(self, request: Request) -> Completion:
+        if "journal" in self._script:
+            with open(self._script["journal"], "a") as file:
+                file.write(request.request_id.partition("\x1f")[0] + "\n")
+        await asyncio.sleep(float(self._script.get("latency_s", 0.0)))
+        content = request.prompt.messages[-1]["content"]
+        if "codebook>" not in content:
+            return Completion(f"The label {request.seed % 7} is said plainly.\nNothing else is said.", "stop", 12)
+        qualities = self._script.get("qualities", [0.5])
+        quality = qualities[request.seed % len(qualities)]
+        text = f"Rate 1, 2, 3, 4 or 5 with quality {quality}."
+        return Completion(f"<codebook>\n{text}\n</codebook>", "stop", 20)
+
+    async def score_levels(self, request_id: str, prompt: Prompt, levels: Sequence[str]) -> LevelScores:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass

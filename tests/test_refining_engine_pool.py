@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from judgetrace.config import UserError
+from judgetrace.engine import EngineConfig, EngineDeadError, EngineStartError
+from judgetrace.refining.engine_pool import EnginePool
+
+pytestmark = pytest.mark.slow
+
+
+class Doubler:
+    """Doubles numbers, and does as the batch says: ("exit", FILE) ends its process, once where FILE is given."""
+
+    def __init__(self, fault: str = "") -> None:
+        if fault == "start":
+            raise EngineStartError("no such model")
+        if fault == "exit":
+            os._exit(1)
+
+    def work(self, batch: Any) -> Any:
+        if isinstance(batch, int):
+            return os.getpid(), 2 * batch
+        kind, once = batch
+        if kind == "fails":
+            raise ValueError("the worker's own error")
+        if once and not Path(once).exists():
+            Path(once).touch()
+        elif once:
+            return os.getpid(), "done again"
+        if kind == "exit":
+            os._exit(1)
+        raise EngineDeadError("the engine is gone")
+
+    def close(self) -> None:
+        pass
+
+
+def make_pool(arguments: tuple[Any, ...] = (), wait_s: float = 60.0, **engine: Any) -> EnginePool:
+    return EnginePool("raters", Doubler, arguments, EngineConfig(num_cpus=0.1, **engine), wait_s)
+
+
+def test_every_batch_comes_back_once_with_its_result_from_an_engine_that_stays_up(ray_session):
+    with make_pool() as pool:
+        first = list(pool.run(range(50)))
+        second = list(pool.run([7]))
+        assert list(pool.run([])) == []
+
+    assert sorted((batch, result) for batch, (_, result) in first) == [(n, 2 * n) for n in range(50)]
+    assert [(batch, result) for batch, (_, result) in second] == [(7, 14)]
+    assert len({pid for _, (pid, _) in [*first, *second]}) == 1
+
+
+def test_a_stage_without_batches_starts_no_engine(ray_session):
+    with make_pool(arguments=("start",)) as pool:
+        assert list(pool.run([])) == []
+
+
+@pytest.mark.parametrize("kind", ["exit", "dies"])
+def test_an_engine_that_dies_is_replaced_and_its_batches_are_done_again(tmp_path, ray_session, kind):
+    deadly = (kind, str(tmp_path / "once"))
+
+    with make_pool() as pool:
+        found = dict(pool.run([1, 2, deadly, *range(3, 20)]))
+
+    assert pool.num_deaths == 1
+    assert found.pop(deadly)[1] == "done again"
+    assert {batch: result for batch, (_, result) in found.items()} == {n: 2 * n for n in range(1, 20)}
+
+
+def test_a_batch_that_kills_every_engine_ends_the_stage_by_the_name_of_its_pool(ray_session):
+    with make_pool(max_deaths=2) as pool, pytest.raises(UserError, match="raters: engines died 3 times over one batch"):
+        list(pool.run([("dies", "")]))
+
+
+def test_an_error_of_a_worker_is_raised_as_it_is(ray_session):
+    with make_pool() as pool, pytest.raises(ValueError, match=r"^the worker's own error$"):
+        list(pool.run([("fails", "")]))
+
+
+def test_an_engine_that_can_not_start_says_so_in_its_own_words(ray_session):
+    with make_pool(("start",)) as pool, pytest.raises(UserError, match="raters: the engine could not start: no such"):
+        list(pool.run([1]))
+
+
+def test_engines_that_die_while_they_start_are_not_started_for_ever(ray_session):
+    with make_pool(("exit",)) as pool, pytest.raises(UserError, match="3 engines in a row died while they started"):
+        list(pool.run([1]))
+
+
+def test_resources_that_do_not_come_end_the_wait_by_name(ray_session):
+    pool = make_pool(resources={"unicorn": 1.0}, wait_s=3)
+    with pool, pytest.raises(UserError, match=r"gave up: raters has not moved .*1 unicorn"):
+        list(pool.run([1]))
+
+
+def test_a_stage_that_is_told_to_stop_begins_no_further_batch(ray_session):
+    done = []
+    with make_pool() as pool:
+        for batch, _ in pool.run(range(1000), should_stop=lambda: len(done) >= 5):
+            done.append(batch)
+
+    assert 5 <= len(done) < 50
+
+
+def test_the_pool_grows_once_its_first_engine_is_up(ray_session):
+    with make_pool(max_replicas=3) as pool:
+        list(pool.run(range(4)))
+        assert len(pool.list_ready()) + len(pool.list_starting()) == 3
+
+
+def test_batches_fill_the_slots_of_all_engines():
+    assert make_pool(slots=64).choose_batch_size(10_000) == 32
+    assert make_pool(slots=64, max_replicas=8).choose_batch_size(640) == 20
+    assert make_pool(slots=1).choose_batch_size(1) == 1

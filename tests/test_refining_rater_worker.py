@@ -1,0 +1,71 @@
+"""A rater's worker with an engine whose ratings depend on the guideline, without Ray."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from judgetrace.engine import EngineConfig, EngineDeadError, EngineStartError, ModelConfig
+from judgetrace.parsing import ThinkingConfig
+from judgetrace.prompts import PromptConfig, load_template
+from judgetrace.ratings import DecodingConfig, RatingDecider
+from judgetrace.refining.rater_worker import RaterSpec, RaterWorker, RatingBatch
+from judgetrace.scale import ScaleConfig
+from tests.trace_tables import make_items
+
+ITEMS = [row | {"fields": json.dumps({"text": f"label {row['target_label']}"})} for row in make_items(40).to_pylist()]
+
+
+def make_worker(decoding: DecodingConfig | None = None, thinking: str = "plain", **script: object) -> RaterWorker:
+    engine = EngineConfig(kind="tests.guided_engine:GuidedEngine", slots=8, args=script)
+    decider = RatingDecider("rater", decoding or DecodingConfig(max_tokens=100))
+    scale = ScaleConfig(values=("1", "2", "3", "4", "5"))
+    shown = PromptConfig(), load_template(None), scale, ThinkingConfig(format=thinking)
+    return RaterWorker(RaterSpec(ModelConfig(path="none"), engine, None, *shown, decider))
+
+
+def test_the_same_items_are_rated_by_several_guidelines_at_once() -> None:
+    worker = make_worker(latency_s=0.01)
+    batches = [RatingBatch(text, f"quality {text}", ITEMS) for text in ("1.0", "0.5", "0.0")]
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(worker.work, batches))
+    rights = [[row["label"] == item["target_label"] for row, item in zip(r.rows, ITEMS, strict=True)] for r in results]
+
+    assert [sum(right) for right in rights][::2] == [40, 0]
+    assert 10 < sum(rights[1]) < 30
+    assert [row["item_id"] for row in results[1].rows] == [item["item_id"] for item in ITEMS]
+    assert {row["outcome"] for row in results[1].rows} == {"rated"}
+    assert results[0].rows[0]["draws"][0]["output_tokens"] == 5
+    assert results[0].engine_s > 0
+
+
+def test_an_expected_rating_is_read_off_the_levels() -> None:
+    worker = make_worker(DecodingConfig(rating="expected", max_tokens=100), thinking="none")
+    rows = worker.work(RatingBatch("t", "quality 1.0", ITEMS[:5])).rows
+
+    assert [row["rating"] for row in rows] == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_a_refused_item_is_quarantined_and_does_not_hold_up_the_others() -> None:
+    rows = make_worker(poison="item-0001").work(RatingBatch("t", "quality 1.0", ITEMS[:3])).rows
+
+    assert [row["outcome"] for row in rows] == ["rated", "quarantined", "rated"]
+
+
+def test_an_item_that_does_not_fit_is_quarantined() -> None:
+    rows = make_worker().work(RatingBatch("t", "word " * 5000, ITEMS[:2])).rows
+
+    assert [row["outcome"] for row in rows] == ["quarantined"] * 2
+
+
+def test_a_dead_engine_ends_the_batch(tmp_path) -> None:
+    worker = make_worker(dies_once=str(tmp_path / "died"), dies_after=3)
+    with pytest.raises(EngineDeadError):
+        worker.work(RatingBatch("t", "quality 1.0", ITEMS))
+
+
+def test_a_model_without_room_for_a_prompt_is_told_at_the_start() -> None:
+    with pytest.raises(EngineStartError, match="leaves no room for a prompt"):
+        make_worker(DecodingConfig(max_tokens=4096))
