@@ -153,8 +153,8 @@ def _list_agreement_facts(found: AgreementInput) -> Iterator[Fact]:
         row = found.figures.find(where, ("rater_target", after, "target label"), "kendall_tau_b")
         change = find_change(found, dimensions[0], before, after, "kendall_tau_b")
         if row.get("value") is not None:
-            gain = "" if change.get("value") is None else f"{change['value']:+.2f} against {before}"
-            yield Fact(f"{row['value']:.2f}".replace("-", "−"), f"τ-b of {after} with the target label", gain.replace("-0", "−0"))
+            gain = "" if change.get("value") is None else f"{change['value']:+.2f}".replace("-", "\u2212") + f" against {before}"
+            yield Fact(f"{row['value']:.2f}".replace("-", "\u2212"), f"τ-b of {after} with the target label", gain)
     if ceiling.get("value") is not None:
         yield Fact(f"{ceiling['value']:.2f}", "human ceiling: τ-b of a person with the others")
 
@@ -179,7 +179,7 @@ def _list_trace_facts(runs: list[TraceRun], spent: list[Spent]) -> Iterator[Fact
     scale = run.scale.of("")
     beyond = None if scale is None else acceptance_beyond_chance(run.tally, "", len(scale.values))
     if beyond is not None:
-        value = f"{beyond['corrected']:+.0%}".replace("-", "−")
+        value = f"{beyond['corrected']:+.0%}".replace("-", "\u2212")
         yield Fact(value, "first draws that match, beyond a uniform guess", f"{beyond['observed']:.1%} match")
     if spent[0].tokens_per_trace:
         yield Fact(f"{spent[0].tokens_per_trace:,.0f}", f"output tokens per accepted trace{named}")

@@ -126,7 +126,7 @@ def _rewrite(element: ElementTree.Element, name: str) -> None:
     classes = []
     for prop, value in _read_style(element.attrib.pop("style", "")):
         role = _ROLE_OF.get(value.lower())
-        if prop == "font":
+        if prop in ("font", "font-size"):
             size = _FONT_SIZE.search(value)
             if size:
                 element.set("font-size", size.group(1))

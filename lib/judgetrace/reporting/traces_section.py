@@ -48,16 +48,16 @@ def make_utilisation(runs: Sequence[TraceRun]) -> Section:
         "Data utilisation is the share of units for which some draw's rating matched the human label, so that its "
         "reasoning was kept. A unit is an item in a dimension."
     )
-    made: list[Block] = [_tabulate_outcomes(runs), blocks.Figures([_draw_by_draws(runs)])]
     shares = [figure for number, run in enumerate(runs) for figure in _draw_by_label(run, number)]
-    made.append(blocks.Figures(shares[:MAX_PLOTS]))
+    made: list[Block] = [_tabulate_outcomes(runs), blocks.Figures([_draw_by_draws(runs), *shares[:MAX_PLOTS]])]
     if shares[MAX_PLOTS:]:
         made.append(blocks.Folded(f"{len(shares) - MAX_PLOTS} more plots", [blocks.Figures(shares[MAX_PLOTS:])]))
     return Section("utilisation", "Data utilisation", lead, made, any(run.is_simulated for run in runs))
 
 
 def _tabulate_outcomes(runs: Sequence[TraceRun]) -> Table:
-    outcomes = ("accepted", "exhausted", "quarantined", "failed")
+    usual = ("accepted", "exhausted", "quarantined", "failed")
+    outcomes = [*usual, *sorted({name for run in runs for name in run.tally.outcomes()} - set(usual))]
     rows = []
     for run in runs:
         counts = run.tally.outcomes()
@@ -66,7 +66,7 @@ def _tabulate_outcomes(runs: Sequence[TraceRun]) -> Table:
         decided = Cell(f"{run.tally.num_units:,}", f"of {run.units:,}" if run.units > run.tally.num_units else "")
         kept = [f"{counts[outcome]:,}" for outcome in outcomes]
         rows.append([Cell(run.title, "" if run.state == "complete" else run.state), decided, *kept, each])
-    return Table("Outcomes of units", ["run", "decided", *outcomes, "draws a unit"], rows)
+    return Table("Outcomes of units", ["run", "decided", *(name.replace("_", " ") for name in outcomes), "draws a unit"], rows)
 
 
 def _draw_by_draws(runs: Sequence[TraceRun]) -> blocks.Figure:
@@ -138,8 +138,13 @@ def _describe_first_draw(run: TraceRun, dimension: str) -> list[str | Cell]:
     if beyond is None:
         return []
     tone = "bad" if beyond["corrected"] <= 0 else ""
-    numbers = [f"{beyond['observed']:.1%}", Cell(f"{beyond['corrected']:+.1%}", tone=tone), f"{beyond['kappa']:+.3f}"]
+    numbers = [f"{beyond['observed']:.1%}", Cell(show_signed(beyond["corrected"]), tone=tone), f"{beyond['kappa']:+.3f}".replace("-", "\u2212")]
     return [run.title, dimension or "(one)", *numbers]
+
+
+def show_signed(share: float) -> str:
+    """Show a share that may be negative."""
+    return f"{share:+.1%}".replace("-", "\u2212")
 
 
 def _tabulate_first_draws(run: TraceRun, dimension: str) -> Table:
@@ -160,7 +165,7 @@ def _tabulate_first_draws(run: TraceRun, dimension: str) -> Table:
         corrected = (share - chance) / (1 - chance)
         often = given.get(label, 0) / total if total else 0.0
         tone = "bad" if corrected <= 0 else ""
-        rows.append([label, f"{units:,}", f"{share:.1%}", Cell(f"{corrected:+.1%}", tone=tone), f"{often:.1%}"])
+        rows.append([label, f"{units:,}", f"{share:.1%}", Cell(show_signed(corrected), tone=tone), f"{often:.1%}"])
     about = " · ".join(filter(None, [run.title, dimension]))
     columns = ["target label", "units", "first draw matches", "beyond a uniform guess", "share of all first draws"]
     note = "The last column is how often the first draw says this level at all: a high match there may be mere habit."
