@@ -55,8 +55,8 @@ _UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010fff
 _STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "font.size": 8.5,
-    "axes.titlesize": 9,
+    "font.size": 9.5,
+    "axes.titlesize": 10,
     "text.color": ROLES["ink"],
     "axes.labelcolor": ROLES["quiet"],
     "axes.edgecolor": ROLES["grid"],
@@ -76,7 +76,7 @@ _STYLE = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9.5,
 }
 
 
