@@ -46,7 +46,12 @@ def main(arguments: list[str]) -> int:
     write_descriptions(config, writer, output, counts)
     output.write_json(
         "manifest.json",
-        {"job": "export_traces", "config": config.model_dump(mode="json"), "counts": counts, "versions": list_versions()},
+        {
+            "job": "export_traces",
+            "config": config.model_dump(mode="json"),
+            "counts": counts,
+            "versions": list_versions(),
+        },
     )
     console = Console(highlight=False)
     console.print(", ".join(f"{count:,} {what}" for what, count in counts.items()) or "nothing to export")

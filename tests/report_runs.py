@@ -62,7 +62,9 @@ def make_row(
     return {**row, **more}
 
 
-def write_trace_run(run: Folder, shards: Sequence[pa.Table], engine: str | None = None, units: int | None = None) -> None:
+def write_trace_run(
+    run: Folder, shards: Sequence[pa.Table], engine: str | None = None, units: int | None = None
+) -> None:
     """Write a complete run of infer_traces of tables of schema.TRACES."""
     for number, table in enumerate(shards):
         (run / "traces").write_atomic(f"shard-{number:05d}.parquet", encode_shard(table, tally_traces(table)))

@@ -40,7 +40,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     draw = random.Random(0)
     rows = [make_row(f"hostile-{name}", {"text": text}, "3", ["1", "3"], text) for name, text in HOSTILE.items()]
     # Half a surrogate pair: JSON can escape it, and fields are JSON.
-    rows.append(make_row("hostile-surrogate", {"text": "half \ud800 pair", ATTACK: ATTACK}, ATTACK, [None, ATTACK], ATTACK))
+    rows.append(
+        make_row("hostile-surrogate", {"text": "half \ud800 pair", ATTACK: ATTACK}, ATTACK, [None, ATTACK], ATTACK)
+    )
     rows += [
         make_row(f"plain-{n:03d}", {"text": f"an item {n}"}, "5", ["1"] * 8 if n % 4 == 0 else ["2", "5"], f"reason {n}",
                  split=draw.choice(["train", "test"]))
@@ -97,14 +99,18 @@ def test_a_hostile_text_is_shown_as_it_is_and_runs_nothing(browser: Any, page: s
     expected = HOSTILE.get(name, "half \ufffd pair")
     assert shown == expected[:20_000]
     assert browser.title == "A <b>title</b>"
-    assert not browser.execute_script("return document.querySelectorAll('#units script, #units img, #units b b').length")
+    assert not browser.execute_script(
+        "return document.querySelectorAll('#units script, #units img, #units b b').length"
+    )
     errors = [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]]
     assert errors == []
 
 
 def test_hostile_names_outside_the_trace_browser_are_texts_too(browser: Any, page: str) -> None:
     open_page(browser, page)
-    assert not browser.execute_script("return document.querySelectorAll('main img, main b:not(.about b), h1 b, svg script').length")
+    assert not browser.execute_script(
+        "return document.querySelectorAll('main img, main b:not(.about b), h1 b, svg script').length"
+    )
     assert "traces-<b>run (simulated)" in browser.execute_script("return document.body.textContent")
     assert ATTACK in browser.execute_script("return document.getElementById('acceptance').textContent")
     assert browser.execute_script("return document.querySelectorAll('.badge').length")
@@ -178,7 +184,9 @@ def test_the_keyboard_reaches_the_report_first_and_the_search_by_a_slash(browser
     assert browser.execute_script("return document.activeElement.id") == "main"
     ActionChains(browser).send_keys("/").perform()
     assert browser.execute_script("return document.activeElement.id") == "query"
-    roles = browser.execute_script("return ['header', 'nav', 'main', 'footer'].map(n => document.querySelectorAll(n).length)")
+    roles = browser.execute_script(
+        "return ['header', 'nav', 'main', 'footer'].map(n => document.querySelectorAll(n).length)"
+    )
     assert roles == [1, 1, 1, 1]
 
 

@@ -54,7 +54,11 @@ def make_unit(number: int, random: np.random.Generator, words: list[str]) -> dic
     ratings = [others[int(n)] for n in random.integers(len(others), size=int(random.integers(2, 8)))]
     text = write_text(random, words, 60) + (f" {RARE}" if number == 4_321 else "")
     return make_row(
-        f"item-{number:06d}", {"text": text}, label, [*ratings, label] if hit else ratings, write_text(random, words, 90)
+        f"item-{number:06d}",
+        {"text": text},
+        label,
+        [*ratings, label] if hit else ratings,
+        write_text(random, words, 90),
     )
 
 

@@ -94,7 +94,8 @@ def write_argilla_settings(scale: ScaleConfig) -> dict[str, Any]:
             {"name": "why", "type": "text", "required": False},
         ],
         "metadata": [
-            {"name": name, "type": "terms"} for name in ("dimension", "target_label", "split", "outcome", "target_source")
+            {"name": name, "type": "terms"}
+            for name in ("dimension", "target_label", "split", "outcome", "target_source")
         ],
     }
 

@@ -68,7 +68,9 @@ def _write_lines(output: Folder, name: str, rows: list[dict[str, Any]]) -> None:
         output.write_atomic(name, encode_lines(rows))
 
 
-def write_descriptions(config: ExportTracesConfig, writer: ConversationWriter, output: Folder, counts: Counter[str]) -> None:
+def write_descriptions(
+    config: ExportTracesConfig, writer: ConversationWriter, output: Folder, counts: Counter[str]
+) -> None:
     """Write what tells each tool how its files are to be read; after the files themselves."""
     if "llamafactory" in config.formats:
         described = describe_llamafactory()

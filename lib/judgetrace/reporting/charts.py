@@ -82,7 +82,9 @@ def _draw_line(axes: Any, points: Sequence[tuple[float, float]], line: Line, col
     )
 
 
-def draw_shares(name: str, rows: Sequence[tuple[str, float]], alternative: str, *, baseline: float | None = None) -> str:
+def draw_shares(
+    name: str, rows: Sequence[tuple[str, float]], alternative: str, *, baseline: float | None = None
+) -> str:
     """Draw a bar from 0 to its share for each row, with the share at its end; `baseline` is marked by a line."""
     with plot_style():
         figure = new_figure(0.5 + 0.25 * max(1, len(rows)))

@@ -52,7 +52,11 @@ def _tabulate(spent: Sequence[Spent], currency: str) -> Table:
     has_money = any(run.money is not None for run in spent)
     rows = []
     for run in spent:
-        in_vain = f"{run.overshoot_tokens / run.output_tokens:.1%} in vain" if run.overshoot_tokens and run.output_tokens else ""
+        in_vain = (
+            f"{run.overshoot_tokens / run.output_tokens:.1%} in vain"
+            if run.overshoot_tokens and run.output_tokens
+            else ""
+        )
         rate = f"{run.output_tokens / run.engine_s:,.0f} a second" if run.output_tokens and run.engine_s else ""
         per_trace = "–" if run.tokens_per_trace is None else f"{run.tokens_per_trace:,.0f}"
         row: list[str | Cell] = [

@@ -10,7 +10,9 @@ from judgetrace.config import UserError
 from judgetrace.reporting.config import RenderReportConfig
 from judgetrace.storage import Folder
 
-MARKS = re.compile(r"^(?:(?P<folder>.*)/)?(?P<mark>manifest-00000\.json|manifest\.json|agreement\.json|drivers/driver-\d+\.json)$")
+MARKS = re.compile(
+    r"^(?:(?P<folder>.*)/)?(?P<mark>manifest-00000\.json|manifest\.json|agreement\.json|drivers/driver-\d+\.json)$"
+)
 MAX_DEPTH = 4
 """Folders below the study's in which a mark can lie."""
 
@@ -31,7 +33,9 @@ def fill_from_study(config: RenderReportConfig) -> RenderReportConfig:
         return config
     found = find_runs(Folder(config.study))
     if not found:
-        raise UserError(f"study = {config.study}: no run of any job in it\nexpected: a folder that run_study has written to")
+        raise UserError(
+            f"study = {config.study}: no run of any job in it\nexpected: a folder that run_study has written to"
+        )
     given = {key: value for key, value in config.model_dump().items() if value}
     return config.model_copy(update={key: value for key, value in found.items() if key not in given})
 

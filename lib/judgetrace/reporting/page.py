@@ -69,5 +69,3 @@ def _hash(text: str) -> str:
 def read_asset(name: str) -> str:
     """Read a file of the package."""
     return (files("judgetrace") / "reporting" / name).read_text(encoding="utf-8")
-
-

@@ -106,7 +106,11 @@ def gather_report(config: RenderReportConfig, now: float) -> Page:
 
 def _name_page(config: RenderReportConfig) -> str:
     named = config.study or config.corpus or config.agreement or (config.traces or config.training or ["runs"])[0]
-    return f"Report on {named.rstrip('/')}" if "/" not in named else f"Report on {'/'.join(named.rstrip('/').split('/')[-2:])}"
+    return (
+        f"Report on {named.rstrip('/')}"
+        if "/" not in named
+        else f"Report on {'/'.join(named.rstrip('/').split('/')[-2:])}"
+    )
 
 
 def _describe_corpus(manifest: Mapping[str, Any]) -> str:
@@ -116,7 +120,9 @@ def _describe_corpus(manifest: Mapping[str, Any]) -> str:
     if dropped:
         parts.append(f"{dropped:,} more on which people disagree too much")
     if scale.get("values"):
-        parts.append(f"{scale['type']} scale of {len(scale['values'])} levels, {scale['values'][0]} to {scale['values'][-1]}")
+        parts.append(
+            f"{scale['type']} scale of {len(scale['values'])} levels, {scale['values'][0]} to {scale['values'][-1]}"
+        )
     if len(counts.get("labels", {})) > 1:
         parts.append(f"{len(counts['labels'])} dimensions")
     return "; ".join(parts) + "."
@@ -153,7 +159,11 @@ def _list_agreement_facts(found: AgreementInput) -> Iterator[Fact]:
         row = found.figures.find(where, ("rater_target", after, "target label"), "kendall_tau_b")
         change = find_change(found, dimensions[0], before, after, "kendall_tau_b")
         if row.get("value") is not None:
-            gain = "" if change.get("value") is None else f"{change['value']:+.2f}".replace("-", "\u2212") + f" against {before}"
+            gain = (
+                ""
+                if change.get("value") is None
+                else f"{change['value']:+.2f}".replace("-", "\u2212") + f" against {before}"
+            )
             yield Fact(f"{row['value']:.2f}".replace("-", "\u2212"), f"τ-b of {after} with the target label", gain)
     if ceiling.get("value") is not None:
         yield Fact(f"{ceiling['value']:.2f}", "human ceiling: τ-b of a person with the others")

@@ -77,9 +77,7 @@ def _read_ids(file: TraceFile) -> list[str]:
     return ids
 
 
-def read_records(
-    files: Sequence[TraceFile], selection: Selection, rationales: Rationales, max_chars: int
-) -> Records:
+def read_records(files: Sequence[TraceFile], selection: Selection, rationales: Rationales, max_chars: int) -> Records:
     """Read the selected units as records, mixed by the hash of their item: a prefix of them is a sample, too."""
     found = Records()
     with ThreadPoolExecutor(_READERS) as pool:

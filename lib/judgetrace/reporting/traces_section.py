@@ -66,14 +66,17 @@ def _tabulate_outcomes(runs: Sequence[TraceRun]) -> Table:
         decided = Cell(f"{run.tally.num_units:,}", f"of {run.units:,}" if run.units > run.tally.num_units else "")
         kept = [f"{counts[outcome]:,}" for outcome in outcomes]
         rows.append([Cell(run.title, "" if run.state == "complete" else run.state), decided, *kept, each])
-    return Table("Outcomes of units", ["run", "decided", *(name.replace("_", " ") for name in outcomes), "draws a unit"], rows)
+    return Table(
+        "Outcomes of units", ["run", "decided", *(name.replace("_", " ") for name in outcomes), "draws a unit"], rows
+    )
 
 
 def _draw_by_draws(runs: Sequence[TraceRun]) -> blocks.Figure:
     points = [(run, utilisation_by_draws(run.tally, run.max_draws)) for run in runs]
     lines = [Line(run.title, list(shares), list(shares.values())) for run, shares in points]
     alternative = "Data utilisation by number of draws. " + " ".join(
-        f"{run.title}: " + ", ".join(f"{share:.1%} at {n}" for n, share in shares.items()) + "." for run, shares in points
+        f"{run.title}: " + ", ".join(f"{share:.1%} at {n}" for n, share in shares.items()) + "."
+        for run, shares in points
     )
     svg = draw_lines("by-draws", lines, alternative, "draws at most", shares=True, log_x=True)
     heads = sorted({n for _, shares in points for n in shares})
@@ -138,7 +141,11 @@ def _describe_first_draw(run: TraceRun, dimension: str) -> list[str | Cell]:
     if beyond is None:
         return []
     tone = "bad" if beyond["corrected"] <= 0 else ""
-    numbers = [f"{beyond['observed']:.1%}", Cell(show_signed(beyond["corrected"]), tone=tone), f"{beyond['kappa']:+.3f}".replace("-", "\u2212")]
+    numbers = [
+        f"{beyond['observed']:.1%}",
+        Cell(show_signed(beyond["corrected"]), tone=tone),
+        f"{beyond['kappa']:+.3f}".replace("-", "\u2212"),
+    ]
     return [run.title, dimension or "(one)", *numbers]
 
 

@@ -70,7 +70,9 @@ def _tabulate_runs(runs: Sequence[TrainingRun]) -> Table:
             ]
         )
     columns = ["run", "learns", "examples", "steps", "best step", "τ-b untuned", "τ-b best", "time"]
-    return Table("Training runs", columns, rows, note="τ-b on a sample of the validation split, chosen by the best step.")
+    return Table(
+        "Training runs", columns, rows, note="τ-b on a sample of the validation split, chosen by the best step."
+    )
 
 
 def _score(figures: Mapping[str, Any] | None, rating: str) -> str:
