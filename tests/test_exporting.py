@@ -107,8 +107,8 @@ def test_a_trl_user_learns_the_text_that_train_rater_learns() -> None:
     (chat,) = write_chats(traces, "train", make_writer(special))
     text = trl.apply_chat_template({"messages": chat["messages"]}, tokenizer)["text"]
     spec = EncodingSpec(
-        ModelConfig(path=str(MODEL)), PromptConfig(), load_template(None), "Rate it.", False, SCALE, "plain", True, False,
-        4096,
+        ModelConfig(path=str(MODEL)), PromptConfig(), load_template(None), "Rate it.", False, SCALE, "plain", True,
+        False, 4096,
     )  # fmt: skip
     (encoded,) = ExampleEncoder(spec, tokenizer).encode(make_examples(traces, "traces", "train", 0).to_pylist())
     assert tokenizer.decode(encoded.tokens.tolist()).rstrip() == text.rstrip()

@@ -1,4 +1,4 @@
-"""The report in a real browser: hostile texts stay texts; filters, search, paging and keyboard work; nothing is loaded."""
+"""The report in a real browser: hostile texts stay texts; filters, search, paging and keyboard work."""
 
 import random
 from collections.abc import Iterator
@@ -44,8 +44,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
         make_row("hostile-surrogate", {"text": "half \ud800 pair", ATTACK: ATTACK}, ATTACK, [None, ATTACK], ATTACK)
     )
     rows += [
-        make_row(f"plain-{n:03d}", {"text": f"an item {n}"}, "5", ["1"] * 8 if n % 4 == 0 else ["2", "5"], f"reason {n}",
-                 split=draw.choice(["train", "test"]))
+        make_row(f"plain-{n:03d}", {"text": f"an item {n}"}, "5", ["1"] * 8 if n % 4 == 0 else ["2", "5"],
+                 f"reason {n}", split=draw.choice(["train", "test"]))
         for n in range(NUM_PLAIN)
     ]  # fmt: skip
     write_trace_run(run, [make_table(rows)], engine="tests.scripted_engine:ScriptedEngine")
@@ -94,7 +94,7 @@ def search(browser: Any, text: str) -> None:
 def test_a_hostile_text_is_shown_as_it_is_and_runs_nothing(browser: Any, page: str, name: str) -> None:
     open_page(browser, page)
     search(browser, f"hostile-{name}")
-    wait(browser, "document.getElementById('status').textContent.startsWith('Units 1–1 of 1 ')")
+    wait(browser, "document.getElementById('status').textContent.startsWith('Units 1\u20131 of 1 ')")
     shown = browser.execute_script("return document.querySelector('.unit .text').textContent.toWellFormed()")
     expected = HOSTILE.get(name, "half \ufffd pair")
     assert shown == expected[:20_000]
@@ -139,9 +139,9 @@ def test_filters_count_what_is_there(browser: Any, page: str) -> None:
     browser.find_element(By.ID, "filter-noise").click()
     wait(browser, "document.getElementById('status').textContent.includes('of 100 ')")
     browser.find_element(By.ID, "clear").click()
-    wait(browser, "document.getElementById('status').textContent === 'Units 1–20 of 408'")
+    wait(browser, "document.getElementById('status').textContent === 'Units 1\u201320 of 408'")
     browser.find_element(By.ID, "filter-reasons").click()
-    wait(browser, "document.getElementById('status').textContent.startsWith('Units 1–1 of 1 ')")
+    wait(browser, "document.getElementById('status').textContent.startsWith('Units 1\u20131 of 1 ')")
     assert browser.execute_script("return document.querySelector('.human').textContent") == ATTACK
 
 
@@ -160,15 +160,15 @@ def test_paging_goes_to_the_end_and_back_by_keyboard(browser: Any, page: str) ->
     open_page(browser, page)
     pager = browser.find_element(By.ID, "pager-top")
     pager.find_element(By.CLASS_NAME, "next").send_keys(Keys.ENTER)
-    wait(browser, "document.getElementById('status').textContent === 'Units 21–40 of 408'")
+    wait(browser, "document.getElementById('status').textContent === 'Units 21\u201340 of 408'")
     assert browser.execute_script("return document.activeElement.className") == "next"
     pager.find_element(By.CLASS_NAME, "last").send_keys(Keys.ENTER)
-    wait(browser, "document.getElementById('status').textContent === 'Units 401–408 of 408'")
+    wait(browser, "document.getElementById('status').textContent === 'Units 401\u2013408 of 408'")
     assert not pager.find_element(By.CLASS_NAME, "next").is_enabled()
     box = pager.find_element(By.TAG_NAME, "input")
     box.send_keys(Keys.CONTROL, "a")
     box.send_keys("3", Keys.ENTER)
-    wait(browser, "document.getElementById('status').textContent === 'Units 41–60 of 408'")
+    wait(browser, "document.getElementById('status').textContent === 'Units 41\u201360 of 408'")
 
 
 def test_the_keyboard_reaches_the_report_first_and_the_search_by_a_slash(browser: Any, page: str) -> None:
@@ -193,7 +193,8 @@ def test_the_keyboard_reaches_the_report_first_and_the_search_by_a_slash(browser
 def test_every_plot_has_words_and_its_data(browser: Any, page: str) -> None:
     open_page(browser, page)
     counts = browser.execute_script(
-        "return [document.querySelectorAll('svg').length, document.querySelectorAll('svg[role=img][aria-label]').length,"
+        "return [document.querySelectorAll('svg').length,"
+        " document.querySelectorAll('svg[role=img][aria-label]').length,"
         " document.querySelectorAll('figure details table').length, document.querySelectorAll('[style]').length]"
     )
     assert counts[0] == counts[1] == counts[2] > 1
@@ -205,10 +206,11 @@ def test_a_phone_shows_it_without_scrolling_sideways(page: str, tmp_path: Path, 
     with open_chromium(tmp_path / "profile", PHONE, dark=dark) as phone:
         open_page(phone, page)
         search(phone, "hostile-unbroken")
-        wait(phone, "document.getElementById('status').textContent.startsWith('Units 1–1 of 1 ')")
+        wait(phone, "document.getElementById('status').textContent.startsWith('Units 1\u20131 of 1 ')")
         assert phone.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
         paper, ink = phone.execute_script(
-            "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color].map(c => c.match(/\\d+/g).map(Number))"
+            "const s = getComputedStyle(document.body);"
+            "return [s.backgroundColor, s.color].map(c => c.match(/\\d+/g).map(Number))"
         )
         assert (sum(paper) < sum(ink)) == dark
         plot = phone.execute_script("return getComputedStyle(document.querySelector('.fill-one')).fill")

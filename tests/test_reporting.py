@@ -118,7 +118,7 @@ def test_shades_are_shares_of_a_column() -> None:
 
 
 def test_columns_of_figures_stand_flush_right() -> None:
-    table = Table("t", ["who", "n", "said"], [["a", Cell("−0.5", "0 to 1"), "x"], ["b", "1,200", "y"]])
+    table = Table("t", ["who", "n", "said"], [["a", Cell("\u22120.5", "0 to 1"), "x"], ["b", "1,200", "y"]])
     assert [table.is_numeric(n) for n in range(3)] == [False, True, False]
 
 

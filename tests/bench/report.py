@@ -2,7 +2,7 @@
 
 python -m tests.bench.report [--quick] [--units N]
 
-Synthetic traces: item and reasoning are sentences of words drawn by Zipf's law from 20,000 made-up words, about 60 words
+Synthetic traces: item and reasoning are words drawn by Zipf's law from 20,000 made-up ones, about 60
 an item and 90 a trace, five draws a unit. `first_paint_s`: first-contentful-paint in headless Chromium, from a local
 file, the median of three; `ready_s`: until the trace browser shows its first page; `search_s`: a search through all
 texts; `page_s`: to the last page. They are null where there is no Chromium.

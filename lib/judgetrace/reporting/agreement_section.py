@@ -15,7 +15,7 @@ from judgetrace.agreement.results import CEILING
 from judgetrace.agreement.tables import EACH_ANNOTATOR, REST, TARGET
 from judgetrace.agreement.warnings import count_units, find_warnings
 from judgetrace.reporting import blocks
-from judgetrace.reporting.blocks import Block, Cell, Matrix, Section, Table
+from judgetrace.reporting.blocks import Block, Cell, Cells, Matrix, Section, Table
 from judgetrace.reporting.charts import Dot, DotRow, draw_dots
 
 HEADLINE_COLUMNS = {
@@ -90,7 +90,7 @@ def show_cell(row: Row, *, sign: bool = False, tone: str = "") -> Cell:
     """Show a value with its interval beside it."""
     value, low, high = row.get("value"), row.get("low"), row.get("high")
     if value is None:
-        return Cell("undefined" if row.get("undefined") else "–", row.get("undefined") or "", "quiet")
+        return Cell("undefined" if row.get("undefined") else "\u2013", row.get("undefined") or "", "quiet")
     mark = "+" if sign else ""
     detail = "" if low is None or high is None else f"{low:{mark}.2f} to {high:{mark}.2f}"
     return Cell(_minus(f"{value:{mark}.3f}"), _minus(detail), tone)
@@ -102,7 +102,7 @@ def _minus(text: str) -> str:
 
 def _tabulate_targets(found: AgreementInput, dimensions: Sequence[str], kind: str) -> Table:
     figures, columns = found.figures, HEADLINE_COLUMNS[kind]
-    named, rows = any(dimensions), []
+    named, rows = any(dimensions), list[Cells]()
     for dimension in dimensions:
         where = where_of(found, dimension)
         comparisons = [(found.name(rater), ("rater_target", rater, TARGET)) for rater in found.raters]
@@ -123,12 +123,12 @@ def _tabulate_targets(found: AgreementInput, dimensions: Sequence[str], kind: st
 
 
 def _explain(statistic: str) -> str:
-    names = {"kendall_tau_b": "Kendall τ-b", "alpha_ordinal": "α (ordinal)", "alpha_nominal": "α (nominal)"}
-    return {**names, "alpha_interval": "α (interval)"}.get(statistic, title(statistic))
+    names = {"kendall_tau_b": "Kendall τ-b", "alpha_ordinal": "\u03b1 (ordinal)", "alpha_nominal": "\u03b1 (nominal)"}
+    return {**names, "alpha_interval": "\u03b1 (interval)"}.get(statistic, title(statistic))
 
 
 def _tabulate_changes(found: AgreementInput, dimensions: Sequence[str], kind: str) -> Table:
-    columns, named, rows = HEADLINE_COLUMNS[kind], any(dimensions), []
+    columns, named, rows = HEADLINE_COLUMNS[kind], any(dimensions), list[Cells]()
     for dimension in dimensions:
         for before, after, what in found.compared:
             changes = [find_change(found, dimension, before, after, column) for column in columns]
@@ -168,7 +168,7 @@ def _show_change(statistic: str, row: Row) -> Cell:
 
 
 def _draw_ceiling(found: AgreementInput) -> Block:
-    rows = []
+    rows: list[DotRow] = []
     for dimension in found.figures.dimensions:
         for rater in found.raters:
             mine, people = _find_beside(found, dimension, rater)
@@ -179,7 +179,7 @@ def _draw_ceiling(found: AgreementInput) -> Block:
         f"{row.name}: rater {_say(row.dots[0])}, a person {_say(row.dots[1])}." for row in shown[:12]
     )
     series = ["rater", "a person in its place"]
-    svg = draw_dots("ceiling", shown, series, alternative, "Krippendorff's α", zero=True, ceiling=True)
+    svg = draw_dots("ceiling", shown, series, alternative, "Krippendorff's \u03b1", zero=True, ceiling=True)
     data = Table("The plot's data", ["rater", "rater, others", "person, others"], [
         [row.name, *(_say(dot) for dot in row.dots)] for row in shown
     ])  # fmt: skip
@@ -208,7 +208,7 @@ def _say(dot: Dot | None) -> str:
 
 
 def _tabulate_ceiling(found: AgreementInput) -> Table:
-    rows, named = [], any(found.figures.dimensions)
+    named, rows = any(found.figures.dimensions), list[Cells]()
     for dimension in found.figures.dimensions:
         statistic = HEADLINES[found.figures.type_of(dimension)]
         for population in list_populations(found.figures, dimension):
@@ -222,7 +222,7 @@ def _tabulate_ceiling(found: AgreementInput) -> Table:
                 cells = [show_cell(mine), show_cell(person), show_cell(gap, sign=True, tone=tone)]
                 rows.append([*([dimension] if named else []), found.name(rater), f"{population}: {units}", *cells])
     return Table(
-        "Beside the human ceiling (Krippendorff's α)",
+        "Beside the human ceiling (Krippendorff's \u03b1)",
         [*(["dimension"] if named else []), "rater", "units", "rater, others", "person, others", "difference"],
         rows[: MAX_ROWS * 4],
         num_heads=1 + named,
@@ -311,7 +311,7 @@ def _tabulate_slices(found: AgreementInput, dimension: str, kind: str) -> Iterat
         by.setdefault(where[2], []).append(where)
     for column, slices in by.items():
         ordered = _list_label_slices(found, dimension) if column == "label" else sorted(slices)
-        rows = []
+        rows: list[Cells] = []
         for where in ordered:
             for name, who in _list_compared(found):
                 first = found.figures.one_of(where, who)
@@ -330,7 +330,7 @@ def _tabulate_annotators(found: AgreementInput, dimension: str, kind: str) -> It
     ceilings = [who for who in found.figures.list_who(where, "human_ceiling") if who[1] != EACH_ANNOTATOR]
     with_raters = [w for w in found.figures.list_who(where, "rater_annotator") if w[2] != EACH_ANNOTATOR]
     pairs = [("the others", who) for who in ceilings] + [(who[2], who) for who in with_raters]
-    rows = []
+    rows: list[Cells] = []
     for whom, who in pairs:
         cells = [show_cell(found.figures.find(where, who, column)) for column in columns]
         compared = found.figures.one_of(where, who).get("num_compared")

@@ -21,6 +21,10 @@ class Cell:
     """good, bad, quiet, or nothing."""
 
 
+Cells = list[str | Cell]
+"""A row of a table."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table; the first `num_heads` cells of a row are its heads. Cells are texts or `Cell`s."""
@@ -40,8 +44,7 @@ class Table:
         """Whether a column holds figures, which stand flush right."""
         if column < self.num_heads:
             return False
-        texts = [row[column].text if isinstance(row[column], Cell) else row[column] for row in self.rows]
-        return all(map(_FIGURE.match, texts))
+        return all(_FIGURE.match(cells[column].text) for cells in self.cells())
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,8 @@ def draw_dots(
             is_ceiling = ceiling and number == len(series) - 1
             colour = ROLES["two" if is_ceiling else [s for s in SERIES if s != "two" or not ceiling][number % 4]]
             offset = (number - (len(series) - 1) / 2) * spread
-            _draw_dots(axes, rows, number, offset, colour, "D" if is_ceiling else "o", label)
+            look = {"marker": "D" if is_ceiling else "o", "color": colour, "label": clean_label(label)}
+            _draw_dots(axes, [row.dots[number] for row in rows], offset, look)
         if zero:
             axes.axvline(0, color=ROLES["quiet"], linewidth=0.8)
         axes.set_yticks(range(len(rows)), [clean_label(row.name) for row in rows])
@@ -144,22 +145,16 @@ def draw_dots(
         return write_svg(figure, name, alternative)
 
 
-def _draw_dots(
-    axes: Any, rows: Sequence[DotRow], number: int, offset: float, colour: str, marker: str, label: str
-) -> None:
+def _draw_dots(axes: Any, dots: Sequence[Dot | None], offset: float, look: dict[str, str]) -> None:
     places, values = [], []
-    for place, row in enumerate(rows):
-        dot = row.dots[number]
+    for place, dot in enumerate(dots):
         if dot is None or dot.value is None:
             continue
         places.append(place + offset)
         values.append(dot.value)
         if dot.low is not None and dot.high is not None:
-            axes.hlines(place + offset, dot.low, dot.high, color=colour, linewidth=1.4, alpha=0.6)
-    axes.plot(
-        values, places, marker, color=colour, markersize=4.5 if marker == "D" else 5, markeredgewidth=0,
-        label=clean_label(label), linestyle="none",
-    )  # fmt: skip
+            axes.hlines(place + offset, dot.low, dot.high, color=look["color"], linewidth=1.4, alpha=0.6)
+    axes.plot(values, places, markersize=5, markeredgewidth=0, linestyle="none", **look)
 
 
 _PERCENT = FuncFormatter(lambda value, _: f"{value:.0%}")

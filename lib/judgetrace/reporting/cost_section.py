@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from judgetrace.reporting import blocks
-from judgetrace.reporting.blocks import Block, Cell, Section, Table
+from judgetrace.reporting.blocks import Block, Cell, Cells, Section, Table
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def make_cost(spent: Sequence[Spent], currency: str) -> Section:
 
 def _tabulate(spent: Sequence[Spent], currency: str) -> Table:
     has_money = any(run.money is not None for run in spent)
-    rows = []
+    rows: list[Cells] = []
     for run in spent:
         in_vain = (
             f"{run.overshoot_tokens / run.output_tokens:.1%} in vain"
@@ -58,8 +58,8 @@ def _tabulate(spent: Sequence[Spent], currency: str) -> Table:
             else ""
         )
         rate = f"{run.output_tokens / run.engine_s:,.0f} a second" if run.output_tokens and run.engine_s else ""
-        per_trace = "–" if run.tokens_per_trace is None else f"{run.tokens_per_trace:,.0f}"
-        row: list[str | Cell] = [
+        per_trace = "\u2013" if run.tokens_per_trace is None else f"{run.tokens_per_trace:,.0f}"
+        row: Cells = [
             Cell(run.name + (" (simulated)" if run.is_simulated else ""), run.job),
             _count(run.prompt_tokens),
             Cell(_count(run.output_tokens), in_vain),
@@ -67,19 +67,19 @@ def _tabulate(spent: Sequence[Spent], currency: str) -> Table:
             Cell(_time(run.engine_s), rate),
             _time(run.seconds),
         ]
-        rows.append([*row, "–" if run.money is None else f"{run.money:,.2f}"] if has_money else row)
+        rows.append([*row, "\u2013" if run.money is None else f"{run.money:,.2f}"] if has_money else row)
     money = [f"money ({currency})" if currency else "money"] if has_money else []
     columns = ["run", "prompt tokens", "output tokens", "output tokens per accepted trace", "engine time", "time"]
     return Table("What runs have cost", [*columns, *money], rows)
 
 
 def _count(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
+    return "\u2013" if value is None else f"{value:,}"
 
 
 def _time(seconds: float | None) -> str:
     if seconds is None:
-        return "–"
+        return "\u2013"
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:,.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

@@ -51,7 +51,7 @@ def make_guideline(found: Refinement) -> Section:
 
 
 def _find_verdict(facts: Mapping[str, Any]) -> list[str]:
-    """Read what a refinement says of itself: sentences under `verdict` or `verdicts`, in whatever form they are kept."""
+    """Read what a refinement says of itself: sentences under `verdict` or `verdicts`, as texts or by name."""
     found = facts.get("verdicts", facts.get("verdict"))
     if isinstance(found, str):
         return [found]

@@ -220,8 +220,8 @@ def describe_browser(packed: Packed, found: Records, num_units: int, config: Ren
     if packed.num_records < len(found):
         why = f"browser.max_megabytes = {config.browser.max_megabytes:g}"
     return (
-        f"A sample: {packed.num_records:,} of {num_units:,} units, drawn by item with seed {config.browser.seed} ({why}). "
-        "Figures above are of all units. Press / to search."
+        f"A sample: {packed.num_records:,} of {num_units:,} units, drawn by item with seed {config.browser.seed} "
+        f"({why}). Figures above are of all units. Press / to search."
     )
 
 

@@ -151,7 +151,8 @@ def read_agreement(url: str, comparisons: Sequence[ComparisonConfig], simulated:
     about = folder.read_json("agreement.json")
     rows = folder.read_table("agreement.parquet").to_pylist()
     names = {row["who"] for row in rows if row["comparison"] == "rater_target" and row["with_whom"] == TARGET}
-    given = [name for name in map(_find_rater_id, about["config"].get("raters", [])) if name in names]
+    ids = map(_find_rater_id, about["config"].get("raters", []))
+    given = [name for name in ids if name is not None and name in names]
     unknown = sorted({name for c in comparisons for name in (c.before, c.after)} - names)
     if unknown:
         raise UserError(f"comparisons: the agreement has no raters {unknown[:5]}; it has {sorted(names)}")

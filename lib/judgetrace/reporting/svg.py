@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from contextlib import AbstractContextManager
+from typing import Any, cast
 from xml.etree import ElementTree
 
 from matplotlib import rc_context
@@ -52,7 +54,7 @@ _KEPT = {
 _FONT_SIZE = re.compile(r"([\d.]+)px")
 _UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 9.5,
@@ -85,7 +87,7 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def plot_style() -> rc_context:  # type: ignore[valid-type]
+def plot_style() -> AbstractContextManager[None]:
     """Return the context in which figures are drawn: the report's style."""
     return rc_context(_STYLE)
 
@@ -98,11 +100,11 @@ def clean_label(text: str, limit: int = 30) -> str:
 
 def write_svg(figure: Figure, name: str, alternative: str) -> str:
     """Write a figure as an SVG element for an HTML page; `name` keeps its ids apart from those of other plots."""
-    target = io.StringIO()
+    target, canvas = io.StringIO(), cast(Any, FigureCanvasSVG(figure))
     with warnings.catch_warnings(), rc_context({**_STYLE, "svg.hashsalt": name}):
         warnings.filterwarnings("ignore", message=".*[Gg]lyph")  # a browser has fonts that matplotlib has not
-        FigureCanvasSVG(figure).print_svg(target, metadata={"Date": None, "Creator": None})
-    root = ElementTree.fromstring(target.getvalue())
+        canvas.print_svg(target, metadata={"Date": None, "Creator": None})
+    root = ElementTree.fromstring(_UNWRITABLE.sub("\ufffd", target.getvalue()))
     _remove_unused(root)
     for element in root.iter():
         element.tag = element.tag.removeprefix(f"{{{_SVG}}}")

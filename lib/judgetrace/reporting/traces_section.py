@@ -11,7 +11,7 @@ from typing import Any
 
 from judgetrace.accounting import Tally, acceptance_beyond_chance, utilisation_by_draws, utilisation_by_label
 from judgetrace.reporting import blocks
-from judgetrace.reporting.blocks import Block, Cell, Section, Table
+from judgetrace.reporting.blocks import Block, Cell, Cells, Section, Table
 from judgetrace.reporting.charts import Line, draw_lines, draw_shares
 from judgetrace.scale import ScaleConfig
 
@@ -58,11 +58,11 @@ def make_utilisation(runs: Sequence[TraceRun]) -> Section:
 def _tabulate_outcomes(runs: Sequence[TraceRun]) -> Table:
     usual = ("accepted", "exhausted", "quarantined", "failed")
     outcomes = [*usual, *sorted({name for run in runs for name in run.tally.outcomes()} - set(usual))]
-    rows = []
+    rows: list[Cells] = []
     for run in runs:
         counts = run.tally.outcomes()
         draws = sum(run.tally.draws.values())
-        each = f"{draws / run.tally.num_units:.1f}" if run.tally.num_units else "–"
+        each = f"{draws / run.tally.num_units:.1f}" if run.tally.num_units else "\u2013"
         decided = Cell(f"{run.tally.num_units:,}", f"of {run.units:,}" if run.units > run.tally.num_units else "")
         kept = [f"{counts[outcome]:,}" for outcome in outcomes]
         rows.append([Cell(run.title, "" if run.state == "complete" else run.state), decided, *kept, each])
@@ -135,7 +135,7 @@ def _list_dimensions(run: TraceRun) -> list[str]:
     return sorted({row[0] for row in utilisation_by_label(run.tally)})
 
 
-def _describe_first_draw(run: TraceRun, dimension: str) -> list[str | Cell]:
+def _describe_first_draw(run: TraceRun, dimension: str) -> Cells:
     scale = run.scale.of(dimension)
     beyond = None if scale is None else acceptance_beyond_chance(run.tally, dimension, len(scale.values))
     if beyond is None:
@@ -165,7 +165,7 @@ def _tabulate_first_draws(run: TraceRun, dimension: str) -> Table:
     given = {level: sum(row.get(level, 0) for row in matrix.values()) for level in levels}
     total = sum(sum(row.values()) for row in matrix.values())
     chance = 1 / len(levels) if levels else 0.0
-    rows: list[list[str | Cell]] = []
+    rows: list[Cells] = []
     for label in sorted(matrix, key=lambda label: _order(run, dimension, label)):
         units = sum(matrix[label].values())
         share = matrix[label].get(label, 0) / units
@@ -201,7 +201,7 @@ def make_noise(units: Sequence[NoisyUnit], num_units: int, num_read: int, min_dr
     )
     rows: list[list[Any]] = []
     for unit in units:
-        said = ", ".join(f"{rating} × {count}" for rating, count in unit.ratings[:4])
+        said = ", ".join(f"{rating} \u00d7 {count}" for rating, count in unit.ratings[:4])
         people = " ".join(unit.annotator_labels[:12]) + (" …" if len(unit.annotator_labels) > 12 else "")
         head = Cell(unit.item_id, unit.dimension)
         rows.append([head, unit.text, unit.label, people, said])

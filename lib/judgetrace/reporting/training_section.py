@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from judgetrace.reporting import blocks
-from judgetrace.reporting.blocks import Block, Cell, Section, Table
+from judgetrace.reporting.blocks import Block, Cell, Cells, Section, Table
 from judgetrace.reporting.charts import Line, draw_lines
 
 MAX_POINTS = 400
@@ -49,7 +49,7 @@ def make_training(runs: Sequence[TrainingRun]) -> Section:
 
 
 def _tabulate_runs(runs: Sequence[TrainingRun]) -> Table:
-    rows = []
+    rows: list[Cells] = []
     for run in runs:
         training, data = run.manifest.get("training", {}), run.manifest.get("data", {})
         config = run.manifest.get("config", {})
