@@ -141,7 +141,7 @@ def _describe_first_draw(run: TraceRun, dimension: str) -> Cells:
     if beyond is None:
         return []
     tone = "bad" if beyond["corrected"] <= 0 else ""
-    numbers = [
+    numbers: Cells = [
         f"{beyond['observed']:.1%}",
         Cell(show_signed(beyond["corrected"]), tone=tone),
         f"{beyond['kappa']:+.3f}".replace("-", "\u2212"),
