@@ -1,15 +1,19 @@
 """How long a report of 100,000 units takes to render, how large it is, and how soon a browser paints it.
 
-python -m tests.bench.report [--quick] [--units N]
+python -m tests.bench.report [--quick] [--units N] [--item-words N] [--trace-words N]
 
-Synthetic traces: item and reasoning are words drawn by Zipf's law from 20,000 made-up ones, about 60
-an item and 90 a trace, five draws a unit. `first_paint_s`: first-contentful-paint in headless Chromium, from a local
+Synthetic traces: item and reasoning are words drawn by Zipf's law from 20,000 made-up ones, about
+30 an item and 60 a trace, five draws a unit. `embedded`: units in the page; fewer where they do not fit its size limit. `first_paint_s`: first-contentful-paint in headless Chromium, from a local
 file, the median of three; `ready_s`: until the trace browser shows its first page; `search_s`: a search through all
 texts; `page_s`: to the last page. They are null where there is no Chromium.
 """
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
+import re
 import statistics
 import sys
 import time
@@ -26,14 +30,14 @@ from judgetrace.storage import Folder  # noqa: E402
 from tests.chromium import find_chromium, open_chromium  # noqa: E402
 from tests.report_runs import LEVELS, make_row, make_table, write_trace_run  # noqa: E402
 
-FULL = {"units": 100_000}
-QUICK = {"units": 5_000}
+FULL = {"units": 100_000, "item_words": 30, "trace_words": 60}
+QUICK = {"units": 5_000, "item_words": 30, "trace_words": 60}
 SHARD_UNITS = 5_000
 WORDS = 20_000
 RARE = "quixotically"
 
 
-def write_run(run: Folder, units: int) -> None:
+def write_run(run: Folder, units: int, lengths: tuple[int, int]) -> None:
     """Write a run of synthetic traces; one unit holds the word RARE."""
     random = np.random.default_rng(0)
     letters = np.array(list("aabcdeeefghiijklmnooprssttuvwy"))
@@ -41,24 +45,24 @@ def write_run(run: Folder, units: int) -> None:
     shards = []
     for start in range(0, units, SHARD_UNITS):
         count = min(SHARD_UNITS, units - start)
-        rows = [make_unit(start + n, random, words) for n in range(count)]
+        rows = [make_unit(start + n, random, words, lengths) for n in range(count)]
         shards.append(make_table(rows))
     write_trace_run(run, shards)
 
 
-def make_unit(number: int, random: np.random.Generator, words: list[str]) -> dict[str, Any]:
-    """Make a unit of made-up words."""
+def make_unit(number: int, random: np.random.Generator, words: list[str], lengths: tuple[int, int]) -> dict[str, Any]:
+    """Make a unit of made-up words; `lengths` are the mean numbers of words of item and trace."""
     label = LEVELS[int(random.integers(len(LEVELS)))]
     hit = label != "1" or random.random() < 1 / 3
     others = [level for level in LEVELS if level != label]
     ratings = [others[int(n)] for n in random.integers(len(others), size=int(random.integers(2, 8)))]
-    text = write_text(random, words, 60) + (f" {RARE}" if number == 4_321 else "")
+    text = write_text(random, words, lengths[0]) + (f" {RARE}" if number == 4_321 else "")
     return make_row(
         f"item-{number:06d}",
         {"text": text},
         label,
         [*ratings, label] if hit else ratings,
-        write_text(random, words, 90),
+        write_text(random, words, lengths[1]),
     )
 
 
@@ -115,6 +119,13 @@ def wait_for(browser: Any, condition: str, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+def count_embedded(page: Path) -> int:
+    """Count the units that a page holds, by its own index."""
+    packed = re.search(r'id="index">([^<]+)<', page.read_text())
+    assert packed is not None
+    return int(json.loads(gzip.decompress(base64.b64decode(packed.group(1))))["count"])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark."""
     from jobs.render_report import main as render
@@ -123,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = apply_sizes(parser, sys.argv[1:] if arguments is None else arguments, FULL, QUICK)
     work = empty_folder(options.work)
     say(f"writing {options.units:,} units")
-    write_run(Folder(str(work / "traces-run")), options.units)
+    write_run(Folder(str(work / "traces-run")), options.units, (options.item_words, options.trace_words))
     config = work / "report.toml"
     config.write_text(f"output = '{work}'\ntraces = ['{work}/traces-run']\n")
     say("rendering")
@@ -132,7 +143,13 @@ def main(arguments: list[str] | None = None) -> int:
     seconds = time.monotonic() - began
     page = work / "report.html"
     say("opening")
-    figures = {"units": options.units, "seconds": round(seconds, 1), "megabytes": round(page.stat().st_size / 1e6, 1)}
+    embedded = count_embedded(page)
+    figures = {
+        "units": options.units,
+        "embedded": embedded,
+        "seconds": round(seconds, 1),
+        "megabytes": round(page.stat().st_size / 1e6, 1),
+    }
     finish("report", {**figures, **watch(page, work)}, {name: getattr(options, name) for name in FULL}, simulated=True)
     return 0
 

@@ -27,7 +27,7 @@ class BrowserConfig(BaseModel):
 
     max_items: int = Field(default=100_000, ge=0, description="Units at most; of more, a sample. 0: no trace browser.")
     max_megabytes: float = Field(
-        default=20.0, gt=0, description="Size that embedded traces may have at most; of more, a sample."
+        default=24.0, gt=0, description="Size that embedded traces may have at most; of more, a sample."
     )
     max_text_chars: int = Field(
         default=20_000, ge=100, description="A longer text (item, thinking, rationale) is cut, and says so."
