@@ -2,10 +2,11 @@
 
 python -m tests.bench.report [--quick] [--units N] [--item-words N] [--trace-words N]
 
-Synthetic traces: item and reasoning are words drawn by Zipf's law from 20,000 made-up ones, about
-30 an item and 60 a trace, five draws a unit. `embedded`: units in the page; fewer where they do not fit its size limit. `first_paint_s`: first-contentful-paint in headless Chromium, from a local
-file, the median of three; `ready_s`: until the trace browser shows its first page; `search_s`: a search through all
-texts; `page_s`: to the last page. They are null where there is no Chromium.
+Synthetic traces: item and reasoning are words drawn by Zipf's law from 20,000 made-up ones, about 30 an item and 60 a
+trace, five draws a unit. `embedded`: units in the page; fewer where they do not fit its size limit. `first_paint_s`:
+first-contentful-paint in headless Chromium, from a local file, the median of three; `ready_s`: until the trace
+browser shows its first page; `search_s`: a search through all texts; `page_s`: to the last page. They are null where
+there is no Chromium.
 """
 
 from __future__ import annotations
