@@ -1,0 +1,94 @@
+"""traces -> files for other tools: TRL, LLaMA-Factory, Hugging Face datasets, Argilla.
+
+python -m jobs.export_traces CONFIG.toml [--section.key=value ...]
+
+Goes shard by shard and starts no Ray. manifest.json is written last: its existence means complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+from rich.console import Console
+
+from judgetrace.config import UserError, load_config, run_job
+from judgetrace.exporting.config import ExportTracesConfig
+from judgetrace.exporting.conversations import ConversationWriter, write_chats
+from judgetrace.exporting.run import export_shard, write_descriptions
+from judgetrace.guideline import parse_guideline
+from judgetrace.prompts import PromptRenderer
+from judgetrace.run_inputs import RunInputs
+from judgetrace.storage import Folder
+from judgetrace.tokenization import list_special_tokens, render_chats
+from judgetrace.training.encoding import THINK_OPEN, load_tokenizer
+from judgetrace.training.reading import TraceShard, list_trace_shards
+from judgetrace.versions import list_versions
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job; returns the exit status."""
+    config = load_config(ExportTracesConfig, "export_traces", arguments)
+    shards = list_trace_shards(config.traces)
+    if not shards:
+        raise UserError(f"traces = {config.traces}: no traces/shard-*.parquet there\nexpected: runs of infer_traces")
+    writer = make_writer(config)
+    if config.dry_run:
+        first = next((chat for shard in shards for chat in write_chats(read(shard), config.split, writer)), None)
+        print(json.dumps(first, indent=1, ensure_ascii=False))
+        return 0
+    output = Folder(config.output)
+    output.delete(["manifest.json"])
+    clear(output)
+    counts: Counter[str] = Counter()
+    for number, shard in enumerate(shards):
+        counts += export_shard(read(shard), number, config, writer, output)
+    write_descriptions(config, writer, output, counts)
+    output.write_json(
+        "manifest.json",
+        {
+            "job": "export_traces",
+            "config": config.model_dump(mode="json"),
+            "counts": counts,
+            "versions": list_versions(),
+        },
+    )
+    console = Console(highlight=False)
+    console.print(", ".join(f"{count:,} {what}" for what, count in counts.items()) or "nothing to export")
+    if "pairs" in counts or not config.max_pairs or not {"trl", "llamafactory"} & set(config.formats):
+        return 0
+    console.print("No preference pairs: sample traces with ledger.keep_rejected_text = true to keep rejected texts.")
+    return 0
+
+
+def read(shard: TraceShard):  # type: ignore[no-untyped-def]  # a pa.Table
+    """Read a shard of traces."""
+    return (Folder(shard.run) / "traces").read_table(shard.name)
+
+
+def clear(output: Folder) -> None:
+    """Delete what an earlier export wrote: its shards may have been more."""
+    for folder in ("trl", "llamafactory", "datasets", "argilla"):
+        own = output / folder
+        own.delete(own.list_files(recursive=True))
+
+
+def make_writer(config: ExportTracesConfig) -> ConversationWriter:
+    """Make the writer of conversations as train_rater would write them."""
+    inputs = RunInputs(config.corpus, config.guideline, config.prompt.template)
+    form = config.thinking.format
+    special: list[str] = []
+    opens = False
+    if config.model is not None:
+        tokenizer = load_tokenizer(config.model.path, config.model.revision)
+        special = list_special_tokens(tokenizer)
+        (text,) = render_chats(tokenizer, [[{"role": "user", "content": "."}]], config.prompt.chat_template_args)
+        opens = text.rstrip().endswith(THINK_OPEN)
+    renderer = PromptRenderer(inputs.template, config.prompt.system, special, thinks=form != "none")
+    return ConversationWriter(
+        renderer, parse_guideline(inputs.guideline, inputs.by_section), inputs.scale, form, special, opens
+    )
+
+
+if __name__ == "__main__":
+    run_job(main)

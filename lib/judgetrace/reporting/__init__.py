@@ -1,0 +1,1 @@
+"""What runs have come to, as one self-contained page."""

@@ -1,0 +1,340 @@
+"""Agreement as sections of the report: raters beside the human ceiling, before and after, confusions, slices. Pure.
+
+Reads the rows that measure_agreement wrote; computes no statistic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from judgetrace.agreement.figures import HEADLINES, Figures, Row, Where, show_p, show_share, title
+from judgetrace.agreement.report import list_populations
+from judgetrace.agreement.results import CEILING
+from judgetrace.agreement.tables import EACH_ANNOTATOR, REST, TARGET
+from judgetrace.agreement.warnings import count_units, find_warnings
+from judgetrace.reporting import blocks
+from judgetrace.reporting.blocks import Block, Cell, Cells, Matrix, Section, Table
+from judgetrace.reporting.charts import Dot, DotRow, draw_dots
+
+HEADLINE_COLUMNS = {
+    "nominal": ("alpha_nominal", "cohen_kappa", "exact_agreement"),
+    "ordinal": ("kendall_tau_b", "icc_3_1", "mse", "alpha_ordinal"),
+    "interval": ("kendall_tau_b", "icc_3_1", "mse", "alpha_interval"),
+}
+LOWER_IS_BETTER = ("mse", "mae", "rmse")
+MAX_ROWS = 30
+MAX_PLOTS = 6
+MAX_PAIRS = 6
+
+
+@dataclass(frozen=True)
+class AgreementInput:
+    """What measure_agreement wrote."""
+
+    figures: Figures
+    raters: tuple[str, ...]
+    """In the order in which the job was given them."""
+    confusions: Sequence[Mapping[str, Any]]
+    level: float
+    replicates: int
+    rule: str
+    pairs: Sequence[tuple[str, str, str]] = field(default_factory=tuple)
+    """(before, after, what lies between them); all pairs of raters where none is named."""
+    simulated: frozenset[str] = frozenset()
+    """Raters whose engine is no model."""
+
+    @property
+    def compared(self) -> list[tuple[str, str, str]]:
+        """The pairs to show."""
+        if self.pairs:
+            return list(self.pairs)
+        found = [(a, b, "") for n, a in enumerate(self.raters) for b in self.raters[n + 1 :]]
+        return found[:MAX_PAIRS]
+
+    def name(self, rater: str) -> str:
+        """Name a rater, saying so where it is simulated."""
+        return f"{rater} (simulated)" if rater in self.simulated else rater
+
+
+def make_headline(found: AgreementInput) -> Section:
+    """Make the section that says how far raters agree with people, before and after, beside the human ceiling."""
+    figures = found.figures
+    made: list[Block] = []
+    for kind in dict.fromkeys(figures.type_of(dimension) for dimension in figures.dimensions):
+        own = [dimension for dimension in figures.dimensions if figures.type_of(dimension) == kind]
+        made.append(_tabulate_targets(found, own, kind))
+        changes = _tabulate_changes(found, own, kind)
+        if changes.rows:
+            made.append(changes)
+    if found.raters:
+        made += [_draw_ceiling(found), _tabulate_ceiling(found)]
+    warnings = list(find_warnings(figures, found.raters, found.replicates))
+    if warnings:
+        made.append(blocks.Notes("Mind", warnings))
+    interval = f" In brackets: {found.level:.0%} bootstrap intervals." if found.replicates else ""
+    lead = (
+        "Each rater against people's target label, and the human ceiling: every annotator in turn against what the "
+        f"item's other annotators agree on.{interval} Target rule: {found.rule}."
+    )
+    return Section("agreement", "Agreement with people", lead, made, bool(found.simulated))
+
+
+def where_of(found: AgreementInput, dimension: str) -> Where:
+    """Return where the headline figures of a dimension hold: units that the target rule keeps."""
+    return (dimension, list_populations(found.figures, dimension)[0], "", "")
+
+
+def show_cell(row: Row, *, sign: bool = False, tone: str = "") -> Cell:
+    """Show a value with its interval beside it."""
+    value, low, high = row.get("value"), row.get("low"), row.get("high")
+    if value is None:
+        return Cell("undefined" if row.get("undefined") else "\u2013", row.get("undefined") or "", "quiet")
+    mark = "+" if sign else ""
+    detail = "" if low is None or high is None else f"{low:{mark}.2f} to {high:{mark}.2f}"
+    return Cell(_minus(f"{value:{mark}.3f}"), _minus(detail), tone)
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\u2212")
+
+
+def _tabulate_targets(found: AgreementInput, dimensions: Sequence[str], kind: str) -> Table:
+    figures, columns = found.figures, HEADLINE_COLUMNS[kind]
+    named, rows = any(dimensions), list[Cells]()
+    for dimension in dimensions:
+        where = where_of(found, dimension)
+        comparisons = [(found.name(rater), ("rater_target", rater, TARGET)) for rater in found.raters]
+        ceiling = [("Human ceiling", ("human_ceiling", EACH_ANNOTATOR, REST))]
+        for name, who in [*comparisons, *ceiling]:
+            first = figures.one_of(where, who)
+            units = f"{count_units(figures, dimension, where[1]):,}"
+            cells = [show_cell(figures.find(where, who, column)) for column in columns]
+            head = Cell(name, tone="ceiling" if who[0] == "human_ceiling" else "")
+            rows.append([*([dimension] if named else []), head, units, show_share(first.get("coverage")), *cells])
+    return Table(
+        "Raters and the target label",
+        [*(["dimension"] if named else []), "rater", "units", "coverage", *(_explain(column) for column in columns)],
+        rows[: MAX_ROWS * 4],
+        num_heads=1 + named,
+        note="MSE: smaller is better. The other figures: 1 is full agreement." if "mse" in columns else "",
+    )
+
+
+def _explain(statistic: str) -> str:
+    names = {"kendall_tau_b": "Kendall τ-b", "alpha_ordinal": "\u03b1 (ordinal)", "alpha_nominal": "\u03b1 (nominal)"}
+    return {**names, "alpha_interval": "\u03b1 (interval)"}.get(statistic, title(statistic))
+
+
+def _tabulate_changes(found: AgreementInput, dimensions: Sequence[str], kind: str) -> Table:
+    columns, named, rows = HEADLINE_COLUMNS[kind], any(dimensions), list[Cells]()
+    for dimension in dimensions:
+        for before, after, what in found.compared:
+            changes = [find_change(found, dimension, before, after, column) for column in columns]
+            if any(change.get("value") is not None for change in changes):
+                start = [dimension] if named else []
+                head = f"{found.name(before)} → {found.name(after)}"
+                rows.append([*start, Cell(head, what), *map(_show_change, columns, changes)])
+    return Table(
+        "Before and after: the difference, on the units that both rated",
+        [*(["dimension"] if named else []), "raters", *(f"Δ {_explain(column)}" for column in columns)],
+        rows[: MAX_ROWS * 4],
+        num_heads=1 + named,
+        note="After minus before, paired by unit. p: two-sided, Holm's correction over all pairs and dimensions.",
+    )
+
+
+def find_change(found: AgreementInput, dimension: str, before: str, after: str, statistic: str) -> dict[str, Any]:
+    """Find the row of a paired difference, after minus before; empty where there is none."""
+    where = where_of(found, dimension)
+    row = found.figures.find(where, ("difference", after, before), statistic)
+    if row:
+        return dict(row)
+    row = found.figures.find(where, ("difference", before, after), statistic)
+    turned = {name: None if row.get(name) is None else -row[name] for name in ("value",)}
+    low, high = row.get("low"), row.get("high")
+    bounds = {"low": None if high is None else -high, "high": None if low is None else -low}
+    return {**row, **turned, **bounds} if row else {}
+
+
+def _show_change(statistic: str, row: Row) -> Cell:
+    low, high, tone = row.get("low"), row.get("high"), ""
+    if low is not None and high is not None and (low > 0 or high < 0):
+        tone = "good" if (low > 0) != (statistic in LOWER_IS_BETTER) else "bad"
+    cell = show_cell(row, sign=True, tone=tone)
+    p_value = row.get("p_adjusted")
+    return cell if p_value is None else Cell(cell.text, f"{cell.detail} · p {show_p(p_value)}", cell.tone)
+
+
+def _draw_ceiling(found: AgreementInput) -> Block:
+    rows: list[DotRow] = []
+    for dimension in found.figures.dimensions:
+        for rater in found.raters:
+            mine, people = _find_beside(found, dimension, rater)
+            dots = [_dot(mine), _dot(people)]
+            rows.append(DotRow(f"{dimension} · {rater}" if dimension else rater, dots))
+    shown = rows[:MAX_ROWS]
+    alternative = "Agreement with the item's other annotators. " + " ".join(
+        f"{row.name}: rater {_say(row.dots[0])}, a person {_say(row.dots[1])}." for row in shown[:12]
+    )
+    series = ["rater", "a person in its place"]
+    svg = draw_dots("ceiling", shown, series, alternative, "Krippendorff's \u03b1", zero=True, ceiling=True)
+    data = Table("The plot's data", ["rater", "rater, others", "person, others"], [
+        [row.name, *(_say(dot) for dot in row.dots)] for row in shown
+    ])  # fmt: skip
+    caption = (
+        "How far a rater, and a person in its place, agree with what the item's other annotators agree on, with "
+        "intervals. Where the two meet, the rater is as good as a person."
+    )
+    return blocks.Figures([blocks.Figure(svg, caption, alternative, data)])
+
+
+def _find_beside(found: AgreementInput, dimension: str, rater: str) -> tuple[Row, Row]:
+    statistic, where = HEADLINES[found.figures.type_of(dimension)], where_of(found, dimension)
+    mine = found.figures.find(where, ("rater_rest", rater, REST), statistic)
+    return mine, found.figures.find(where, ("ceiling_beside", rater, REST), statistic)
+
+
+def _dot(row: Row) -> Dot:
+    return Dot(row.get("value"), row.get("low"), row.get("high"))
+
+
+def _say(dot: Dot | None) -> str:
+    if dot is None or dot.value is None:
+        return "undefined"
+    bounds = "" if dot.low is None or dot.high is None else f" [{dot.low:.2f}, {dot.high:.2f}]"
+    return _minus(f"{dot.value:.3f}{bounds}")
+
+
+def _tabulate_ceiling(found: AgreementInput) -> Table:
+    named, rows = any(found.figures.dimensions), list[Cells]()
+    for dimension in found.figures.dimensions:
+        statistic = HEADLINES[found.figures.type_of(dimension)]
+        for population in list_populations(found.figures, dimension):
+            where = (dimension, population, "", "")
+            for rater in found.raters:
+                names = (("rater_rest", rater, REST), ("ceiling_beside", rater, REST))
+                mine, person = (found.figures.find(where, who, statistic) for who in names)
+                gap = found.figures.find(where, ("difference", rater, CEILING), statistic)
+                tone = "good" if (gap.get("low") or -1) >= 0 else "bad" if (gap.get("high") or 0) < 0 else ""
+                units = f"{count_units(found.figures, dimension, population):,}"
+                cells = [show_cell(mine), show_cell(person), show_cell(gap, sign=True, tone=tone)]
+                rows.append([*([dimension] if named else []), found.name(rater), f"{population}: {units}", *cells])
+    return Table(
+        "Beside the human ceiling (Krippendorff's \u03b1)",
+        [*(["dimension"] if named else []), "rater", "units", "rater, others", "person, others", "difference"],
+        rows[: MAX_ROWS * 4],
+        num_heads=1 + named,
+        note="filtered: units that the target rule keeps; all: also those on which people disagree too much.",
+    )
+
+
+def make_confusions(found: AgreementInput) -> Section:
+    """Make the section of confusion matrices."""
+    matrices = []
+    for entry in found.confusions:
+        dimension = entry["dimension"]
+        if entry["slice_by"] or entry["population"] != where_of(found, dimension)[1]:
+            continue
+        who = "Each annotator" if entry["comparison"] == "human_ceiling" else found.name(entry["who"])
+        if entry["who"] not in (EACH_ANNOTATOR, *found.raters):
+            continue
+        caption = f"{dimension}: {who}" if dimension else who
+        names = ("annotator" if entry["comparison"] == "human_ceiling" else "rater", entry["with_whom"])
+        matrices.append(Matrix(caption, *names, entry["levels"], entry["counts"]))
+    limit = 4 * (1 + len(found.raters))
+    made: list[Block] = [blocks.Matrices(matrices[:limit])]
+    if matrices[limit:]:
+        made.append(blocks.Folded(f"{len(matrices) - limit} more", [blocks.Matrices(matrices[limit:])]))
+    lead = (
+        "Counts of units. Shade: the share of its column, so that a column reads as what became of one label. Ratings "
+        "between levels count for the nearest."
+    )
+    return Section("confusion", "Confusion matrices", lead, made, bool(found.simulated))
+
+
+def make_slices(found: AgreementInput) -> Section:
+    """Make the section of reliability by slice: target label, annotator, and columns that the job was given."""
+    made: list[Block] = []
+    for number, dimension in enumerate(found.figures.dimensions):
+        kind = found.figures.type_of(dimension)
+        inner = [*_draw_labels(found, dimension, kind, number), *_tabulate_slices(found, dimension, kind)]
+        inner += _tabulate_annotators(found, dimension, kind)
+        if not dimension or number < MAX_PLOTS:
+            made += [*([blocks.Heading(dimension)] if dimension else []), *inner]
+        else:
+            made.append(blocks.Folded(dimension, inner))
+    lead = "Where raters and people agree, and where they do not: by target label, by annotator, by what was asked for."
+    return Section("slices", "Reliability by slice", lead, made, bool(found.simulated))
+
+
+def _list_compared(found: AgreementInput) -> list[tuple[str, tuple[str, str, str]]]:
+    raters = [(found.name(rater), ("rater_target", rater, TARGET)) for rater in found.raters]
+    return [*raters[:3], ("each annotator", ("human_ceiling", EACH_ANNOTATOR, REST))]
+
+
+def _list_label_slices(found: AgreementInput, dimension: str) -> list[Where]:
+    levels = list(found.figures.levels_of(dimension))
+    own = [where for where in found.figures.list_slices(dimension) if where[2] == "label" and where[3] in levels]
+    return sorted(own, key=lambda where: levels.index(where[3]))
+
+
+def _draw_labels(found: AgreementInput, dimension: str, kind: str, number: int) -> Iterator[Block]:
+    slices = _list_label_slices(found, dimension)
+    if not slices:
+        return
+    statistics = ["exact_agreement"] if kind == "nominal" else ["bias", "exact_agreement"]
+    compared = _list_compared(found)
+    figures = []
+    for statistic in statistics:
+        rows = [DotRow(w[3], [_dot(found.figures.find(w, who, statistic)) for _, who in compared]) for w in slices]
+        names = [name for name, _ in compared]
+        what = {"bias": "signed error in levels (above 0: too high)", "exact_agreement": "share of exact agreement"}
+        alternative = f"By target label, {what[statistic]}. " + " ".join(
+            f"Label {row.name}: " + ", ".join(f"{n} {_say(d)}" for n, d in zip(names, row.dots, strict=True)) + "."
+            for row in rows
+        )
+        svg = draw_dots(
+            f"slice{number}-{statistic}", rows, names, alternative, what[statistic],
+            zero=statistic == "bias", ceiling=True,
+        )  # fmt: skip
+        data = Table("The plot's data", ["label", *names], [[r.name, *map(_say, r.dots)] for r in rows])
+        figures.append(blocks.Figure(svg, f"By target label: {what[statistic]}.", alternative, data))
+    yield blocks.Figures(figures)
+
+
+def _tabulate_slices(found: AgreementInput, dimension: str, kind: str) -> Iterator[Block]:
+    statistics = ("exact_agreement", "mae", "bias") if kind != "nominal" else ("exact_agreement",)
+    by: dict[str, list[Where]] = {}
+    for where in found.figures.list_slices(dimension):
+        by.setdefault(where[2], []).append(where)
+    for column, slices in by.items():
+        ordered = _list_label_slices(found, dimension) if column == "label" else sorted(slices)
+        rows: list[Cells] = []
+        for where in ordered:
+            for name, who in _list_compared(found):
+                first = found.figures.one_of(where, who)
+                if first:
+                    cells = [show_cell(found.figures.find(where, who, s), sign=s == "bias") for s in statistics]
+                    rows.append([where[3], name, f"{first['num_units']:,}", show_share(first.get("coverage")), *cells])
+        named = "target label" if column == "label" else column
+        table = Table(f"By {named}", [named, "who", "units", "coverage", *map(title, statistics)], rows[:200], 2)
+        if rows:
+            yield blocks.Folded(f"By {named}, as a table", [table])
+
+
+def _tabulate_annotators(found: AgreementInput, dimension: str, kind: str) -> Iterator[Block]:
+    columns = HEADLINE_COLUMNS[kind]
+    where = (dimension, "all", "", "")
+    ceilings = [who for who in found.figures.list_who(where, "human_ceiling") if who[1] != EACH_ANNOTATOR]
+    with_raters = [w for w in found.figures.list_who(where, "rater_annotator") if w[2] != EACH_ANNOTATOR]
+    pairs = [("the others", who) for who in ceilings] + [(who[2], who) for who in with_raters]
+    rows: list[Cells] = []
+    for whom, who in pairs:
+        cells = [show_cell(found.figures.find(where, who, column)) for column in columns]
+        compared = found.figures.one_of(where, who).get("num_compared")
+        rows.append([found.name(who[1]), whom, "" if compared is None else f"{compared:,}", *cells])
+    if rows:
+        heads = ["who", "with", "pairs", *(_explain(column) for column in columns)]
+        yield blocks.Folded("By annotator, as a table", [Table("Single annotators", heads, rows[:200], 2)])

@@ -1,0 +1,144 @@
+"""Exports: each format is loaded with the tool it is for, and teaches what train_rater would teach."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from judgetrace.exporting.config import ExportTracesConfig
+from judgetrace.exporting.conversations import ConversationWriter, write_chats, write_pairs
+from judgetrace.exporting.formats import write_argilla_records, write_argilla_settings
+from judgetrace.exporting.run import export_shard, write_descriptions
+from judgetrace.guideline import Guideline
+from judgetrace.prompts import PromptConfig, PromptRenderer, load_template
+from judgetrace.scale import ScaleConfig
+from judgetrace.storage import Folder
+from judgetrace.training.encoding import EncodingSpec, ExampleEncoder
+from judgetrace.training.examples import make_examples
+from tests.report_runs import LEVELS, make_row, make_table
+
+MODEL = Path(__file__).parents[1] / ".cache/judgetrace/smollm2-135m"
+SCALE = ScaleConfig(values=tuple(LEVELS))
+
+
+def make_writer(special: tuple[str, ...] = (), form: str = "plain") -> ConversationWriter:
+    renderer = PromptRenderer(load_template(None), None, special)
+    return ConversationWriter(renderer, Guideline("Rate it."), SCALE, form, special)
+
+
+def make_traces() -> pa.Table:
+    hit = make_row("a", {"text": "first"}, "3", ["1", "2", "3"], "It is fine.")
+    for draw in hit["draws"][:2]:
+        draw["trace"] = f"It is {draw['rating']}."
+    missed = make_row("b", {"text": "second"}, "5", ["1"])
+    return make_table([hit, missed, make_row("c", {"text": "third"}, "2", ["2"], split="test")])
+
+
+def test_a_chat_ends_in_the_accepted_trace_and_its_rating() -> None:
+    (chat,) = write_chats(make_traces(), "train", make_writer())
+    assert [message["role"] for message in chat["messages"]] == ["user", "assistant"]
+    assert "first" in chat["messages"][0]["content"]
+    assert chat["messages"][1]["content"] == "It is fine.\n<rating>3</rating>"
+    assert (chat["item_id"], chat["target_label"]) == ("a", "3")
+
+
+def test_a_pair_sets_the_accepted_draw_against_as_many_rejected_ones_as_asked_for() -> None:
+    for limit in (0, 1, 2):
+        pairs = list(write_pairs(make_traces(), "train", make_writer(), limit))
+        assert [pair["rejected"][0]["content"] for pair in pairs] == [
+            "It is 1.\n<rating>1</rating>",
+            "It is 2.\n<rating>2</rating>",
+        ][:limit]
+        assert all(pair["chosen"][0]["content"] == "It is fine.\n<rating>3</rating>" for pair in pairs)
+
+
+def test_thinking_in_tags_stands_between_them() -> None:
+    (chat,) = write_chats(make_traces(), "train", make_writer(form="tags"))
+    assert chat["messages"][1]["content"] == "<think>\nIt is fine.\n</think>\n<rating>3</rating>"
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    config = ExportTracesConfig(corpus="c", traces=["runs/one"], output=str(tmp_path))
+    counts = export_shard(make_traces(), 0, config, make_writer(), Folder(str(tmp_path)))
+    counts += export_shard(make_traces(), 1, config, make_writer(), Folder(str(tmp_path)))
+    write_descriptions(config, make_writer(), Folder(str(tmp_path)), counts)
+    assert counts == {"chats": 2, "pairs": 2, "records": 4, "train": 4, "test": 2}
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_trl_takes_chats_and_pairs_for_conversations(exported: Path) -> None:
+    datasets, trl = pytest.importorskip("datasets"), pytest.importorskip("trl")
+    chats = load(datasets, exported / "trl/chats")
+    pairs = load(datasets, exported / "trl/pairs")
+    assert len(chats) == len(pairs) == 2
+    assert trl.is_conversational(chats[0])
+    assert trl.is_conversational(pairs[0])
+
+
+@pytest.mark.slow
+def test_datasets_loads_the_folder_with_its_splits(exported: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    found = datasets.load_dataset(str(exported / "datasets"), cache_dir=str(exported / "cache"))
+    assert {split: len(rows) for split, rows in found.items()} == {"train": 4, "test": 2}
+    assert found["train"][0]["trace"] == "It is fine."
+
+
+def load(datasets: Any, folder: Path) -> Any:
+    files = [str(file) for file in sorted(folder.glob("*.jsonl"))]
+    return datasets.load_dataset("json", data_files=files, split="train", cache_dir=str(folder / "cache"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MODEL.exists(), reason="the embedded model is not prepared (python -m jobs.prepare_demo)")
+def test_a_trl_user_learns_the_text_that_train_rater_learns() -> None:
+    from judgetrace.engine import ModelConfig
+    from judgetrace.tokenization import list_special_tokens
+    from judgetrace.training.encoding import load_tokenizer
+
+    trl = pytest.importorskip("trl")
+    tokenizer = load_tokenizer(str(MODEL), None)
+    special = tuple(list_special_tokens(tokenizer))
+    evil = make_row("a", {"text": f"an item {special[0]}"}, "3", ["3"], f"It {special[0]} is <rating>9</rating> fine.")
+    traces = make_table([evil])
+    (chat,) = write_chats(traces, "train", make_writer(special))
+    text = trl.apply_chat_template({"messages": chat["messages"]}, tokenizer)["text"]
+    spec = EncodingSpec(
+        ModelConfig(path=str(MODEL)), PromptConfig(), load_template(None), "Rate it.", False, SCALE, "plain", True,
+        False, 4096,
+    )  # fmt: skip
+    (encoded,) = ExampleEncoder(spec, tokenizer).encode(make_examples(traces, "traces", "train", 0).to_pylist())
+    assert tokenizer.decode(encoded.tokens.tolist()).rstrip() == text.rstrip()
+
+
+def test_llamafactory_is_told_the_roles_and_where_files_lie(exported: Path) -> None:
+    info = json.loads((exported / "llamafactory/dataset_info.json").read_text())
+    for about in info.values():
+        files = sorted((exported / "llamafactory" / about["file_name"]).glob("*.jsonl"))
+        row = json.loads(files[0].read_text().splitlines()[0])
+        assert set(about["columns"].values()) <= set(row)
+        message = row[about["columns"]["messages"]][0]
+        assert message[about["tags"]["role_tag"]] == about["tags"]["user_tag"]
+    assert info["judgetrace_pairs"]["ranking"] is True
+    assert row["chosen"]["role"] == "assistant"
+
+
+def test_a_record_for_review_has_the_fields_and_answers_that_its_settings_name() -> None:
+    settings = write_argilla_settings(SCALE)
+    records = list(write_argilla_records(make_traces()))
+    assert [record["id"] for record in records] == ["a//aggregate", "c//aggregate"]
+    for record in records:
+        assert set(record["fields"]) == {field["name"] for field in settings["fields"]}
+        assert set(record["suggestions"]) <= {question["name"] for question in settings["questions"]}
+        own = next(question for question in settings["questions"] if question["name"] == "own_label")
+        assert record["suggestions"]["own_label"]["value"] in own["labels"]
+
+
+def test_a_shard_without_accepted_traces_writes_no_chats(tmp_path: Path) -> None:
+    config = ExportTracesConfig(corpus="c", traces=["r"], output=str(tmp_path), formats=["trl"])
+    counts = export_shard(make_traces().slice(0, 0), 0, config, make_writer(), Folder(str(tmp_path)))
+    assert counts.total() == 0
+    assert not list(tmp_path.rglob("*.jsonl"))

@@ -1,0 +1,182 @@
+"""The report's parts: records, samples, packing, plots, the policy; without a browser."""
+
+import base64
+import gzip
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.render_report import main, split_output
+from judgetrace.config import UserError
+from judgetrace.reporting.blocks import Cell, Matrix, Table
+from judgetrace.reporting.charts import Dot, DotRow, Line, draw_dots, draw_lines, draw_shares
+from judgetrace.reporting.discovery import find_runs
+from judgetrace.reporting.embedding import CHUNK_RECORDS, encode, pack_records
+from judgetrace.reporting.guideline_section import compare_lines
+from judgetrace.reporting.page import write_policy
+from judgetrace.reporting.run_reading import name_runs
+from judgetrace.reporting.trace_reading import list_trace_files, read_records, select_items
+from judgetrace.reporting.trace_records import find_noise, list_noisy, make_records
+from judgetrace.storage import Folder
+from tests.report_runs import make_row, make_table, write_trace_run
+
+
+def unpack(text: str) -> Any:
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+def write_run(folder: Path, count: int, dimensions: tuple[str, ...] = ("",)) -> str:
+    rows = [
+        make_row(f"i{n}", {"text": f"text {n}"}, "3", ["3"], dimension=dimension)
+        for n in range(count)
+        for dimension in dimensions
+    ]
+    half = len(rows) // 2
+    write_trace_run(Folder(str(folder)), [make_table(rows[:half]), make_table(rows[half:])])
+    return str(folder)
+
+
+def test_a_record_holds_what_is_shown_of_a_unit() -> None:
+    row = make_row("a", {"title": "T", "text": "long text"}, "3", ["1", None, "3"], "reasons")
+    found = make_records(make_table([row]), "run", {("a", None): [("ann", "4", "I think")]}, 4)
+    (record,) = found.records
+    assert record[:4] == ["a", [["title", "T", 0], ["text", "long", 5]], ["3", "3"], 0.0]
+    assert record[5:8] == [["reas", 3], "3", 2]
+    assert record[8] == [["disagrees", "1", None, None], ["unparsed", None, None, None], ["accepted", "3", None, None]]
+    assert record[9] == [["ann", "4", "I th", 3]]
+    assert found.facets["outcome"] == ["accepted"]
+
+
+def test_noise_is_what_no_draw_of_any_run_reached() -> None:
+    missed = make_row("a", {"text": "x"}, "3", ["1", "1", "1", "2"])
+    few = make_row("b", {"text": "x"}, "3", ["1"])
+    elsewhere = make_row("c", {"text": "x"}, "3", ["1", "1", "1", "1"])
+    found = make_records(make_table([missed, few, elsewhere]), "one", {}, 100)
+    found.extend(make_records(make_table([make_row("c", {"text": "x"}, "3", ["3"])]), "two", {}, 100))
+    noise = find_noise(found, 4)
+    assert noise == {("a", "", "aggregate")}
+    (unit,) = list_noisy(found, noise, 10)
+    assert (unit.label, unit.ratings) == ("3", [("1", 3), ("2", 1)])
+
+
+def test_a_sample_is_seeded_takes_whole_items_and_keeps_to_its_limit(tmp_path: Path) -> None:
+    url = write_run(tmp_path / "run", 100, ("p", "q"))
+    files = list_trace_files([("run", url)])
+    samples = []
+    for seed in (0, 0, 1):
+        selection = select_items(files, 50, seed)
+        found = read_records(files, selection, {}, 100)
+        assert selection.num_units == 200
+        assert 40 <= len(found) <= 50
+        items = [key[0] for key in found.keys]
+        assert all(items.count(item) == 2 for item in items)
+        samples.append(found.keys)
+    assert samples[0] == samples[1] != samples[2]
+
+
+def test_chunks_and_index_hold_all_records_in_one_order(tmp_path: Path) -> None:
+    url = write_run(tmp_path / "run", 2 * CHUNK_RECORDS + 3)
+    files = list_trace_files([("run", url)])
+    found = read_records(files, select_items(files, 10**6, 0), {}, 100)
+    packed = pack_records(found, set(), 100)
+    records = [record for chunk in packed.chunks for record in unpack(chunk)]
+    index = unpack(packed.index)
+    assert len(packed.chunks) == 3
+    assert records == found.records
+    assert index["count"] == packed.num_records == len(records) == len(index["facets"]["split"]["codes"])
+    assert pack_records(found, set(), 1e-9).num_records == CHUNK_RECORDS
+
+
+def test_half_a_surrogate_pair_is_packed() -> None:
+    assert unpack(encode(["half \ud800"])) == ["half \ud800"]
+
+
+def test_a_plot_has_no_style_that_a_policy_would_stop_and_its_labels_are_texts() -> None:
+    evil = "<script>alert(1)</script> $x^2$ \x00"
+    plots = [
+        draw_lines("a", [Line(evil, [1, 2], [0.5, None]), Line("b", [1, 2], [0.1, 0.2])], evil, evil, log_x=True),
+        draw_shares("b", [(evil, 0.5), ("x", 0.0)], evil, baseline=0.2),
+        draw_dots("c", [DotRow(evil, [Dot(0.1, 0.0, 0.2), None])], [evil, "x"], evil, evil, ceiling=True),
+    ]
+    for plot in plots:
+        assert "<script" not in plot
+        assert "style=" not in plot
+        assert "<style" not in plot
+        assert "$x^2$" in plot
+        assert "#0a0001" not in plot
+    ids = [re.findall(r' id="([^"]+)"', plot) for plot in plots]
+    assert not set(ids[0]) & set(ids[1])
+
+
+def test_shades_are_shares_of_a_column() -> None:
+    matrix = Matrix("m", "rater", "label", ["1", "2"], [[1, 0], [3, 0]])
+    assert matrix.shades() == [[(1, 2), (0, 0)], [(3, 7), (0, 0)]]
+
+
+def test_columns_of_figures_stand_flush_right() -> None:
+    table = Table("t", ["who", "n", "said"], [["a", Cell("\u22120.5", "0 to 1"), "x"], ["b", "1,200", "y"]])
+    assert [table.is_numeric(n) for n in range(3)] == [False, True, False]
+
+
+def test_the_policy_names_the_script_it_runs_and_nothing_else() -> None:
+    policy = write_policy("a{}", "")
+    assert "script-src 'none'" in policy
+    assert "unsafe" not in write_policy("a{}", "run()")
+    assert "http" not in write_policy("a{}", "run()")
+
+
+def test_runs_of_the_same_name_are_told_apart() -> None:
+    assert name_runs(["a/x/run", "a/y/run/", "s3://b/other"]) == ["x/run", "y/run", "other"]
+
+
+def test_lines_that_changed_are_marked() -> None:
+    marks = [(line.mark, line.text) for line in compare_lines("one\ntwo", "one\nthree")]
+    assert marks == [("@", ""), (" ", "one"), ("-", "two"), ("+", "three")]
+
+
+def test_a_study_is_known_by_what_lies_in_it(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "stages/infer-a", 2)
+    two = write_run(tmp_path / "stages/infer-b", 2)
+    Folder(str(tmp_path / "agree")).write_json("agreement.json", {})
+    assert find_runs(Folder(str(tmp_path))) == {"traces": [one, two], "agreement": str(tmp_path / "agree")}
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_the_job_writes_a_page_that_loads_nothing(tmp_path: Path) -> None:
+    url = write_run(tmp_path / "run", 5)
+    config = tmp_path / "report.toml"
+    config.write_text(f"output = '{tmp_path}/page.html'\ntraces = ['{url}']\n")
+    assert main([str(config)]) == 0
+    parser = Tags()
+    parser.feed((tmp_path / "page.html").read_text())
+    assert not [tag for tag, _ in parser.tags if tag in ("link", "img", "iframe", "object", "base")]
+    assert not [attrs for tag, attrs in parser.tags if "src" in attrs or "onload" in attrs or "style" in attrs]
+    again = (tmp_path / "page.html").read_bytes()
+    main([str(config)])
+    assert (tmp_path / "page.html").read_bytes() == again
+
+
+def test_a_missing_input_is_named(tmp_path: Path) -> None:
+    config = tmp_path / "report.toml"
+    for key, value in (("agreement", "'nowhere'"), ("training", "['nowhere']"), ("traces", "['nowhere']")):
+        config.write_text(f"output = '{tmp_path}'\n{key} = {value}\n")
+        with pytest.raises(UserError, match="nowhere"):
+            main([str(config)])
+
+
+def test_an_output_is_a_file_or_a_folder() -> None:
+    assert split_output("a/b.html") == ("a", "b.html")
+    assert split_output("b.html") == (".", "b.html")
+    assert split_output("s3://x/y/") == ("s3://x/y", "report.html")
