@@ -39,7 +39,9 @@ demo: $(CPU_STAMP) ## Run the jobs on the embedded model and human ratings (at m
 	$(PY) -m jobs.train_rater jobs/demo_training.toml
 	$(PY) -m jobs.rate_items jobs/demo_ratings.toml
 	$(PY) -m jobs.rate_items jobs/demo_tuned_ratings.toml
+	$(PY) -m jobs.refine_guideline jobs/demo_refinement.toml
 	$(PY) -m jobs.measure_agreement jobs/demo_agreement.toml
+	$(PY) -m jobs.render_report jobs/render_report.toml
 
 test: lint ## Check the code, then run all tests: first the fast ones, then those with a real engine, Ray and S3
 	@$(PY) -m pytest -m "not slow and not chaos"
@@ -52,7 +54,7 @@ lint: $(DEV_STAMP) ## Check style, format and types
 
 bench: $(DEV_STAMP) ## Run the benchmarks but rater_gain, which takes hours; each prints one JSON object last
 	@for name in engine_ratio sampling_efficiency streaming_scale resume rating agreement \
-	    train_ingest train_parity racing; do
+	    train_ingest train_parity racing report; do
 	    echo "== $$name"
 	    $(PY) -m tests.bench.$$name
 	done

@@ -5,11 +5,11 @@ python -m jobs.refine_guideline CONFIG.toml [--section.key=value ...]
 
 from __future__ import annotations
 
-from judgetrace.refining.dry_run import print_dry_run
 from rich.console import Console
 
 from judgetrace.config import load_config, run_job
 from judgetrace.refining.config import RefineGuidelineConfig
+from judgetrace.refining.dry_run import print_dry_run
 from judgetrace.refining.inputs import RefineInputs
 from judgetrace.refining.run import refine
 from judgetrace.run_folder import RunFolder
