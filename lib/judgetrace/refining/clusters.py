@@ -62,13 +62,13 @@ def _scale_to_unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _run_k_means(unit: np.ndarray, number: int, seed: int) -> np.ndarray:
-    from sklearn.cluster import KMeans  # type: ignore[import-untyped]
+    from sklearn.cluster import KMeans
 
     return np.asarray(KMeans(number, n_init=STARTS, random_state=seed % 2**32).fit(unit).labels_)
 
 
 def _score_silhouette(unit: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    from sklearn.metrics import silhouette_score  # type: ignore[import-untyped]
+    from sklearn.metrics import silhouette_score
 
     size = MOST_SCORED if len(unit) > MOST_SCORED else None
     return float(silhouette_score(unit, labels, metric="euclidean", sample_size=size, random_state=seed % 2**32))
