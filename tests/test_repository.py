@@ -139,6 +139,7 @@ PURE_ROOMS = (
     "sources",
     "splits",
     "staging",
+    "stop_signals",
     "storage",
     "study.config",
     "study.dry_run",

@@ -5,12 +5,11 @@ Rows never pass through here: the workers write them. The driver sees shard numb
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from judgetrace.live import LiveLine
 from judgetrace.products import Product
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import StageWatch
+from judgetrace.stop_signals import taking_stop_signals
 from judgetrace.storage import Folder
 from judgetrace.unit_worker import UnitWorker, WorkerSpec
 
@@ -231,23 +231,8 @@ class UnitRun:
             },
         )
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let SIGTERM and Ctrl-C end the run as a budget does; a second Ctrl-C ends it at once."""
+    def _signals(self) -> AbstractContextManager[None]:
+        def stop(reason: str) -> None:
+            self._stop_reason = reason
 
-        def note(number: int, _: Any) -> None:
-            if self._stop_reason is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self._stop_reason = self._stop_reason or f"{signal.Signals(number).name} received"
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        earlier: dict[int, Callable[..., Any] | int | None] = {
-            number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in earlier.items():
-                signal.signal(number, handler)
+        return taking_stop_signals(lambda: self._stop_reason is not None, stop)

@@ -5,12 +5,10 @@ Nothing that must last is kept here. `look` is called every second or so by whoe
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from judgetrace.control import WorkCounts
@@ -18,6 +16,7 @@ from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.limits import LimitsConfig, RunLimits
 from judgetrace.live import format_seconds
 from judgetrace.run_folder import Fence, FencedError, RunFolder
+from judgetrace.stop_signals import taking_stop_signals
 
 STATE_EVERY_S = 10.0
 LINE_EVERY_S = 10.0
@@ -152,21 +151,10 @@ class DriverWatch:
             },
         )
 
-    @contextmanager
-    def signals(self) -> Iterator[None]:
+    def signals(self) -> AbstractContextManager[None]:
         """Let SIGTERM and Ctrl-C end the run as a budget does; a second Ctrl-C ends it at once."""
 
-        def note(number: int, _: Any) -> None:
-            if self.stop_reason is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.stop_reason = self.stop_reason or f"{signal.Signals(number).name} received"
+        def stop(reason: str) -> None:
+            self.stop_reason = reason
 
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        earlier = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in earlier.items():
-                signal.signal(number, handler)
+        return taking_stop_signals(self.should_stop, stop)

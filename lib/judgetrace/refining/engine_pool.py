@@ -19,6 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from judgetrace.config import UserError
 from judgetrace.engine import EngineConfig, EngineDeadError, EngineStartError
 from judgetrace.session import StageWatch
+from judgetrace.unit_run import needs_of
 
 BATCHES_AT_ONCE = 4
 START_TRIES = 3
@@ -119,7 +120,7 @@ class EnginePool:
     @property
     def needs(self) -> dict[str, float]:
         """The Ray resources of one engine."""
-        return {"CPU": self._engine.num_cpus, "GPU": self._engine.num_gpus, **self._engine.resources}
+        return needs_of(self._engine)
 
     @property
     def batches_at_once(self) -> int:
