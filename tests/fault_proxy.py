@@ -166,9 +166,7 @@ class FaultProxy:
         return await _answer(request, seen, content, CIMultiDict({**headers, "Content-Length": length}))
 
 
-async def _answer(
-    request: web.Request, seen: Seen, content: bytes, headers: CIMultiDict[str]
-) -> web.StreamResponse:
+async def _answer(request: web.Request, seen: Seen, content: bytes, headers: CIMultiDict[str]) -> web.StreamResponse:
     broken = seen.fault in {"reset", "truncate", "short"} and content
     sent = content[: len(content) // 2] if broken else content
     if seen.fault == "short" and broken:

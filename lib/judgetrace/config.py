@@ -22,6 +22,9 @@ STRICT = ConfigDict(extra="forbid")
 class UserError(ValueError):
     """The user's input can't be used; the message says where, what was found, what was expected, what to do."""
 
+    exit_status = 2
+    """Of a job that ends with it."""
+
 
 def load_config(config_type: type[Config], job: str, arguments: list[str]) -> Config:
     """Read the config of `python -m jobs.JOB CONFIG.toml [--section.key=value ...]`; the command line wins.
@@ -98,10 +101,10 @@ def _shorten(value: object, limit: int = 120) -> str:
 
 
 def run_job(main: Any, arguments: list[str] | None = None) -> None:
-    """Run a job's main as a program: its return value is the exit status, a UserError prints and exits with 2."""
+    """Run a job's main as a program: its return value is the exit status, a UserError prints and exits with its own."""
     try:
         status = main(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        status = 2
+        status = error.exit_status
     sys.exit(status)

@@ -38,7 +38,7 @@ class RunFolder:
         Some S3 servers ignore If-None-Match; on them two drivers of one run would overwrite each other's decisions.
         """
         name = f"drivers/probe-{uuid.uuid4().hex}"
-        first, second = (self.folder.put_if_absent(name, b"probe") for _ in range(2))
+        first, second = (self.folder.put_if_absent(name, content) for content in (b"first", b"second"))
         self.folder.delete([name])
         if not first or second:
             raise UserError(
@@ -54,6 +54,8 @@ class RunFolder:
         while True:
             number = self.newest_driver() + 1
             who = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": now, **(about or {})}
+            # Two drivers that say the same would both take themselves for the one that wrote it.
+            who["claim"] = uuid.uuid4().hex
             if self.folder.put_if_absent(f"drivers/driver-{number:05d}.json", encode_json(who)):
                 return number
 

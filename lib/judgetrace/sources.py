@@ -5,6 +5,7 @@ Knows names, sizes and footers; what rows mean is the intake's matter.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
 from pydantic import BaseModel, ConfigDict, Field
 
 from judgetrace.config import UserError
@@ -92,7 +95,7 @@ def list_source_files(config: SourceConfig) -> list[SourceFile]:
 def _expand_path(path: str, wanted: str) -> list[SourceFile]:
     filesystem, root = open_filesystem(path)
     if any(mark in root for mark in "*?["):
-        found = filesystem.glob(root, detail=True).items()
+        found = _expand_glob(filesystem, root).items()
         infos = {
             name: info for name, info in found if info["type"] == "file" and not name.rpartition("/")[2].startswith(".")
         }
@@ -112,6 +115,16 @@ def _expand_path(path: str, wanted: str) -> list[SourceFile]:
             f"expected: files that end in {', '.join(SUFFIXES)} (or these with {', '.join(COMPRESSIONS)})"
         )
     return [_describe_file(filesystem.unstrip_protocol(name), name, info, wanted) for name, info in infos.items()]
+
+
+def _expand_glob(filesystem: Any, pattern: str) -> dict[str, Any]:
+    """List what a glob matches, with details."""
+    if isinstance(filesystem, LocalFileSystem):
+        return dict(filesystem.glob(pattern, detail=True))
+    # fsspec's own glob lists folder by folder, and takes one whose listing fails for an empty one.
+    root = pattern[: min(pattern.index(mark) for mark in "*?[" if mark in pattern)].rpartition("/")[0]
+    matches = re.compile(glob_translate(pattern)).match
+    return {name: info for name, info in filesystem.find(root, detail=True).items() if matches(name)}
 
 
 def _is_hidden(relative: str) -> bool:

@@ -17,13 +17,13 @@ from typing import Any
 from judgetrace.config import UserError
 from judgetrace.control import RunControl, RunSnapshot, WorkerReport
 from judgetrace.engine import EngineConfig, EngineStartError
-from judgetrace.ledger import current_shard_files, is_finished, list_shard_files
+from judgetrace.ledger import is_finished, list_shard_files, select_current
 from judgetrace.limits import RunLimits
 from judgetrace.live import LiveLine
 from judgetrace.products import Product
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import StageWatch
-from judgetrace.storage import Folder
+from judgetrace.storage import CorruptFileError, Folder, StoreError
 from judgetrace.unit_worker import UnitWorker, WorkerSpec
 
 STATE_EVERY_S = 10.0
@@ -53,8 +53,10 @@ def plan_shards(shards: Iterable[tuple[int, int]], limit: int | None) -> list[Sh
 def drop_finished(run: Folder, product: Product, tasks: list[ShardTask]) -> list[ShardTask]:
     """Drop the shards that are finished, and clear away what an interrupted publication left of them."""
     published = run / product.folder
-    current = current_shard_files(published)
-    published.delete(set(list_shard_files(published)) - set(current.values()))
+    # One listing: an older driver may publish a shard between two, which must not count as left over.
+    names = list_shard_files(published)
+    current = select_current(names)
+    published.delete(set(names) - set(current.values()))
     finished = {shard for shard, name in current.items() if is_finished(name)}
     for name in (run / "ledger").list_files(".parquet", recursive=True):
         if int(name.split("/")[0].removeprefix("shard-")) in finished:
@@ -128,7 +130,11 @@ def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterat
 
 
 def explain_failure(failure: BaseException) -> BaseException:
-    """Turn Ray's account of an engine that can't start into the engine's own words; anything else stays as it is."""
+    """Turn Ray's account of what a worker met into its own words, where it has some; anything else stays as it is."""
+    for kind in (StoreError, CorruptFileError):
+        _, marker, reason = str(failure).rpartition(f"{kind.__name__}: ")
+        if marker:
+            return kind(reason.strip())
     _, marker, reason = str(failure).rpartition(f"{EngineStartError.__name__}: ")
     if not marker:
         return failure
