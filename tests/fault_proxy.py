@@ -57,7 +57,9 @@ truncate  half of the body arrives, then the connection is closed
 short     half of the body arrives as if it were the whole
 lost      the server does what it is asked; its answer never comes
 unsent    the connection is closed before the server is asked
-hold      the request waits, unsent, until `release` is called
+hold      the request waits until `release` is called, and is then sent if who asked is still there
+late      likewise, and it is sent in any case
+done      the server does what it is asked; its answer waits until `release` is called
 """
 
 
@@ -97,6 +99,7 @@ class FaultProxy:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._released = asyncio.Event()
+        """Set: held requests go on."""
         self.held = threading.Event()
         self.url = f"http://127.0.0.1:{self._call(self._open())}"
 
@@ -146,9 +149,10 @@ class FaultProxy:
         seen = Seen(len(self.seen), time.monotonic(), request.method, request.raw_path)
         self.seen.append(seen)
         seen.fault = self.plan(seen)
-        if seen.fault == "hold":
-            self.held.set()
-            await self._released.wait()
+        if seen.fault in {"hold", "late"}:
+            await self._hold()
+            if seen.fault == "hold" and request.transport is None:
+                return web.Response()
         if seen.fault in ERRORS:
             return _make_error(request, seen)
         if seen.fault == "unsent":
@@ -159,11 +163,17 @@ class FaultProxy:
         ) as answer:
             content = await answer.read()
         seen.status = answer.status
+        if seen.fault == "done":
+            await self._hold()
         if seen.fault == "lost":
             return _hang_up(request)
         headers = CIMultiDict((n, v) for n, v in answer.headers.items() if n.lower() not in _HOP)
         length = answer.headers.get("Content-Length", "0") if request.method == "HEAD" else str(len(content))
         return await _answer(request, seen, content, CIMultiDict({**headers, "Content-Length": length}))
+
+    async def _hold(self) -> None:
+        self.held.set()
+        await self._released.wait()
 
 
 async def _answer(request: web.Request, seen: Seen, content: bytes, headers: CIMultiDict[str]) -> web.StreamResponse:

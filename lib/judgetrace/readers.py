@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from judgetrace import batches
 from judgetrace.batches import Fault, RawBatch, decode_table, describe_error, make_fault_batch
-from judgetrace.sources import SourceFile, SourcePart, is_corruption, open_parquet_file
+from judgetrace.corruption import is_corruption
+from judgetrace.sources import SourceFile, SourcePart, open_parquet_file
 from judgetrace.text_files import HEADER_BYTES, open_text_file, parse_line, read_csv, read_csv_header, read_jsonl
 
 

@@ -1,4 +1,4 @@
-"""Which answers of an S3 store are waited out, beyond throttling and broken connections, which s3fs waits out itself.
+"""What the answers of an S3 store mean: which are waited out, beyond those that s3fs waits out itself.
 
 Both layers wait longer from try to try: botocore asks 5 times, s3fs has it do so 5 times. A store that stays away ends
 a request after some 40 s.
@@ -27,5 +27,18 @@ def is_passing(error: Any) -> bool:
     The answer to a HEAD has a status and no code. 409 to a conditional write: another one was under way at that moment.
     """
     answer = getattr(error, "response", None) or {}
-    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    return status >= 500 or bool(answer.get("Error", {}).get("Code") == "ConditionalRequestConflict")
+    code = answer.get("Error", {}).get("Code")
+    return _status_of(error) >= 500 or bool(code == "ConditionalRequestConflict")
+
+
+def says_exists(error: OSError) -> bool:
+    """Whether a conditional write failed because the file exists.
+
+    s3fs says FileExistsError only where the answer names the condition, which stores other than AWS's may leave out.
+    """
+    return isinstance(error, FileExistsError) or _status_of(error.__cause__) == 412
+
+
+def _status_of(error: Any) -> int:
+    answer = getattr(error, "response", None) or {}
+    return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

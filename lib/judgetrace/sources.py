@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 from pydantic import BaseModel, ConfigDict, Field
 
 from judgetrace.config import UserError
+from judgetrace.corruption import is_corruption
 from judgetrace.storage import open_filesystem
 
 Format = Literal["parquet", "csv", "jsonl"]
@@ -188,14 +188,6 @@ def open_parquet_file(url: str) -> pq.ParquetFile:
     """Open a Parquet file by URL."""
     filesystem, path = open_filesystem(url)
     return pq.ParquetFile(filesystem.open(path, "rb"))
-
-
-def is_corruption(error: BaseException) -> bool:
-    """Tell whether an error means that a file's content is broken, not that it could not be reached."""
-    if isinstance(error, OSError):
-        return error.errno is None and not isinstance(error, ConnectionError | TimeoutError)
-    names = ("zlib.error", "_lzma.LZMAError", "lzma.LZMAError", "ZstdError")
-    return isinstance(error, pa.ArrowInvalid | EOFError) or f"{type(error).__module__}.{type(error).__name__}" in names
 
 
 def estimate_rows(parts: Sequence[SourcePart]) -> int:

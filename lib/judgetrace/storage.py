@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from judgetrace.config import UserError
-from judgetrace.s3_retries import wait_out_passing_errors
+from judgetrace.corruption import is_corruption
+from judgetrace.s3_retries import says_exists, wait_out_passing_errors
 
 PARQUET_COMPRESSION = "zstd"
 
@@ -147,7 +148,9 @@ class Folder:
     def _create(self, name: str, data: bytes) -> bool:
         try:
             self.filesystem.pipe_file(self.path(name), data, mode="create")
-        except FileExistsError:
+        except OSError as error:
+            if not says_exists(error):
+                raise
             # A store may have written it and its answer got lost: the client's next try then finds its own file.
             try:
                 return self.read_bytes(name) == data
@@ -224,9 +227,8 @@ class Folder:
         try:
             yield
         except Exception as error:
-            # Arrow says OSError, without a number, of broken pages; KeyError of a column that is not there.
-            is_arrow = isinstance(error, pa.ArrowException | KeyError)
-            if not is_arrow and (not isinstance(error, OSError) or error.errno is not None):
+            # KeyError: of a column that is not there.
+            if not is_corruption(error) and not isinstance(error, pa.ArrowException | KeyError):
                 raise
             raise CorruptFileError(
                 f"{self.url}/{name}: is not the Parquet file it must be: {type(error).__name__}: {error}\n"
