@@ -43,13 +43,18 @@ def write_corpus(url: str, num_shards: int, num_units: int) -> None:
         Folder(url).write_atomic(f"items/shard-{shard:05d}.parquet", encode_parquet(items))
 
 
-def make_spec(corpus: str, run: str, driver: int, script: dict[str, Any], commit_every_s: float = 0.1) -> WorkerSpec:
+SCRIPTED_ENGINE = "tests.scripted_engine:ScriptedEngine"
+
+
+def make_spec(
+    corpus: str, run: str, driver: int, script: dict[str, Any], commit_every_s: float = 0.1, kind: str = SCRIPTED_ENGINE
+) -> WorkerSpec:
     return WorkerSpec(
         run=run,
         corpus=corpus,
         driver=driver,
         model=ModelConfig(path="none"),
-        engine=EngineConfig(kind="tests.scripted_engine:ScriptedEngine", slots=8, args=script),
+        engine=EngineConfig(kind=kind, slots=8, args=script),
         endpoint=None,
         prompt=PromptConfig(),
         template=load_template(None),
@@ -64,21 +69,29 @@ def make_spec(corpus: str, run: str, driver: int, script: dict[str, Any], commit
     )
 
 
-def work(corpus: str, run: str, script: dict[str, Any], commit_every_s: float = 0.1) -> None:
-    """Do what is left of a run, as its newest driver."""
+def work(
+    corpus: str,
+    run: str,
+    script: dict[str, Any],
+    commit_every_s: float = 0.1,
+    shards: list[tuple[int, int]] | None = None,
+    kind: str = SCRIPTED_ENGINE,
+) -> None:
+    """Do what is left of a run, as its newest driver; `shards` are (number, units), all of the corpus by default."""
     folder = RunFolder(Folder(run))
-    names = (Folder(corpus) / "items").list_files(".parquet")
-    shards = [(number, Folder(corpus).read_table(f"items/{name}").num_rows) for number, name in enumerate(names)]
+    if shards is None:
+        names = (Folder(corpus) / "items").list_files(".parquet")
+        shards = [(number, Folder(corpus).read_table(f"items/{name}").num_rows) for number, name in enumerate(names)]
     driver = folder.claim(0.0)
     tasks = drop_finished(folder.folder, TRACE_PRODUCT, plan_shards(shards, None))
     if not tasks:
         return
-    worker = UnitWorker(make_spec(corpus, run, driver, script, commit_every_s), DeafLink())
+    worker = UnitWorker(make_spec(corpus, run, driver, script, commit_every_s, kind), DeafLink())
     with ThreadPoolExecutor(len(tasks)) as pool:
         calls = [pool.submit(worker, {"shard": [task.number], "num_units": [task.num_units]}) for task in tasks]
-        for call in calls:
-            call.result()
     worker.close()
+    for call in calls:
+        call.result()
 
 
 def start(endpoint: str, *arguments: Any) -> Any:

@@ -12,7 +12,7 @@ _OTHERS = ("zlib.error", "_lzma.LZMAError", "lzma.LZMAError", "ZstdError")
 def is_corruption(error: BaseException) -> bool:
     """Tell whether an error means that a file's content is broken, not that it could not be reached."""
     if isinstance(error, OSError):
-        # Arrow and bz2 say a plain OSError, without a number, of broken content. A store's PermissionError has no number
+        # Arrow and bz2 say a plain OSError, without a number, of broken content. A store's refusal has none
         # either.
         return type(error) in (OSError, gzip.BadGzipFile) and error.errno is None
     name = f"{type(error).__module__}.{type(error).__name__}"

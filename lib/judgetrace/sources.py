@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from judgetrace.config import UserError
 from judgetrace.corruption import is_corruption
-from judgetrace.storage import open_filesystem
+from judgetrace.storage import naming, open_filesystem
 
 Format = Literal["parquet", "csv", "jsonl"]
 SUFFIXES: dict[str, Format] = {
@@ -84,11 +84,12 @@ class SourcePart:
 
 
 def list_source_files(config: SourceConfig) -> list[SourceFile]:
-    """List the source files, sorted by URL. Raises UserError for a path that matches nothing."""
+    """List the source files, sorted by URL. Raises UserError for a path that matches nothing, StoreError."""
     found: dict[str, SourceFile] = {}
     for path in config.paths:
-        for file in _expand_path(path, config.format):
-            found[file.url] = file
+        with naming(path, "listed"):
+            for file in _expand_path(path, config.format):
+                found[file.url] = file
     return [found[url] for url in sorted(found)]
 
 
@@ -158,7 +159,7 @@ def _plan_file(file: SourceFile, index: int, delimiter: str | None) -> list[Sour
         mark = delimiter or ("\t" if ".tsv" in file.url.lower() else ",")
         return [SourcePart(file, index, mark, size_bytes=file.size_bytes)]
     try:
-        with open_parquet_file(file.url) as parquet:
+        with naming(file.url, "read"), open_parquet_file(file.url) as parquet:
             metadata = parquet.metadata
             groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
             sizes = [(group.num_rows, group.total_byte_size) for group in groups]
@@ -187,7 +188,7 @@ def _join_groups(file: SourceFile, index: int, sizes: list[tuple[int, int]]) -> 
 def open_parquet_file(url: str) -> pq.ParquetFile:
     """Open a Parquet file by URL."""
     filesystem, path = open_filesystem(url)
-    return pq.ParquetFile(filesystem.open(path, "rb"))
+    return pq.ParquetFile(filesystem.open(path, "rb"), page_checksum_verification=True)
 
 
 def estimate_rows(parts: Sequence[SourcePart]) -> int:

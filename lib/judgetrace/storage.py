@@ -54,6 +54,26 @@ class CorruptFileError(UserError):
     """A file is not what it must be: cut off, overwritten, or of another schema."""
 
 
+@contextmanager
+def naming(url: str, what: str) -> Iterator[None]:
+    """Name what could not be done to which file in the errors of a store, and make them StoreErrors.
+
+    FileNotFoundError and FileExistsError are answers.
+    """
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, UserError):
+        raise
+    except Exception as error:
+        from_client = type(error).__module__.startswith(("botocore", "aiohttp"))
+        if is_corruption(error) or not (from_client or isinstance(error, OSError)):
+            raise
+        raise StoreError(
+            f"{url}: can't be {what}: {type(error).__name__}: {error}\n"
+            "What was committed is kept. When the store answers again, the same command goes on from there."
+        ) from error
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder by URL. Can be pickled; every process opens the filesystem for itself."""
@@ -84,25 +104,9 @@ class Folder:
         root = str((self.filesystem, self._cache["root"])[1]).rstrip("/")
         return f"{root}/{name}" if name else root
 
-    @contextmanager
-    def _naming(self, name: str, what: str) -> Iterator[None]:
-        """Name file and folder in the errors of a store. FileNotFoundError and FileExistsError are answers."""
-        try:
-            yield
-        except (FileNotFoundError, FileExistsError, UserError):
-            raise
-        except Exception as error:
-            if not isinstance(error, OSError) and not type(error).__module__.startswith(("botocore", "aiohttp")):
-                raise
-            reason = f"{type(error).__name__}: {error}"
-            raise StoreError(
-                f"{self.url}/{name}: can't be {what}: {reason}\n"
-                "What was committed is kept. When the store answers again, the same command goes on from there."
-            ) from error
-
     def exists(self, name: str) -> bool:
         """Whether a file exists now. Raises StoreError where the store doesn't tell."""
-        with self._naming(name, "looked up"):
+        with naming(f"{self.url}/{name}", "looked up"):
             return bool(self.filesystem.exists(self.path(name)))
 
     def list_files(self, suffix: str = "", recursive: bool = False) -> list[str]:
@@ -114,7 +118,7 @@ class Folder:
         # By default fsspec takes a folder whose listing fails for an empty one.
         options = {} if recursive else {"maxdepth": 1, "on_error": "raise"}
         try:
-            with self._naming("", "listed"):
+            with naming(self.url, "listed"):
                 found = self.filesystem.find(root, **options)
         except FileNotFoundError:
             return []
@@ -125,12 +129,12 @@ class Folder:
         """Read a whole file. Raises FileNotFoundError, StoreError."""
         # One request. By default s3fs asks for the size first, and does not repeat what it reads piece by piece.
         options = {"max_concurrency": 1} if "s3" in self.filesystem.protocol else {}
-        with self._naming(name, "read"):
+        with naming(f"{self.url}/{name}", "read"):
             return cast(bytes, self.filesystem.cat_file(self.path(name), **options))
 
     def write_atomic(self, name: str, data: bytes) -> None:
         """Write or replace a file; readers see all of it or the old one. Raises StoreError."""
-        with self._naming(name, "written"):
+        with naming(f"{self.url}/{name}", "written"):
             if not self.is_local:
                 self.filesystem.pipe_file(self.path(name), data)
                 return
@@ -142,7 +146,7 @@ class Folder:
 
         On an object store, two writers of the very same content both count as the first. Raises StoreError.
         """
-        with self._naming(name, "written"):
+        with naming(f"{self.url}/{name}", "written"):
             return self._link_new(name, data) if self.is_local else self._create(name, data)
 
     def _create(self, name: str, data: bytes) -> bool:
@@ -192,7 +196,7 @@ class Folder:
     def delete(self, names: Iterable[str]) -> None:
         """Delete files; those that are gone already do not matter. Raises StoreError."""
         for name in names:
-            with suppress(FileNotFoundError), self._naming(name, "deleted"):
+            with suppress(FileNotFoundError), naming(f"{self.url}/{name}", "deleted"):
                 self.filesystem.rm_file(self.path(name))
 
     def read_json(self, name: str) -> Any:
@@ -211,15 +215,16 @@ class Folder:
         """Read a Parquet file, or some of its columns. Raises FileNotFoundError, StoreError, CorruptFileError."""
         data = self.read_bytes(name)
         with self.parsing(name):
-            return pq.read_table(pa.BufferReader(data), columns=columns)
+            return pq.read_table(pa.BufferReader(data), columns=columns, page_checksum_verification=True)
 
     def open_parquet(self, name: str) -> pq.ParquetFile:
         """Open a Parquet file for its footer and single row groups, without reading the rest.
 
         Raises FileNotFoundError, StoreError, CorruptFileError.
         """
-        with self._naming(name, "read"), self.parsing(name):
-            return pq.ParquetFile(self.filesystem.open(self.path(name), "rb", cache_type="none"))
+        with naming(f"{self.url}/{name}", "read"), self.parsing(name):
+            file = self.filesystem.open(self.path(name), "rb", cache_type="none")
+            return pq.ParquetFile(file, page_checksum_verification=True)
 
     @contextmanager
     def parsing(self, name: str) -> Iterator[None]:
@@ -246,5 +251,6 @@ def encode_parquet(table: pa.Table, metadata: dict[str, str] | None = None) -> b
     if metadata:
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression=PARQUET_COMPRESSION)
+    # Without checksums most single wrong bits of a page are read as other values.
+    pq.write_table(table, sink, compression=PARQUET_COMPRESSION, write_page_checksum=True)
     return cast(bytes, sink.getvalue().to_pybytes())

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from judgetrace.asking import AskedUnit, UnitAsker
 from judgetrace.control import WorkerReport
-from judgetrace.decisions import FINAL_OUTCOMES, Decider, decode_draw
+from judgetrace.decisions import FINAL_OUTCOMES, Decider, decode_draw, tabulate_rows
 from judgetrace.draws import DrawSampler
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import (
@@ -281,7 +281,7 @@ class UnitWorker:
                 return await asyncio.to_thread(self._publish, shard, rows)
 
     def _tabulate(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-        return pa.Table.from_pylist(list(rows), schema=self._spec.decider.product.decisions)
+        return tabulate_rows(rows, self._spec.decider.product.decisions)
 
     def _publish(self, shard: OpenShard, rows: Sequence[dict[str, Any]]) -> int:
         self._fence.check()
