@@ -19,7 +19,7 @@ from judgetrace.storage import Folder
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.fault_proxy import FaultProxy, Plan, Seen, at_random, never, proxied
 from tests.oracle import accepted_set, check_run
-from tests.test_job_faults import read_journal, wait_until
+from tests.test_job_faults import read_journal, started_job, wait_until
 from tests.test_job_infer_traces import prepare, read_rows, write_config
 from tests.test_reaper import is_alive
 
@@ -184,22 +184,14 @@ def test_a_driver_that_wakes_up_after_its_successor_has_ended_the_run_changes_no
 ):
     run, log = f"{s3}/{tmp_path.name}/run", tmp_path / "log"
     config = write_config(tmp_path, corpus, run, latency_s=0.5)
-    command = [sys.executable, "-m", "jobs.infer_traces", config, f"--cluster.address={ray_session}"]
-    with log.open("ab") as file:
-        old = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-    try:
+    with started_job(config, ray_session, log) as old:
         wait_until("a part", lambda: Folder(f"{run}/ledger").list_files(".parquet", recursive=True))
         old.send_signal(signal.SIGSTOP)
-        new = subprocess.run(
-            [*command, "--engine.num_cpus=0.4"], capture_output=True, text=True, timeout=180, check=False
-        )
-        assert new.returncode == 0, new.stderr + new.stdout
+        with started_job(config, ray_session, tmp_path / "log2") as new:
+            assert new.wait(timeout=180) == 0, (tmp_path / "log2").read_text()
         before = read_files(run)
         old.send_signal(signal.SIGCONT)
         assert old.wait(timeout=60) == STOPPED_EARLY_STATUS, log.read_text()
-    finally:
-        old.kill()
-        old.wait(timeout=30)
     assert "replaced by a newer one" in log.read_text()
     after = read_files(run)
     assert {name for name in {*before, *after} if before.get(name) != after.get(name)} <= {"drivers/state-00000.json"}
