@@ -199,6 +199,28 @@ def test_a_driver_that_wakes_up_after_its_successor_has_ended_the_run_changes_no
     assert len(read_rows(run)) == NUM_UNITS
 
 
+@pytest.mark.slow
+def test_a_job_names_a_broken_shard_of_its_corpus_and_goes_on_once_it_is_restored(
+    tmp_path, s3, corpus, undisturbed, ray_session
+):
+    run, log = f"{s3}/{tmp_path.name}/run", tmp_path / "log"
+    config = write_config(tmp_path, corpus, run)
+    items = Folder(f"{corpus}/items")
+    name = items.list_files()[0]
+    whole = items.read_bytes(name)
+    items.write_atomic(name, whole[:-50])
+    try:
+        with started_job(config, ray_session, log) as job:
+            assert job.wait(timeout=120) == 2, log.read_text()
+    finally:
+        items.write_atomic(name, whole)
+    assert f"error: {items.url}/{name}: is not the Parquet file it must be" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    with started_job(config, ray_session, log) as job:
+        assert job.wait(timeout=120) == 0, log.read_text()
+    check_run(run, corpus, undisturbed)
+
+
 def read_files(run: str) -> dict[str, bytes]:
     folder = Folder(run)
     return {name: folder.read_bytes(name) for name in folder.list_files(recursive=True)}

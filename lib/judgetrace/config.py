@@ -5,8 +5,10 @@ A config is one pydantic model per job; this module knows none of them.
 
 from __future__ import annotations
 
+import errno
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -107,4 +109,11 @@ def run_job(main: Any, arguments: list[str] | None = None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = error.exit_status
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # A job's own output may go to the disk that is full.
+        with suppress(OSError):
+            print(f"error: a disk is full: {error}\nMake room and run the same command again.", file=sys.stderr)
+        status = UserError.exit_status
     sys.exit(status)

@@ -292,7 +292,8 @@ class UnitWorker:
         failures = 0
         while True:
             waited = 0.0
-            while waited < self._spec.commit_every_s and self._num_pending() < MAX_PENDING_ROWS:
+            # What failed is tried again at once: a store that stays away, or a full disk, is told within a minute.
+            while not failures and waited < self._spec.commit_every_s and self._num_pending() < MAX_PENDING_ROWS:
                 await asyncio.sleep(min(0.5, self._spec.commit_every_s))
                 waited += 0.5
             try:
