@@ -139,7 +139,7 @@ def kill_at_random(proxy, corpus, undisturbed, run, times: int) -> None:
         num_runs += 1
         while not Folder(f"{one}/traces").list_files() or Folder(f"{one}/ledger").list_files(recursive=True):
             process = lone_worker.start(proxy.url, corpus, one, SCRIPT)
-            process.join(chance.uniform(0.0, 0.9))
+            process.join(chance.uniform(0.0, 2.0))
             num_killed += process.is_alive()
             process.kill()
             process.join()

@@ -106,8 +106,10 @@ def test_a_big_file_whose_pieces_are_reset_is_read_whole(proxy, folder):
 
 def test_a_big_write_whose_answers_are_lost_is_written_once(proxy, folder):
     content = os.urandom(101 << 20)
-    proxy.plan = first(1, "lost", "partNumber=2")
+    lost_part, lost_end = first(1, "lost", "partNumber=2"), first(1, "lost", "uploadId=", methods=("POST",))
+    proxy.plan = lambda seen: lost_part(seen) or lost_end(seen)
     assert folder.put_if_absent("big", content)
+    assert proxy.count()["lost"] == 2
     assert folder.read_bytes("big") == content
     assert not folder.put_if_absent("big", b"small")
 

@@ -153,13 +153,17 @@ class Folder:
         try:
             self.filesystem.pipe_file(self.path(name), data, mode="create")
         except OSError as error:
-            if not says_exists(error):
+            # FileNotFoundError: of an upload in parts that is not there any more, since it was completed.
+            exists = says_exists(error)
+            if not exists and not isinstance(error, FileNotFoundError):
                 raise
             # A store may have written it and its answer got lost: the client's next try then finds its own file.
             try:
                 return self.read_bytes(name) == data
             except FileNotFoundError:
-                return False
+                if exists:
+                    return False
+                raise
         return True
 
     def _link_new(self, name: str, data: bytes) -> bool:
@@ -198,6 +202,11 @@ class Folder:
         for name in names:
             with suppress(FileNotFoundError), naming(f"{self.url}/{name}", "deleted"):
                 self.filesystem.rm_file(self.path(name))
+
+    def delete_all_below(self, name: str) -> None:
+        """Delete a folder with all that is in it; it does not matter where there is none. Raises StoreError."""
+        with suppress(FileNotFoundError), naming(f"{self.url}/{name}", "deleted"):
+            self.filesystem.rm(self.path(name), recursive=True)
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file. Raises FileNotFoundError, StoreError, CorruptFileError."""
