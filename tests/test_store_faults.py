@@ -220,8 +220,10 @@ def test_a_run_under_faults_ends_as_if_undisturbed(proxy, folder, undisturbed, f
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
 def test_a_run_under_faults_of_any_kind_and_rate_ends_as_if_undisturbed(proxy, folder, undisturbed, fault, rate):
     for seed in range(3):
-        one = folder / str(seed)
-        assert work_under(proxy, one, at_random(fault, rate, seed)) == undisturbed
+        one, befalls = folder / str(seed), at_random(fault, rate, seed)
+        # Only writes may be told of a conflict.
+        plan = befalls if fault != "409" else lambda seen, befalls=befalls: befalls(seen) if seen.is_write else ""
+        assert work_under(proxy, one, plan) == undisturbed
         print(f"{fault} {rate}: {dict(proxy.count())}")
 
 
@@ -266,7 +268,8 @@ def test_a_store_that_stays_away_is_asked_a_bounded_number_of_times(proxy, folde
     with pytest.raises(StoreError, match="the same command goes on"):
         folder.read_bytes("a")
     print(f"{fault}: {len(proxy.seen)} requests in {time.monotonic() - began:.0f} s")
-    assert len(proxy.seen) <= 25
+    # A connection that is closed at once is tried ten times by the layers below, a server's answer once.
+    assert len(proxy.seen) <= (250 if fault == "unsent" else 25)
     assert time.monotonic() - began < 120
 
 
