@@ -45,6 +45,8 @@ from judgetrace.scale import ScaleConfig
 from judgetrace.scheduler import DrawScheduler, UnitWork
 from judgetrace.schema import unit_key
 from judgetrace.storage import Folder
+from judgetrace.suspects import blame_unit, find_suspects, mark_suspect
+from judgetrace.watchdog import wait_for_silence
 
 ENGINE_DIED_STATUS = 70
 REPORT_EVERY_S = 1.0
@@ -160,6 +162,8 @@ class UnitWorker:
         self._scheduler = DrawScheduler(spec.engine.slots + spec.engine.slots // QUEUED_SHARE, self._sample)
         self._report.state = "running"
         self._tasks = [reporting, asyncio.create_task(self._commit_forever())]
+        if self._engine.num_beats is not None:
+            self._tasks.append(asyncio.create_task(self._replace_when_silent()))
 
     async def _run_shard(self, number: int, num_units: int) -> int:
         """Decide the first `num_units` units of a shard; returns how many have a final outcome now."""
@@ -169,8 +173,9 @@ class UnitWorker:
             with self._scheduler.feeding():
                 shard = await asyncio.to_thread(self._open_shard, number)
                 self._shards[number] = shard
+                suspects = find_suspects(shard.ledger.latest()) if shard.ledger.tables else set()
                 done = [
-                    self._begin(shard, unit, draws)
+                    self._begin(shard, unit, draws, unit.key in suspects)
                     async for units in self._undecided(shard, num_units)
                     for unit, draws in units
                 ]
@@ -211,24 +216,29 @@ class UnitWorker:
             asked = await asyncio.to_thread(self._asker.ask, rows[start : start + ASKED_AT_ONCE])
             yield [(unit, [decode_draw(draw) for draw in earlier.get(unit.key, [])]) for unit in asked]
 
-    def _begin(self, shard: OpenShard, unit: AskedUnit, draws: list[Draw]) -> asyncio.Future[None] | None:
+    def _begin(
+        self, shard: OpenShard, unit: AskedUnit, draws: list[Draw], is_suspect: bool
+    ) -> asyncio.Future[None] | None:
         """Send a unit to the scheduler; a unit that can't be asked is decided at once."""
         decider = self._spec.decider
         sampling = UnitSampling(decider.sampling, draws)
         if unit.refused is not None:
             self._decided(shard, decider.decide(unit, sampling))
             return None
-        work = UnitWork(sampling, unit, one_at_a_time=decider.sampling.mode == "sequential")
+        work = UnitWork(sampling, unit, one_at_a_time=decider.sampling.mode == "sequential", alone=is_suspect)
         finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def note(future: asyncio.Future[UnitWork]) -> None:
             failure = future.exception()
             if failure is not None:
+                blamed = blame_unit(work, failure, decider)
+                if blamed is not None:
+                    self._decided(shard, blamed)
                 finished.set_exception(failure)
                 return
             row = decider.decide(work.payload, sampling)
             if row["outcome"] != "undecided" or row["draws"]:
-                self._decided(shard, row)
+                self._decided(shard, mark_suspect(row) if is_suspect else row)
             finished.set_result(None)
 
         self._scheduler.submit(work).add_done_callback(note)
@@ -238,8 +248,8 @@ class UnitWorker:
         shard.pending.append(row)
         if row["outcome"] != "undecided":
             self._done.outcomes[row["outcome"]] += 1
-        if row["error"]:
-            self._done.errors[f"{row['outcome']}: {row['error']}"[:200]] += 1
+            if row["error"]:
+                self._done.errors[f"{row['outcome']}: {row['error']}"[:200]] += 1
 
     async def _sample(self, work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
         try:
@@ -343,6 +353,15 @@ class UnitWorker:
         self._report.state = "draining"
         self._scheduler.stop()
         self._loop.call_later(self._spec.drain_s, self._scheduler.cancel_draws)
+
+    async def _replace_when_silent(self) -> None:
+        """Give up an engine that is alive and silent."""
+        silent_s = await wait_for_silence(
+            self._spec.engine.silent_s,
+            self._loop.time,
+            lambda: (self._scheduler.in_flight, (self._engine.num_beats, self._done.num_draws)),
+        )
+        self._scheduler.fail(EngineDeadError(f"no sign of life for {silent_s:.0f} s"))
 
     async def _die(self) -> None:
         """Commit what is decided and end the process: Ray starts a new one and replays the shards."""
