@@ -47,10 +47,10 @@ def wait_until(what: str, condition: Callable[[], object], seconds: float = 60) 
 
 
 @contextmanager
-def started_job(config: str, address: str, log: Path) -> Iterator[subprocess.Popen]:
+def started_job(config: str, address: str, log: Path, *more: str) -> Iterator[subprocess.Popen]:
     with log.open("ab") as file:
         job = subprocess.Popen(
-            [sys.executable, "-m", "jobs.infer_traces", config, f"--cluster.address={address}"],
+            [sys.executable, "-m", "jobs.infer_traces", config, f"--cluster.address={address}", *more],
             stdout=file,
             stderr=subprocess.STDOUT,
         )

@@ -58,7 +58,7 @@ def test_units_beyond_the_slots_are_drawn_one_at_a_time():
 
 def test_nothing_runs_ahead_while_more_units_are_on_their_way():
     async def scenario() -> None:
-        engine = Engine({"a": 9, "b": 9}, delay=lambda unit, index: 0.01)
+        engine = Engine({"a": 9, "b": 9}, delay=lambda unit, index: 0.3)
         scheduler = DrawScheduler(8, engine.sample)
         with scheduler.feeding():
             for name in engine.hits:

@@ -67,6 +67,11 @@ class EngineConfig(BaseModel):
         "with requests waiting is replaced; 120 at least until its first one. Must exceed the longest prefill of one "
         "engine step. An endpoint has timeouts of its own.",
     )
+    spot_notice: Literal["aws", "gcp"] | None = Field(
+        default=None,
+        description="The cloud whose instance metadata each engine's node asks, every 5 s, whether it is about to be "
+        "taken away. Ray's own draining of a node is heeded in any case.",
+    )
     max_deaths: int = Field(
         default=30, ge=0, description="How often a shard is taken up again after its engine died, in one run."
     )

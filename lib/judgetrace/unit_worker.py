@@ -49,6 +49,10 @@ from judgetrace.suspects import blame_unit, find_suspects, mark_suspect
 from judgetrace.watchdog import wait_for_silence
 
 ENGINE_DIED_STATUS = 70
+LEFT_STATUS = 71
+LEAVING_RESERVE_S = 10.0
+"""Kept for the last commits of the warning that a node gets."""
+IDLE_BEFORE_LEAVING_S = 2.0
 REPORT_EVERY_S = 1.0
 DRIVER_SILENT_S = 60.0
 MAX_PENDING_ROWS = 5000
@@ -110,7 +114,8 @@ class UnitWorker:
         self._corpus, self._run = Folder(spec.corpus), Folder(spec.run)
         self._fence = Fence(RunFolder(self._run), spec.driver)
         self._shards: dict[int, OpenShard] = {}
-        self._draining = False
+        self._draining = self._leaving = False
+        self._num_calls = 0
         self._report = WorkerReport(worker=f"{os.getpid()}-{uuid.uuid4().hex[:8]}", state="starting")
         self._done = self._report.done
         self._loop = asyncio.new_event_loop()
@@ -121,8 +126,13 @@ class UnitWorker:
         """Work on shards to their end. `batch` has the columns shard and num_units (how many of its first units)."""
         numbers = [int(number) for number in batch["shard"]]
         limits = [int(limit) for limit in batch["num_units"]]
-        decided = [self._call(self._run_shard(n, limit)) for n, limit in zip(numbers, limits, strict=True)]
-        return {"shard": np.array(numbers), "num_decided": np.array(decided)}
+        decided = np.array([self._call(self._work_on(n, limit)) for n, limit in zip(numbers, limits, strict=True)])
+        given_back = (decided < np.array(limits)) & self._leaving
+        return {"shard": np.array(numbers), "num_decided": decided, "given_back": given_back}
+
+    def leave(self, seconds: float) -> None:
+        """Give all shards back, then end the process: its node will be gone in so many seconds. From any thread."""
+        self._loop.call_soon_threadsafe(self._begin_leaving, seconds)
 
     def close(self) -> None:
         """End the engine."""
@@ -164,6 +174,13 @@ class UnitWorker:
         self._tasks = [reporting, asyncio.create_task(self._commit_forever())]
         if self._engine.num_beats is not None:
             self._tasks.append(asyncio.create_task(self._replace_when_silent()))
+
+    async def _work_on(self, number: int, num_units: int) -> int:
+        self._num_calls += 1
+        try:
+            return await self._run_shard(number, num_units)
+        finally:
+            self._num_calls -= 1
 
     async def _run_shard(self, number: int, num_units: int) -> int:
         """Decide the first `num_units` units of a shard; returns how many have a final outcome now."""
@@ -345,14 +362,27 @@ class UnitWorker:
             if drain and not self._draining and self._report.state == "running":
                 self._begin_drain()
 
-    def _begin_drain(self) -> None:
+    def _begin_leaving(self, seconds: float) -> None:
+        self._leaving = True
+        self._begin_drain(max(0.0, min(self._spec.drain_s, seconds - LEAVING_RESERVE_S)))
+        self._tasks.append(asyncio.create_task(self._end_when_idle()))
+
+    async def _end_when_idle(self) -> None:
+        """End the process once its calls have returned, so that Ray starts it anew where there is a place for it."""
+        idle_s = 0.0
+        while idle_s < IDLE_BEFORE_LEAVING_S:
+            await asyncio.sleep(0.2)
+            idle_s = 0.0 if self._num_calls else idle_s + 0.2
+        os._exit(LEFT_STATUS)
+
+    def _begin_drain(self, drain_s: float | None = None) -> None:
         """Start no further draws, give those in flight a while, then cancel them."""
         if self._draining:
             return
         self._draining = True
         self._report.state = "draining"
         self._scheduler.stop()
-        self._loop.call_later(self._spec.drain_s, self._scheduler.cancel_draws)
+        self._loop.call_later(self._spec.drain_s if drain_s is None else drain_s, self._scheduler.cancel_draws)
 
     async def _replace_when_silent(self) -> None:
         """Give up an engine that is alive and silent."""
