@@ -32,6 +32,7 @@ class ScriptedEngine:
     journal           a file that every draw appends a line to: process id, Ray node, item id, draw index
     dies_after        the engine dies for good after so many draws (a file `dies_once` makes that happen once)
     kills             item ids that the engine dies of: at the end of their draw
+    crashes           item ids that the whole process crashes of (SIGABRT), likewise
     silent_after      the engine says nothing more after so many draws (a file `silent_once` makes that happen once)
     """
 
@@ -75,6 +76,9 @@ class ScriptedEngine:
         if item_id in self._script.get("kills", ()):
             self._note(f"killed by {item_id}", index)
             raise EngineDeadError(f"scripted death of {item_id}")
+        if item_id in self._script.get("crashes", ()):
+            self._note(f"killed by {item_id}", index)
+            os.abort()
         choice = _hash_random("draw", *unit, index)
         if choice.random() < self._script.get("fail_rate", 0.0):
             raise RuntimeError("scripted failure")

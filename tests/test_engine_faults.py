@@ -47,11 +47,11 @@ def deaths_of(journal: Path) -> Counter[str]:
     return Counter(line[2].removeprefix("killed by ") for line in read_journal(journal) if "killed by" in line[2])
 
 
-def run_with_killers(tmp_path: Path, corpus: str, undisturbed: set, kills: list[str], *more: str) -> int:
-    """Run with rows that kill the engine; returns how many engines died."""
+def run_with_killers(tmp_path: Path, corpus: str, undisturbed: set, how: str, kills: list[str]) -> int:
+    """Run with rows that kill the engine, or its whole process; returns how many engines died."""
     run, journal = str(tmp_path / "run"), tmp_path / "journal"
-    config = write_config(tmp_path, corpus, run, latency_s=0.05, journal=str(journal), kills=kills)
-    assert infer_traces.main([config, "--engine.num_cpus=0.4", *more]) == 0
+    config = write_config(tmp_path, corpus, run, latency_s=0.05, journal=str(journal), **{how: kills})
+    assert infer_traces.main([config, "--engine.num_cpus=0.4", *TWO_ENGINES]) == 0
     rows = check_run(run, corpus, undisturbed, quarantined=kills)
     assert all(row["error"].startswith(KILLED_TWICE) for row in rows if row["outcome"] == "quarantined")
     deaths = deaths_of(journal)
@@ -61,17 +61,22 @@ def run_with_killers(tmp_path: Path, corpus: str, undisturbed: set, kills: list[
 
 
 @pytest.mark.slow
-def test_rows_that_kill_engines_are_quarantined_after_two_deaths_and_all_others_finish(tmp_path, corpus, undisturbed):
-    assert run_with_killers(tmp_path, corpus, undisturbed, ["item-00003", "item-00777"], *TWO_ENGINES) <= 4
+@pytest.mark.parametrize("how", ["kills", "crashes"])
+def test_rows_that_kill_engines_are_quarantined_after_two_deaths_and_all_others_finish(
+    tmp_path, corpus, undisturbed, how
+):
+    assert run_with_killers(tmp_path, corpus, undisturbed, how, ["item-00003", "item-00777"]) <= 4
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("seed", range(3))
-def test_any_ten_rows_that_kill_engines_are_found(tmp_path, corpus, undisturbed, seed):
+@pytest.mark.parametrize("how", ["kills", "crashes"])
+def test_any_ten_rows_that_kill_engines_are_found(tmp_path, corpus, undisturbed, how, seed):
     numbers = random.Random(seed).sample(range(NUM_UNITS), 10)
     # Some side by side, so that several are in flight at once.
     kills = sorted({f"item-{n:05d}" for n in numbers} | {f"item-{(numbers[0] + n) % NUM_UNITS:05d}" for n in range(3)})
-    run_with_killers(tmp_path, corpus, undisturbed, kills, *TWO_ENGINES)
+    deaths = run_with_killers(tmp_path, corpus, undisturbed, how, kills)
+    print(f"{len(kills)} rows, {deaths} deaths")
 
 
 @pytest.mark.slow

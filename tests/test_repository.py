@@ -58,6 +58,7 @@ PURE_ROOMS = (
     "endpoint_engine",
     "engine",
     "fingerprints",
+    "flight_recorder",
     "folder_lock",
     "guideline",
     "intake",

@@ -3,8 +3,8 @@
 The ledger's rows carry the suspicion, so that any later worker, driver or cluster knows of it: a row without outcome
 and with SUSPECTED as its error, written by the worker whose engine died. A suspect is cleared when it ends. A death
 while a suspect runs alone is its second, and no other unit can have caused it: it is quarantined. A death that came
-from outside the engine (EngineDeadError.from_outside) makes no suspects, nor does that of a whole worker or node, which
-can't tell what was in flight.
+from outside the engine (EngineDeadError.from_outside) makes no suspects. Of a worker whose own process crashed, its
+successor on the node learns what was in flight (flight_recorder.py).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from judgetrace.asking import AskedUnit
 from judgetrace.decisions import Decider
 from judgetrace.engine import EngineDeadError
 from judgetrace.ledger import table_keys
-from judgetrace.sampling import Draw, draw_seed
+from judgetrace.sampling import Draw, UnitSampling, draw_seed
 from judgetrace.scheduler import UnitWork
 from judgetrace.schema import UnitKey
 
@@ -47,6 +48,13 @@ def blame_unit(work: UnitWork, failure: BaseException, decider: Decider) -> dict
         tokens = work.payload.prompt.num_tokens
         work.sampling.finish(Draw(index, seed, "failed", prompt_tokens=tokens, error=str(failure)[:500]))
     return decider.decide(replace(work.payload, refused=f"{KILLED_TWICE}: {failure}"[:500]), work.sampling)
+
+
+def accuse_unit(unit: AskedUnit, sampling: UnitSampling, was_alone: bool, decider: Decider) -> dict[str, Any]:
+    """Make the row of a unit that was in flight when a worker's own process crashed."""
+    if was_alone:
+        unit = replace(unit, refused=f"{KILLED_TWICE}: its process crashed")
+    return mark_suspect(decider.decide(unit, sampling))
 
 
 def mark_suspect(row: dict[str, Any]) -> dict[str, Any]:

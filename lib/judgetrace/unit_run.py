@@ -17,6 +17,7 @@ from typing import Any
 from judgetrace.config import UserError
 from judgetrace.control import RunControl, RunSnapshot, WorkerReport
 from judgetrace.engine import EngineConfig, EngineStartError
+from judgetrace.flight_recorder import flights_folder
 from judgetrace.ledger import current_shard_files, is_finished, list_shard_files
 from judgetrace.limits import RunLimits
 from judgetrace.live import LiveLine
@@ -84,7 +85,7 @@ class UnitActor(UnitWorker):
     def __init__(self, spec: WorkerSpec, control: Any):
         import ray
 
-        super().__init__(spec, ActorLink(control))
+        super().__init__(spec, ActorLink(control), flights_folder(spec.run, spec.driver))
         watch_node(ray.get_runtime_context().get_node_id(), spec.engine.spot_notice, self.leave)
 
 

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +35,7 @@ from judgetrace.engine import (
     PromptRefusedError,
     load_engine,
 )
+from judgetrace.flight_recorder import FlightRecorder, read_crashes
 from judgetrace.guideline import parse_guideline
 from judgetrace.ledger import ShardFinishedError, ShardLedger
 from judgetrace.parsing import ThinkingConfig
@@ -45,7 +47,7 @@ from judgetrace.scale import ScaleConfig
 from judgetrace.scheduler import DrawScheduler, UnitWork
 from judgetrace.schema import unit_key
 from judgetrace.storage import Folder
-from judgetrace.suspects import blame_unit, find_suspects, mark_suspect
+from judgetrace.suspects import accuse_unit, blame_unit, find_suspects, mark_suspect
 from judgetrace.watchdog import wait_for_silence
 
 ENGINE_DIED_STATUS = 70
@@ -109,8 +111,11 @@ class OpenShard:
 class UnitWorker:
     """Takes shard descriptors, returns counts. One instance is one engine."""
 
-    def __init__(self, spec: WorkerSpec, link: ControlLink):
+    def __init__(self, spec: WorkerSpec, link: ControlLink, flights: Path | None = None):
+        """`flights` is where workers of this node tell their successors what they had in flight, if they do."""
         self._spec, self._link = spec, link
+        self._crashed = {} if flights is None else read_crashes(flights)
+        self._recorder = None if flights is None else FlightRecorder(flights)
         self._corpus, self._run = Folder(spec.corpus), Folder(spec.run)
         self._fence = Fence(RunFolder(self._run), spec.driver)
         self._shards: dict[int, OpenShard] = {}
@@ -242,6 +247,12 @@ class UnitWorker:
         if unit.refused is not None:
             self._decided(shard, decider.decide(unit, sampling))
             return None
+        was_alone = self._crashed.pop(unit.key, None)
+        if was_alone is not None:
+            row, is_suspect = accuse_unit(unit, sampling, was_alone, decider), True
+            self._decided(shard, row)
+            if row["outcome"] != "undecided":
+                return None
         work = UnitWork(sampling, unit, one_at_a_time=decider.sampling.mode == "sequential", alone=is_suspect)
         finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -270,7 +281,8 @@ class UnitWorker:
 
     async def _sample(self, work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
         try:
-            draw = await self._sampler.sample(work.payload, index, may_be_cancelled)
+            with self._recording(work):
+                draw = await self._sampler.sample(work.payload, index, may_be_cancelled)
         except PromptRefusedError as error:
             work.payload = replace(work.payload, refused=str(error))
             work.sampling.refuse()
@@ -279,6 +291,17 @@ class UnitWorker:
         self._done.prompt_tokens += draw.prompt_tokens
         self._done.output_tokens += draw.output_tokens
         return draw
+
+    @contextmanager
+    def _recording(self, work: UnitWork) -> Iterator[None]:
+        if self._recorder is None:
+            yield
+            return
+        self._recorder.begin(work.payload.key, work.alone)
+        try:
+            yield
+        finally:
+            self._recorder.end(work.payload.key, work.alone)
 
     async def _commit(self, shard: OpenShard) -> None:
         """Commit a shard's pending rows as a ledger part."""
@@ -399,4 +422,6 @@ class UnitWorker:
             for shard in list(self._shards.values()):
                 await self._commit_unless_finished(shard)
         finally:
+            if self._recorder is not None:
+                self._recorder.close()
             os._exit(ENGINE_DIED_STATUS)
