@@ -47,15 +47,18 @@ def watch_node(node_id: str, cloud: Cloud | None, leave: Callable[[float], None]
     """Watch a node from a thread of its own; `leave` is called once, with the seconds left."""
 
     def watch() -> None:
-        asked_at = float("-inf")
-        while (seconds := read_drain(node_id)) is None:
-            if cloud is not None and time.monotonic() - asked_at > ASK_CLOUD_EVERY_S:
-                asked_at = time.monotonic()
-                notice = read_spot_notice(cloud, time.time())
-                if notice is not None:
-                    announce(node_id, notice)
-                    continue
+        asked_at, seconds = float("-inf"), None
+        while seconds is None:
             time.sleep(LOOK_EVERY_S)
+            try:
+                if cloud is not None and time.monotonic() - asked_at > ASK_CLOUD_EVERY_S:
+                    asked_at = time.monotonic()
+                    notice = read_spot_notice(cloud, time.time())
+                    if notice is not None:
+                        announce(node_id, notice)
+                seconds = read_drain(node_id)
+            except Exception:  # noqa: BLE001 - a head that does not answer gives no notice; it is asked again
+                continue
         leave(seconds)
 
     threading.Thread(target=watch, name="node-notice", daemon=True).start()

@@ -396,6 +396,8 @@ class UnitWorker:
         while idle_s < IDLE_BEFORE_LEAVING_S:
             await asyncio.sleep(0.2)
             idle_s = 0.0 if self._num_calls else idle_s + 0.2
+        if self._recorder is not None:
+            self._recorder.close()
         os._exit(LEFT_STATUS)
 
     def _begin_drain(self, drain_s: float | None = None) -> None:

@@ -60,6 +60,7 @@ class VllmEngine:
         with reaping_new_children():
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._cores = _find_cores(self._llm)
+        self._killed_from_outside: bool | None = None
         self.num_beats: int | None = 0
         self._count_beats()
         self.max_model_tokens = int(self._llm.model_config.max_model_len)
@@ -139,10 +140,13 @@ class VllmEngine:
         self._llm.engine_core.get_output_async = receive_and_count
 
     def _was_killed_from_outside(self) -> bool:
-        for core in self._cores:
-            core.join(timeout=1.0)
-        kills = count_memory_kills() - self._memory_kills_before
-        return were_killed_from_outside((core.exitcode for core in self._cores), kills)
+        """Whether it was, once it is dead; asked by every request that was in flight, found out once."""
+        if self._killed_from_outside is None:
+            for core in self._cores:
+                core.join(timeout=1.0)
+            kills = count_memory_kills() - self._memory_kills_before
+            self._killed_from_outside = were_killed_from_outside((core.exitcode for core in self._cores), kills)
+        return self._killed_from_outside
 
     async def score_levels(self, request_id: str, prompt: Prompt, levels: Sequence[str]) -> LevelScores:
         """Score levels by the tree of their tokens: a request of one token for each branching; the prompt is cached."""
