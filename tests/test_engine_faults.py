@@ -93,6 +93,19 @@ def test_a_silent_engine_is_replaced(tmp_path, corpus, undisturbed):
     check_run(run, corpus, undisturbed)
 
 
+@pytest.mark.slow
+def test_a_worker_process_that_is_stopped_is_replaced(tmp_path, corpus, undisturbed, ray_session):
+    run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
+    config = write_config(tmp_path, corpus, run, latency_s=0.2, journal=str(journal))
+    with started_job(config, ray_session, log, "--engine.silent_s=5") as job:
+        wait_until("some draws", lambda: len(read_journal(journal)) > 200)
+        worker = int(read_journal(journal)[-1][0])
+        os.kill(worker, signal.SIGSTOP)
+        wait_until("the stopped worker's end", lambda: not is_alive(worker), 10)
+        assert job.wait(timeout=120) == 0, log.read_text()
+    check_run(run, corpus, undisturbed)
+
+
 @pytest.mark.chaos
 def test_a_worker_process_killed_twenty_times_at_random_loses_and_repeats_nothing(
     tmp_path, corpus, undisturbed, ray_session

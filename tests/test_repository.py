@@ -67,6 +67,7 @@ PURE_ROOMS = (
     "level_tree",
     "limits",
     "live",
+    "loop_guard",
     "model_store",
     "node_notice",
     "pacing",

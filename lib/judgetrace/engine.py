@@ -65,7 +65,7 @@ class EngineConfig(BaseModel):
         ge=5,
         description="Seconds without any sign of life (a token of any request, the end of one) after which an engine "
         "with requests waiting is replaced; 120 at least until its first one. Must exceed the longest prefill of one "
-        "engine step. An endpoint has timeouts of its own.",
+        "engine step. An endpoint has timeouts of its own. So long the worker's own event loop may stand still, too.",
     )
     spot_notice: Literal["aws", "gcp"] | None = Field(
         default=None,

@@ -21,6 +21,7 @@ from judgetrace.flight_recorder import flights_folder
 from judgetrace.ledger import current_shard_files, is_finished, list_shard_files
 from judgetrace.limits import RunLimits
 from judgetrace.live import LiveLine
+from judgetrace.loop_guard import guard_loop
 from judgetrace.node_notice import watch_node
 from judgetrace.products import Product
 from judgetrace.run_folder import RunFolder
@@ -86,6 +87,7 @@ class UnitActor(UnitWorker):
         import ray
 
         super().__init__(spec, ActorLink(control), flights_folder(spec.run, spec.driver))
+        guard_loop(self._loop, spec.engine.silent_s)
         watch_node(ray.get_runtime_context().get_node_id(), spec.engine.spot_notice, self.leave)
 
 
