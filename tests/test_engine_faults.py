@@ -25,7 +25,7 @@ from tests.test_job_faults import read_journal, started_job, wait_until
 from tests.test_job_infer_traces import prepare, read_rows, write_config
 from tests.test_reaper import is_alive
 
-NUM_UNITS = 1000
+NUM_UNITS = 400
 TWO_ENGINES = "--engine.min_replicas=2", "--engine.max_replicas=2"
 
 
@@ -65,7 +65,7 @@ def run_with_killers(tmp_path: Path, corpus: str, undisturbed: set, how: str, ki
 def test_rows_that_kill_engines_are_quarantined_after_two_deaths_and_all_others_finish(
     tmp_path, corpus, undisturbed, how
 ):
-    assert run_with_killers(tmp_path, corpus, undisturbed, how, ["item-00003", "item-00777"]) <= 4
+    assert run_with_killers(tmp_path, corpus, undisturbed, how, ["item-00003", "item-00333"]) <= 4
 
 
 @pytest.mark.chaos
@@ -111,7 +111,7 @@ def test_a_worker_process_killed_twenty_times_at_random_loses_and_repeats_nothin
     tmp_path, corpus, undisturbed, ray_session
 ):
     run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
-    config = write_config(tmp_path, corpus, run, latency_s=0.6, journal=str(journal))
+    config = write_config(tmp_path, corpus, run, latency_s=1.5, journal=str(journal))
     choice = random.Random(1)
     with started_job(config, ray_session, log, *TWO_ENGINES, "--engine.num_cpus=0.4") as job:
         killed: set[int] = set()
