@@ -17,9 +17,12 @@ from typing import Any
 from judgetrace.config import UserError
 from judgetrace.control import RunControl, RunSnapshot, WorkerReport
 from judgetrace.engine import EngineConfig, EngineStartError
+from judgetrace.flight_recorder import flights_folder
 from judgetrace.ledger import is_finished, list_shard_files, select_current
 from judgetrace.limits import RunLimits
 from judgetrace.live import LiveLine
+from judgetrace.loop_guard import guard_loop
+from judgetrace.node_notice import watch_node
 from judgetrace.products import Product
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import StageWatch
@@ -83,7 +86,11 @@ class UnitActor(UnitWorker):
     """A UnitWorker as Ray Data makes it."""
 
     def __init__(self, spec: WorkerSpec, control: Any):
-        super().__init__(spec, ActorLink(control))
+        import ray
+
+        super().__init__(spec, ActorLink(control), flights_folder(spec.run, spec.driver))
+        guard_loop(self._loop, spec.engine.silent_s)
+        watch_node(ray.get_runtime_context().get_node_id(), spec.engine.spot_notice, self.leave)
 
 
 def needs_of(engine: EngineConfig) -> dict[str, float]:
@@ -100,7 +107,7 @@ def shards_at_once(engine: EngineConfig, tasks: list[ShardTask]) -> int:
 
 
 def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterator[dict[str, Any]]:
-    """Run the shards on the pool of workers; yields (shard, num_decided) as each ends."""
+    """Run the shards on the pool of workers; yields (shard, num_decided, given_back) as each ends."""
     import ray
 
     engine = spec.engine
@@ -187,8 +194,11 @@ class UnitRun:
 
     def _consume(self, spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> None:
         try:
-            for _ in start_pool(spec, tasks, control):
-                pass
+            left = tasks
+            while left and self._stop_reason is None:
+                # Nodes that are taken away give their shards back; the other engines went on meanwhile.
+                given_back = {row["shard"] for row in start_pool(spec, left, control) if row["given_back"]}
+                left = [task for task in left if task.number in given_back]
         except BaseException as error:  # noqa: BLE001 - re-raised by work() in the main thread
             self._failure = error
 
