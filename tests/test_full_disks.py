@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,14 +27,16 @@ DISK_BYTES = 2 << 20
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
+def small_disk() -> Iterator[Path]:
+    # A short name: Ray keeps its sockets in its folder, and their paths may have 107 bytes.
+    disk = Path(tempfile.mkdtemp(prefix="jt-"))
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
+        disk.rmdir()
         pytest.skip("this machine lets nobody mount a tmpfs here")
     yield disk
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    disk.rmdir()
 
 
 def fill(disk: Path, left: int) -> Path:
