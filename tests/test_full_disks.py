@@ -94,7 +94,7 @@ def run_on_its_own_ray(config: str, log: Path, *more: str, seconds: float = 120)
         ).returncode
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_a_job_whose_disk_fills_up_says_so_and_goes_on(tmp_path, corpus, small_disk):
     run, log = str(small_disk / "run"), tmp_path / "log"
     ballast = fill(small_disk, 48 << 10)
@@ -109,7 +109,7 @@ def test_a_job_whose_disk_fills_up_says_so_and_goes_on(tmp_path, corpus, small_d
     check_run(run, corpus)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_an_object_store_of_80_mb_is_enough(tmp_path, corpus):
     run, log = str(tmp_path / "run"), tmp_path / "log"
     config = write_config(tmp_path, corpus, run, latency_s=0.02)
@@ -117,7 +117,7 @@ def test_an_object_store_of_80_mb_is_enough(tmp_path, corpus):
     check_run(run, corpus)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_a_full_disk_under_rays_logs_and_spills_ends_or_ends_well_but_never_hangs(tmp_path, corpus, small_disk):
     """Ray keeps logs, sockets and spilled objects in its temporary folder; the jobs keep nothing there."""
     run, log = str(tmp_path / "run"), tmp_path / "log"
