@@ -31,6 +31,9 @@ class ScriptedEngine:
     fails_to_start    the engine can't be made, for this reason
     journal           a file that every draw appends a line to: process id, Ray node, item id, draw index
     dies_after        the engine dies for good after so many draws (a file `dies_once` makes that happen once)
+    kills             item ids that the engine dies of: at the end of their draw
+    crashes           item ids that the whole process crashes of (SIGABRT), likewise
+    silent_after      the engine says nothing more after so many draws (a file `silent_once` makes that happen once)
     """
 
     def __init__(self, spec: EngineSpec):
@@ -41,8 +44,16 @@ class ScriptedEngine:
         self._script = script
         self._slots = asyncio.Semaphore(spec.engine.slots)
         self._num_draws = 0
+        self._is_silent = False
+        self._beats = 0
         self.max_model_tokens = int(script.get("max_model_len", 4096))
         self.special_tokens = ("<|im_start|>", "<|im_end|>")
+
+    @property
+    def num_beats(self) -> int:
+        """A token of some request, at every look, for as long as it is not silent."""
+        self._beats += not self._is_silent
+        return self._beats
 
     def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
         return [Prompt(sum(len(message["content"].split()) for message in messages)) for messages in conversations]
@@ -56,9 +67,18 @@ class ScriptedEngine:
             raise PromptRefusedError(f"scripted refusal of {item_id}")
         self._die_when_due()
         self._note(item_id, index)
+        self._fall_silent_when_due()
         unit = (item_id, dimension, target_source)
         tokens = int(self._script.get("output_tokens", 20))
         await self._wait(_hash_random("latency", *unit, index), tokens, request)
+        if self._is_silent:
+            await asyncio.Event().wait()
+        if item_id in self._script.get("kills", ()):
+            self._note(f"killed by {item_id}", index)
+            raise EngineDeadError(f"scripted death of {item_id}")
+        if item_id in self._script.get("crashes", ()):
+            self._note(f"killed by {item_id}", index)
+            os.abort()
         choice = _hash_random("draw", *unit, index)
         if choice.random() < self._script.get("fail_rate", 0.0):
             raise RuntimeError("scripted failure")
@@ -95,13 +115,19 @@ class ScriptedEngine:
 
     def _die_when_due(self) -> None:
         self._num_draws += 1
-        due = self._script.get("dies_after")
-        once = self._script.get("dies_once")
+        if self._is_due("dies"):
+            raise EngineDeadError("scripted death")
+
+    def _fall_silent_when_due(self) -> None:
+        self._is_silent = self._is_silent or self._is_due("silent")
+
+    def _is_due(self, what: str) -> bool:
+        due, once = self._script.get(f"{what}_after"), self._script.get(f"{what}_once")
         if due is None or self._num_draws < due or (once and os.path.exists(once)):
-            return
+            return False
         if once:
             open(once, "w").close()
-        raise EngineDeadError("scripted death")
+        return True
 
     def close(self) -> None:
         pass

@@ -17,9 +17,9 @@ import pytest
 from jobs import infer_traces
 from judgetrace.storage import Folder
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
+from tests.oracle import accepted_set, check_run
 from tests.test_job_infer_traces import prepare, read_rows, write_config
 from tests.test_reaper import is_alive
-from tests.test_unit_worker import accepted_set, check_rows
 
 pytestmark = pytest.mark.slow
 
@@ -47,10 +47,10 @@ def wait_until(what: str, condition: Callable[[], object], seconds: float = 60) 
 
 
 @contextmanager
-def started_job(config: str, address: str, log: Path) -> Iterator[subprocess.Popen]:
+def started_job(config: str, address: str, log: Path, *more: str) -> Iterator[subprocess.Popen]:
     with log.open("ab") as file:
         job = subprocess.Popen(
-            [sys.executable, "-m", "jobs.infer_traces", config, f"--cluster.address={address}"],
+            [sys.executable, "-m", "jobs.infer_traces", config, f"--cluster.address={address}", *more],
             stdout=file,
             stderr=subprocess.STDOUT,
         )
@@ -64,14 +64,6 @@ def started_job(config: str, address: str, log: Path) -> Iterator[subprocess.Pop
 
 def read_journal(path: Path) -> list[list[str]]:
     return [line.split("\t") for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def check_complete(run: str, undisturbed: set) -> None:
-    rows = read_rows(run)
-    assert len(rows) == NUM_UNITS
-    check_rows(rows)
-    assert accepted_set(rows) == undisturbed
-    assert Folder(run).exists("manifest.json")
 
 
 def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(tmp_path, corpus, undisturbed, ray_session):
@@ -89,7 +81,7 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(tmp_path, corpu
     assert committed
     with started_job(config, ray_session, log) as job:
         assert job.wait(timeout=120) == 0, log.read_text()
-    check_complete(run, undisturbed)
+    check_run(run, corpus, undisturbed)
     assert committed.isdisjoint(line[2] for line in read_journal(journal)[drawn_before:])
 
 
@@ -103,7 +95,7 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path, corpus, undisturbed, ray_
             os.kill(int(read_journal(journal)[-1][0]), signal.SIGKILL)
         assert job.wait(timeout=120) == 0, log.read_text()
     assert len({line[0] for line in read_journal(journal)}) == 4
-    check_complete(run, undisturbed)
+    check_run(run, corpus, undisturbed)
 
 
 def test_sigterm_drains_commits_and_leaves_a_run_that_goes_on(tmp_path, corpus, undisturbed, ray_session):
@@ -117,7 +109,7 @@ def test_sigterm_drains_commits_and_leaves_a_run_that_goes_on(tmp_path, corpus, 
     drawn = {tuple(line[2:]) for line in read_journal(journal)}
     with started_job(config, ray_session, log) as job:
         assert job.wait(timeout=120) == 0, log.read_text()
-    check_complete(run, undisturbed)
+    check_run(run, corpus, undisturbed)
     repeated = [k for k, count in Counter(tuple(x[2:]) for x in read_journal(journal)).items() if count > 1]
     # A drained run keeps every draw that ended, also those of undecided units: only cancelled ones are made again.
     assert set(repeated) <= drawn
@@ -134,7 +126,7 @@ def test_a_second_driver_fences_the_first_and_completes_the_run(tmp_path, corpus
             assert first.wait(timeout=90) == STOPPED_EARLY_STATUS, log.read_text()
             assert "replaced by a newer one" in log.read_text()
             assert second.wait(timeout=120) == 0, (tmp_path / "log2").read_text()
-    check_complete(run, undisturbed)
+    check_run(run, corpus, undisturbed)
 
 
 def test_two_engines_work_on_two_nodes(tmp_path, corpus, undisturbed, ray_session):
@@ -143,7 +135,7 @@ def test_two_engines_work_on_two_nodes(tmp_path, corpus, undisturbed, ray_sessio
     replicas = ["--engine.min_replicas=2", "--engine.max_replicas=2", "--engine.num_cpus=0.6"]
     assert infer_traces.main([config, *replicas]) == 0
     assert len({line[1] for line in read_journal(journal)}) == 2
-    check_complete(run, undisturbed)
+    check_run(run, corpus, undisturbed)
 
 
 def test_a_job_that_cannot_get_its_resources_says_what_it_waits_for(tmp_path, corpus, ray_session):

@@ -16,7 +16,7 @@ from jobs import decide_again, infer_traces, prepare_corpus, status
 from judgetrace.config import UserError
 from judgetrace.storage import Folder
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
-from tests.test_unit_worker import accepted_set, check_rows
+from tests.oracle import accepted_set, check_rows
 from tests.trace_tables import read_published
 
 pytestmark = pytest.mark.slow

@@ -13,9 +13,9 @@ import pytest
 from jobs import prepare_corpus, prepare_demo
 from judgetrace.ledger import current_shard_files
 from judgetrace.storage import Folder
+from tests.oracle import check_rows
 from tests.test_job_faults import started_job, wait_until
 from tests.test_job_infer_traces import read_rows
-from tests.test_unit_worker import check_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

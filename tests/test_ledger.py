@@ -162,3 +162,23 @@ def test_parts_with_a_gap_are_an_error_and_not_a_wait(run):
     again.refresh()
     with pytest.raises(RuntimeError, match="not all there"):
         again.commit(table_of(accepted(2)))
+
+
+class RacedFolder(Folder):
+    """A run whose older driver publishes a shard between two looks at what is published."""
+
+    def __truediv__(self, name: str) -> Folder:
+        return RacedFolder(f"{self.url}/{name}")
+
+    def list_files(self, suffix: str = "", recursive: bool = False) -> list[str]:
+        names = super().list_files(suffix, recursive)
+        if self.url.endswith("/traces") and not names:
+            rows = table_of(accepted(0), exhausted(1), exhausted(2), accepted(3))
+            ShardLedger(Folder(self.url.removesuffix("/traces")), 0, TRACE_PRODUCT).publish(ITEMS, rows)
+        return names
+
+
+def test_a_shard_that_is_published_while_a_new_driver_clears_up_is_kept(run):
+    drop_finished(RacedFolder(run.url), TRACE_PRODUCT, [ShardTask(0, 4)])
+    assert (run / "traces").list_files() == ["shard-00000.parquet"]
+    assert len(read_published(run)) == 4

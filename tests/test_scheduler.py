@@ -58,7 +58,7 @@ def test_units_beyond_the_slots_are_drawn_one_at_a_time():
 
 def test_nothing_runs_ahead_while_more_units_are_on_their_way():
     async def scenario() -> None:
-        engine = Engine({"a": 9, "b": 9}, delay=lambda unit, index: 0.01)
+        engine = Engine({"a": 9, "b": 9}, delay=lambda unit, index: 0.3)
         scheduler = DrawScheduler(8, engine.sample)
         with scheduler.feeding():
             for name in engine.hits:
@@ -164,5 +164,69 @@ def test_engine_time_is_counted_only_while_a_draw_runs():
         assert 0.045 <= busy < 0.5
         await asyncio.sleep(0.02)
         assert scheduler.busy_s == busy
+
+    asyncio.run(scenario())
+
+
+def test_a_unit_that_must_be_alone_goes_first_and_shares_the_engine_with_no_other():
+    """Three of ten, one after the other; what was in flight ends before, and the rest goes on after."""
+    engine = Engine({f"u{i}": 3 for i in range(10)})
+    seen: list[set[str]] = []
+
+    async def sample(work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
+        try:
+            return await engine.sample(work, index, may_be_cancelled)
+        finally:
+            seen.append({work.payload} | {name for name, _ in engine.running})
+
+    async def scenario() -> None:
+        scheduler = DrawScheduler(4, sample)
+        config = SamplingConfig(max_draws=8)
+        works = [UnitWork(UnitSampling(config), f"u{i}", alone=i in (5, 6, 7)) for i in range(10)]
+        with scheduler.feeding():
+            futures = [scheduler.submit(work) for work in works]
+        async with asyncio.timeout(20):
+            await asyncio.gather(*futures)
+        assert all([d.index for d in work.sampling.accepted] == [3] for work in works)
+        assert scheduler.in_flight == 0
+
+    asyncio.run(scenario())
+    assert all(len(together) == 1 for together in seen if together & {"u5", "u6", "u7"})
+    assert any(len(together) > 1 for together in seen)
+    order = list(dict.fromkeys(name for name, _ in engine.started))
+    assert order == ["u0", "u1", "u2", "u3", "u5", "u6", "u7", "u4", "u8", "u9"]
+
+
+def test_an_engine_failure_leaves_each_unit_the_draws_that_it_lost():
+    async def sample(work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
+        if work.payload == "killer":
+            await asyncio.sleep(0.01)
+            raise RuntimeError("engine died")
+        await asyncio.sleep(10)
+        raise AssertionError("unreachable")
+
+    async def scenario() -> None:
+        scheduler = DrawScheduler(2, sample)
+        works = [UnitWork(UnitSampling(SamplingConfig()), name) for name in ("bystander", "killer", "waiting")]
+        with scheduler.feeding():
+            futures = [scheduler.submit(work) for work in works]
+            async with asyncio.timeout(20):
+                await asyncio.gather(*futures, return_exceptions=True)
+        assert [work.lost_draws for work in works] == [frozenset({0}), frozenset({0}), frozenset()]
+
+    asyncio.run(scenario())
+
+
+def test_stopping_gives_back_units_that_wait_to_be_alone():
+    engine = Engine({f"u{i}": 0 for i in range(3)}, delay=lambda unit, index: 0.05)
+
+    async def scenario() -> None:
+        scheduler = DrawScheduler(4, engine.sample)
+        works = [UnitWork(UnitSampling(SamplingConfig()), f"u{i}", alone=i > 0) for i in range(3)]
+        futures = [scheduler.submit(work) for work in works]
+        scheduler.stop()
+        async with asyncio.timeout(20):
+            await asyncio.gather(*futures)
+        assert [work.sampling.is_decided for work in works] == [True, False, False]
 
     asyncio.run(scenario())

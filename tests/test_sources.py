@@ -6,6 +6,7 @@ import pytest
 
 from judgetrace import sources
 from judgetrace.config import UserError
+from judgetrace.corruption import is_corruption
 from judgetrace.sources import SourceConfig, estimate_rows, list_source_files, plan_parts
 
 
@@ -65,7 +66,10 @@ def test_a_parquet_file_is_cut_between_row_groups(tmp_path: Path, monkeypatch: p
 
 
 def test_a_file_that_cannot_be_reached_is_not_taken_for_a_corrupt_one() -> None:
-    assert sources.is_corruption(OSError("Couldn't deserialize thrift"))
-    assert sources.is_corruption(EOFError())
-    assert not sources.is_corruption(PermissionError(13, "denied"))
-    assert not sources.is_corruption(ConnectionError("reset"))
+    assert is_corruption(OSError("Couldn't deserialize thrift"))
+    assert is_corruption(EOFError())
+    assert not is_corruption(PermissionError(13, "denied"))
+    assert not is_corruption(ConnectionError("reset"))
+    # As s3fs makes them: without a number.
+    assert not is_corruption(PermissionError("Access Denied"))
+    assert not is_corruption(FileNotFoundError("The specified key does not exist."))

@@ -23,6 +23,7 @@ from judgetrace.schema import ITEMS
 from judgetrace.storage import Folder, encode_parquet
 from judgetrace.unit_worker import UnitWorker, WorkerSpec
 from tests.loopback import Reply, ScriptedServer, chat_answer, error_answer
+from tests.oracle import accepted_set, check_rows
 from tests.trace_tables import make_items, read_published
 
 SAMPLING = SamplingConfig(max_draws=6, max_tokens=100)
@@ -79,26 +80,6 @@ def call(worker: UnitWorker, *shards: int, num_units: int = 40) -> list[int]:
     with ThreadPoolExecutor(len(shards)) as pool:
         results = pool.map(lambda shard: worker({"shard": [shard], "num_units": [num_units]}), shards)
         return [int(result["num_decided"][0]) for result in results]
-
-
-def check_rows(rows: list[dict]) -> None:
-    """The oracle: one terminal row a unit, no draw twice, what is accepted counts as the label, lowest index first."""
-    assert max(Counter(row["item_id"] for row in rows).values()) == 1
-    for row in rows:
-        indices = [draw["index"] for draw in row["draws"]]
-        assert len(set(indices)) == len(indices)
-        if row["outcome"] == "accepted":
-            # Two labels where the target lies half-way between them, and the corpus lets either count.
-            assert row["rating"] in row["accepted_labels"]
-            assert (row["accepted_by"] == "exact") == (row["rating"] == row["target_label"])
-            assert row["trace"]
-            hits = [d["index"] for d in row["draws"] if d["reason"] == "accepted"]
-            assert row["draw_index"] == min(hits)
-            assert set(range(row["draw_index"])) <= set(indices)
-
-
-def accepted_set(rows: list[dict]) -> set:
-    return {(row["item_id"], row["outcome"], row["draw_index"], row["trace"]) for row in rows}
 
 
 def test_shards_worked_on_at_once_end_in_one_row_a_unit(tmp_path, corpus):

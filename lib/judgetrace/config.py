@@ -5,8 +5,10 @@ A config is one pydantic model per job; this module knows none of them.
 
 from __future__ import annotations
 
+import errno
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -21,6 +23,9 @@ STRICT = ConfigDict(extra="forbid")
 
 class UserError(ValueError):
     """The user's input can't be used; the message says where, what was found, what was expected, what to do."""
+
+    exit_status = 2
+    """Of a job that ends with it."""
 
 
 def load_config(config_type: type[Config], job: str, arguments: list[str]) -> Config:
@@ -98,10 +103,17 @@ def _shorten(value: object, limit: int = 120) -> str:
 
 
 def run_job(main: Any, arguments: list[str] | None = None) -> None:
-    """Run a job's main as a program: its return value is the exit status, a UserError prints and exits with 2."""
+    """Run a job's main as a program: its return value is the exit status, a UserError prints and exits with its own."""
     try:
         status = main(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        status = 2
+        status = error.exit_status
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # A job's own output may go to the disk that is full.
+        with suppress(OSError):
+            print(f"error: a disk is full: {error}\nMake room and run the same command again.", file=sys.stderr)
+        status = UserError.exit_status
     sys.exit(status)

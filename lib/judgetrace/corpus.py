@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -220,5 +219,4 @@ def delete_leftovers(folder: Folder, kinds: Sequence[str] = ("items", "annotatio
     listed = {name for manifest in read_manifests(folder) for name in manifest["files"]}
     for kind in kinds:
         folder.delete(name for name in (f"{kind}/{n}" for n in (folder / kind).list_files()) if name not in listed)
-    with suppress(FileNotFoundError):
-        folder.filesystem.rm(folder.path("_staging"), recursive=True)
+    folder.delete_all_below("_staging")

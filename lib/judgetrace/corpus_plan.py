@@ -14,10 +14,11 @@ from judgetrace.columns import check_columns
 from judgetrace.config import UserError
 from judgetrace.corpus import find_new_files, number_next_round, read_manifests
 from judgetrace.corpus_config import PrepareCorpusConfig
+from judgetrace.corruption import is_corruption
 from judgetrace.guideline import Guideline, GuidelineConfig, parse_guideline
 from judgetrace.intake import IntakeRules, admit_batch
 from judgetrace.readers import read_part
-from judgetrace.sources import SourceFile, SourcePart, estimate_rows, is_corruption, list_source_files, plan_parts
+from judgetrace.sources import SourceFile, SourcePart, estimate_rows, list_source_files, plan_parts
 from judgetrace.staging import STAGED, RowCounts, StagePlan, limit_batches
 from judgetrace.storage import Folder, open_filesystem
 from judgetrace.units import CorpusRules, find_repeats, make_units

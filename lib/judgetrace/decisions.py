@@ -5,7 +5,7 @@ The same function serves a run and a later decision from recorded draws.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -111,6 +111,22 @@ def decide_unit(
         "shortened": shortened,
         "draws": [encode_draw(draw, keep_rejected_text or draw in accepted) for draw in draws],
     }
+
+
+def tabulate_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Make a table of rows. What no UTF-8 can hold (half a surrogate pair, from a server's JSON) becomes "?"."""
+    try:
+        return pa.Table.from_pylist(list(rows), schema=schema)
+    except UnicodeEncodeError:
+        return pa.Table.from_pylist([_mend(row) for row in rows], schema=schema)
+
+
+def _mend(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {key: _mend(part) for key, part in value.items()}
+    return [_mend(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def encode_draw(draw: Draw, keep_text: bool) -> dict[str, Any]:

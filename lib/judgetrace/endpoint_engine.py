@@ -62,6 +62,7 @@ class EndpointEngine:
         """
         self._config = spec.endpoint or EndpointConfig()
         self.special_tokens: Sequence[str] = self._config.special_tokens
+        self.num_beats: int | None = None
         self._spec, self._is_vllm = spec, self._config.dialect == "vllm"
         self._check(spec)
         apply_environment(spec.engine.env)

@@ -60,6 +60,18 @@ class EngineConfig(BaseModel):
         description="Further vLLM engine arguments, passed through; on the command line as a JSON object.",
     )
     env: dict[str, str] = Field(default_factory=dict, description="Environment of the engine's process.")
+    silent_s: float = Field(
+        default=30.0,
+        ge=5,
+        description="Seconds without any sign of life (a token of any request, the end of one) after which an engine "
+        "with requests waiting is replaced; 120 at least until its first one. Must exceed the longest prefill of one "
+        "engine step. An endpoint has timeouts of its own. So long the worker's own event loop may stand still, too.",
+    )
+    spot_notice: Literal["aws", "gcp"] | None = Field(
+        default=None,
+        description="The cloud whose instance metadata each engine's node asks, every 5 s, whether it is about to be "
+        "taken away. Ray's own draining of a node is heeded in any case.",
+    )
     max_deaths: int = Field(
         default=30, ge=0, description="How often a shard is taken up again after its engine died, in one run."
     )
@@ -78,7 +90,14 @@ class EngineSpec:
 
 
 class EngineDeadError(RuntimeError):
-    """The engine can't answer any more; its process must be replaced. No unit is to blame."""
+    """The engine can't answer any more; its process must be replaced.
+
+    Unless it was ended `from_outside`, one of the units in flight may be to blame.
+    """
+
+    def __init__(self, message: str, from_outside: bool = False):
+        super().__init__(message)
+        self.from_outside = from_outside
 
 
 class EngineStartError(RuntimeError):
@@ -163,6 +182,11 @@ class Engine(Protocol):
     """Prompt and output together; null where only a server knows."""
     special_tokens: Sequence[str]
     """Texts that the tokenizer would turn into control tokens."""
+
+    @property
+    def num_beats(self) -> int | None:
+        """Signs of life so far: grows with every token of any request; null where none is seen before an answer, and
+        requests have timeouts of their own."""
 
     def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
         """Make prompts of chat messages, with the model's template, up to where its answer begins."""

@@ -52,7 +52,9 @@ class ShardLedger:
         """Read the parts that were committed since the last look. Raises ShardFinishedError."""
         try:
             for name in self._folder.list_files(".parquet")[len(self.tables) :]:
-                self._append(self._folder.read_table(name).cast(self._product.decisions))
+                table = self._folder.read_table(name)
+                with self._folder.parsing(name):
+                    self._append(table.select(self._product.decisions.names).cast(self._product.decisions))
         except FileNotFoundError:
             # Listed, then deleted by who finished the shard: the finished file is there then.
             pass
@@ -191,6 +193,6 @@ def _shard_of(name: str) -> tuple[int, float]:
 
 def read_tally(published: Folder, name: str) -> Tally:
     """Read the tally of a published file from its footer."""
-    with published.filesystem.open(published.path(name), "rb") as file:
-        metadata: dict[bytes, Any] = pa.parquet.read_schema(file).metadata or {}
-    return Tally.from_json(metadata[TALLY_KEY.encode()].decode())
+    with published.open_parquet(name) as file, published.parsing(name):
+        metadata: dict[bytes, Any] = file.schema_arrow.metadata or {}
+        return Tally.from_json(metadata[TALLY_KEY.encode()].decode())

@@ -12,15 +12,23 @@ import pyarrow as pa
 
 from judgetrace import batches
 from judgetrace.batches import Fault, RawBatch, decode_table, describe_error, make_fault_batch
-from judgetrace.sources import SourceFile, SourcePart, is_corruption, open_parquet_file
+from judgetrace.corruption import is_corruption
+from judgetrace.sources import SourceFile, SourcePart, open_parquet_file
+from judgetrace.storage import naming
 from judgetrace.text_files import HEADER_BYTES, open_text_file, parse_line, read_csv, read_csv_header, read_jsonl
 
 
 def read_part(part: SourcePart, columns: Sequence[str]) -> Iterator[RawBatch]:
     """Read a part. CSV and Parquet give all columns; JSONL gives `columns` as text, the rest in `objects`.
 
-    What can't be read any more becomes a last fault "unreadable"; for Parquet one for each row group.
+    What can't be read any more becomes a last fault "unreadable"; for Parquet one for each row group. Raises StoreError
+    for a store that can't be reached.
     """
+    with naming(part.file.url, "read"):
+        yield from _read_part(part, columns)
+
+
+def _read_part(part: SourcePart, columns: Sequence[str]) -> Iterator[RawBatch]:
     if part.fault is not None:
         yield make_fault_batch(Fault(None, 1, "unreadable", part.fault))
     elif part.file.format == "parquet":

@@ -22,8 +22,10 @@ SILENT_AFTER_S = 60.0
 """A running driver that has said nothing for so long is taken for dead."""
 
 
-class FencedError(RuntimeError):
+class FencedError(UserError):
     """A newer driver has taken the run over; this process must not write any more."""
+
+    exit_status = 3
 
 
 class RunFolder:
@@ -38,7 +40,7 @@ class RunFolder:
         Some S3 servers ignore If-None-Match; on them two drivers of one run would overwrite each other's decisions.
         """
         name = f"drivers/probe-{uuid.uuid4().hex}"
-        first, second = (self.folder.put_if_absent(name, b"probe") for _ in range(2))
+        first, second = (self.folder.put_if_absent(name, content) for content in (b"first", b"second"))
         self.folder.delete([name])
         if not first or second:
             raise UserError(
@@ -54,6 +56,8 @@ class RunFolder:
         while True:
             number = self.newest_driver() + 1
             who = {"host": socket.gethostname(), "pid": os.getpid(), "started_at": now, **(about or {})}
+            # Two drivers that say the same would both take themselves for the one that wrote it.
+            who["claim"] = uuid.uuid4().hex
             if self.folder.put_if_absent(f"drivers/driver-{number:05d}.json", encode_json(who)):
                 return number
 
@@ -61,6 +65,14 @@ class RunFolder:
         """Return the number of the newest driver, -1 where there is none."""
         names = [n for n in (self.folder / "drivers").list_files(".json") if n.startswith("driver-")]
         return int(names[-1].removeprefix("driver-").removesuffix(".json")) if names else -1
+
+    def check_newest(self, driver: int) -> None:
+        """Raise FencedError where a newer driver has taken over."""
+        if self.newest_driver() > driver:
+            raise FencedError(
+                f"{self.folder.url}: driver {driver} was replaced by a newer one, which goes on with the run; this one "
+                "stops without writing. Nothing is lost: decided units are in the ledger."
+            )
 
     def check_contract(self, contract: Mapping[str, Any]) -> None:
         """Write what the run's rows are sampled with, or hold it against what was written.
@@ -112,15 +124,15 @@ class Fence:
     def __init__(self, run: RunFolder, driver: int, every_s: float = 5.0):
         self._run, self._driver, self._every_s = run, driver, every_s
         self._looked_at = float("-inf")
-        self._fenced = False
+        self._fenced: FencedError | None = None
 
     def check(self) -> None:
         """Raise FencedError once a newer driver has taken over."""
-        if not self._fenced and time.monotonic() - self._looked_at >= self._every_s:
-            self._fenced = self._run.newest_driver() > self._driver
+        if self._fenced is None and time.monotonic() - self._looked_at >= self._every_s:
+            try:
+                self._run.check_newest(self._driver)
+            except FencedError as error:
+                self._fenced = error
             self._looked_at = time.monotonic()
-        if self._fenced:
-            raise FencedError(
-                f"{self._run.folder.url}: driver {self._driver} was replaced by a newer one, which goes on with the "
-                "run; this one stops without writing. Nothing is lost: decided units are in the ledger."
-            )
+        if self._fenced is not None:
+            raise self._fenced

@@ -102,6 +102,8 @@ def read_shard(corpus: Folder, shard: int, with_dropped: bool, columns: list[str
     items = schema.empty_table()
     if not with_dropped or corpus.exists(f"items/{name}"):
         items = corpus.read_table(f"items/{name}", columns)
+        with corpus.parsing(f"items/{name}"):
+            items = items.select(schema.names).cast(schema)
     if with_dropped and corpus.exists(f"dropped/{name}"):
         dropped = corpus.read_table(f"dropped/{name}")
         items = pa.concat_tables([items, _without_targets(dropped).select(schema.names)])

@@ -2,7 +2,8 @@
 
 One free slot goes to, in this order: a started unit that waits for its next draw; a new unit; and only where neither
 is left, a further draw of a unit that has draws in flight already, fewest in flight first. So tokens beyond what one
-draw at a time needs are spent only when slots would idle. Knows no engine and no model.
+draw at a time needs are spent only when slots would idle. A unit that must be alone goes before all of these, once the
+draws in flight have ended. Knows no engine and no model.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import heapq
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,10 +28,14 @@ class UnitWork:
     sampling: UnitSampling
     payload: Any
     one_at_a_time: bool = True
+    alone: bool = False
+    """Whether nothing else may be in flight while it is."""
     done: asyncio.Future[UnitWork] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     tasks: dict[int, asyncio.Task[Draw]] = field(default_factory=dict)
     order: int = 0
     version: int = 0
+    lost_draws: frozenset[int] = frozenset()
+    """Which were in flight when the engine failed."""
 
     @property
     def priority(self) -> int:
@@ -54,6 +60,9 @@ class DrawScheduler:
         self._sample = sample
         self._queue: list[tuple[int, int, int, UnitWork]] = []
         self._orders = itertools.count()
+        self._to_isolate: deque[UnitWork] = deque()
+        self._isolated: UnitWork | None = None
+        self._queue_of_isolated: list[tuple[int, int, int, UnitWork]] = []
         self._stopped = False
         self._num_feeding = 0
         self._works: dict[int, UnitWork] = {}
@@ -80,7 +89,10 @@ class DrawScheduler:
         elif self._stopped or work.sampling.is_decided:
             self._finish(work)
         else:
-            self._enqueue(work)
+            if work.alone:
+                self._to_isolate.append(work)
+            else:
+                self._enqueue(work)
             self._fill()
         return work.done
 
@@ -110,10 +122,13 @@ class DrawScheduler:
 
     def fail(self, failure: BaseException) -> None:
         """End all units with an error: the engine is gone."""
+        if self.failure is not None:
+            return
         self.failure = failure
         self._stopped = True
         self._queue.clear()
         for work in list(self._works.values()):
+            work.lost_draws = frozenset(work.sampling.in_flight)
             if not work.done.done():
                 work.done.set_exception(failure)
             for task in work.tasks.values():
@@ -122,21 +137,32 @@ class DrawScheduler:
 
     def _enqueue(self, work: UnitWork) -> None:
         work.version += 1
-        heapq.heappush(self._queue, (work.priority, work.order, work.version, work))
+        queue = self._queue_of_isolated if work is self._isolated else self._queue
+        heapq.heappush(queue, (work.priority, work.order, work.version, work))
 
     def _fill(self) -> None:
-        while self._free and self._queue and not self._stopped:
-            priority, _, version, work = self._queue[0]
+        while self._free and not self._stopped and (queue := self._choose_queue()):
+            priority, _, version, work = queue[0]
             is_stale = version != work.version or work.done.done()
             if priority >= RUNS_AHEAD and self._num_feeding and not is_stale:
                 return
-            heapq.heappop(self._queue)
+            heapq.heappop(queue)
             if is_stale:
                 continue
             index = work.sampling.next_index()
             if index is not None:
                 self._start(work, index)
                 self._enqueue(work)
+
+    def _choose_queue(self) -> list[tuple[int, int, int, UnitWork]]:
+        """Choose which units may have a draw now: all, the one that is alone, or none until it is."""
+        if self._isolated is None and self._to_isolate and not self.in_flight:
+            self._isolated = self._to_isolate.popleft()
+            self._queue_of_isolated.clear()
+            self._enqueue(self._isolated)
+        if self._isolated is not None:
+            return self._queue_of_isolated
+        return [] if self._to_isolate else self._queue
 
     def _start(self, work: UnitWork, index: int) -> None:
         may_be_cancelled = bool(work.sampling.in_flight)
@@ -169,5 +195,7 @@ class DrawScheduler:
 
     def _finish(self, work: UnitWork) -> None:
         self._works.pop(work.order, None)
+        if work is self._isolated:
+            self._isolated = None
         if not work.done.done():
             work.done.set_result(work)

@@ -5,17 +5,20 @@ Knows names, sizes and footers; what rows mean is the intake's matter.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
 from pydantic import BaseModel, ConfigDict, Field
 
 from judgetrace.config import UserError
-from judgetrace.storage import open_filesystem
+from judgetrace.corruption import is_corruption
+from judgetrace.storage import naming, open_filesystem
 
 Format = Literal["parquet", "csv", "jsonl"]
 SUFFIXES: dict[str, Format] = {
@@ -81,18 +84,19 @@ class SourcePart:
 
 
 def list_source_files(config: SourceConfig) -> list[SourceFile]:
-    """List the source files, sorted by URL. Raises UserError for a path that matches nothing."""
+    """List the source files, sorted by URL. Raises UserError for a path that matches nothing, StoreError."""
     found: dict[str, SourceFile] = {}
     for path in config.paths:
-        for file in _expand_path(path, config.format):
-            found[file.url] = file
+        with naming(path, "listed"):
+            for file in _expand_path(path, config.format):
+                found[file.url] = file
     return [found[url] for url in sorted(found)]
 
 
 def _expand_path(path: str, wanted: str) -> list[SourceFile]:
     filesystem, root = open_filesystem(path)
     if any(mark in root for mark in "*?["):
-        found = filesystem.glob(root, detail=True).items()
+        found = _expand_glob(filesystem, root).items()
         infos = {
             name: info for name, info in found if info["type"] == "file" and not name.rpartition("/")[2].startswith(".")
         }
@@ -112,6 +116,16 @@ def _expand_path(path: str, wanted: str) -> list[SourceFile]:
             f"expected: files that end in {', '.join(SUFFIXES)} (or these with {', '.join(COMPRESSIONS)})"
         )
     return [_describe_file(filesystem.unstrip_protocol(name), name, info, wanted) for name, info in infos.items()]
+
+
+def _expand_glob(filesystem: Any, pattern: str) -> dict[str, Any]:
+    """List what a glob matches, with details."""
+    if isinstance(filesystem, LocalFileSystem):
+        return dict(filesystem.glob(pattern, detail=True))
+    # fsspec's own glob lists folder by folder, and takes one whose listing fails for an empty one.
+    root = pattern[: min(pattern.index(mark) for mark in "*?[" if mark in pattern)].rpartition("/")[0]
+    matches = re.compile(glob_translate(pattern)).match
+    return {name: info for name, info in filesystem.find(root, detail=True).items() if matches(name)}
 
 
 def _is_hidden(relative: str) -> bool:
@@ -145,7 +159,7 @@ def _plan_file(file: SourceFile, index: int, delimiter: str | None) -> list[Sour
         mark = delimiter or ("\t" if ".tsv" in file.url.lower() else ",")
         return [SourcePart(file, index, mark, size_bytes=file.size_bytes)]
     try:
-        with open_parquet_file(file.url) as parquet:
+        with naming(file.url, "read"), open_parquet_file(file.url) as parquet:
             metadata = parquet.metadata
             groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
             sizes = [(group.num_rows, group.total_byte_size) for group in groups]
@@ -174,15 +188,7 @@ def _join_groups(file: SourceFile, index: int, sizes: list[tuple[int, int]]) -> 
 def open_parquet_file(url: str) -> pq.ParquetFile:
     """Open a Parquet file by URL."""
     filesystem, path = open_filesystem(url)
-    return pq.ParquetFile(filesystem.open(path, "rb"))
-
-
-def is_corruption(error: BaseException) -> bool:
-    """Tell whether an error means that a file's content is broken, not that it could not be reached."""
-    if isinstance(error, OSError):
-        return error.errno is None and not isinstance(error, ConnectionError | TimeoutError)
-    names = ("zlib.error", "_lzma.LZMAError", "lzma.LZMAError", "ZstdError")
-    return isinstance(error, pa.ArrowInvalid | EOFError) or f"{type(error).__module__}.{type(error).__name__}" in names
+    return pq.ParquetFile(filesystem.open(path, "rb"), page_checksum_verification=True)
 
 
 def estimate_rows(parts: Sequence[SourcePart]) -> int:

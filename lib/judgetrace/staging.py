@@ -23,7 +23,7 @@ from judgetrace.readers import read_part
 from judgetrace.schema import QUARANTINE
 from judgetrace.sources import SourcePart
 from judgetrace.splits import assign_buckets
-from judgetrace.storage import PARQUET_COMPRESSION, Folder, encode_parquet
+from judgetrace.storage import PARQUET_COMPRESSION, Folder, encode_parquet, naming
 
 STAGED = pa.schema([*ADMITTED, ("file_index", pa.int32())])
 """One row an admitted annotation; `file_index` counts the generation's source files from 0."""
@@ -117,7 +117,7 @@ class StagingWriter:
     def __init__(self, folder: Folder, name: str, num_buckets: int) -> None:
         self._num_buckets, self._name = num_buckets, name
         self._file: IO[bytes] = folder.open_for_write(name)
-        self._writer = pq.ParquetWriter(self._file, STAGED, compression=PARQUET_COMPRESSION)
+        self._writer = pq.ParquetWriter(self._file, STAGED, compression=PARQUET_COMPRESSION, write_page_checksum=True)
         self._pending: list[pa.Table] = []
         self._pending_bytes = 0
         self._groups: dict[int, list[int]] = {}
@@ -195,7 +195,7 @@ def stage_parts(folder: Folder, parts: Sequence[SourcePart], plan: StagePlan, ta
     tally, log = RowCounts(), QuarantineLog()
     columns = list(plan.rules.columns.name_columns())
     name = f"_staging/{plan.generation:05d}/map-{task:05d}-{uuid.uuid4().hex[:8]}.parquet"
-    with StagingWriter(folder, name, plan.num_buckets) as writer:
+    with naming(f"{folder.url}/{name}", "written"), StagingWriter(folder, name, plan.num_buckets) as writer:
         for part in parts:
             left = None if plan.limit is None else plan.limit - tally.rows_in
             if left is not None and left <= 0:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -22,6 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from judgetrace.config import UserError
+from judgetrace.corruption import is_corruption
+from judgetrace.s3_retries import says_exists, wait_out_passing_errors
+
 PARQUET_COMPRESSION = "zstd"
 
 
@@ -30,10 +35,43 @@ def open_filesystem(url: str) -> tuple[Any, str]:
 
     Credentials and endpoints come from the environment (AWS_ENDPOINT_URL, AWS_PROFILE, an instance role, ...).
     """
-    # Listings are never cached: other processes write into the same folders.
-    options: dict[str, Any] = {"use_listings_cache": False} if url.startswith(("s3://", "s3a://")) else {}
+    options: dict[str, Any] = {}
+    if url.startswith(("s3://", "s3a://")):
+        # Listings are never cached: other processes write into the same folders.
+        options["use_listings_cache"] = False
+        wait_out_passing_errors()
     filesystem, path = fsspec.core.url_to_fs(url, **options)
     return filesystem, path
+
+
+class StoreError(UserError):
+    """A store, or a disk, refuses or can't be reached, and has been asked often enough."""
+
+    exit_status = 3
+
+
+class CorruptFileError(UserError):
+    """A file is not what it must be: cut off, overwritten, or of another schema."""
+
+
+@contextmanager
+def naming(url: str, what: str) -> Iterator[None]:
+    """Name what could not be done to which file in the errors of a store, and make them StoreErrors.
+
+    FileNotFoundError and FileExistsError are answers.
+    """
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, UserError):
+        raise
+    except Exception as error:
+        from_client = type(error).__module__.startswith(("botocore", "aiohttp"))
+        if is_corruption(error) or not (from_client or isinstance(error, OSError)):
+            raise
+        raise StoreError(
+            f"{url}: can't be {what}: {type(error).__name__}: {error}\n"
+            "What was committed is kept. When the store answers again, the same command goes on from there."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -67,44 +105,74 @@ class Folder:
         return f"{root}/{name}" if name else root
 
     def exists(self, name: str) -> bool:
-        """Whether a file exists now."""
-        return bool(self.filesystem.exists(self.path(name)))
+        """Whether a file exists now. Raises StoreError where the store doesn't tell."""
+        with naming(f"{self.url}/{name}", "looked up"):
+            return bool(self.filesystem.exists(self.path(name)))
 
     def list_files(self, suffix: str = "", recursive: bool = False) -> list[str]:
         """List file names below this folder, sorted; a folder that does not exist has none.
 
-        Unfinished temporary files (names that begin with a dot) are left out.
+        Unfinished temporary files (names that begin with a dot) are left out. Raises StoreError.
         """
         root = self.path() + "/"
-        found = self.filesystem.find(root, maxdepth=None if recursive else 1)
+        # By default fsspec takes a folder whose listing fails for an empty one.
+        options = {} if recursive else {"maxdepth": 1, "on_error": "raise"}
+        try:
+            with naming(self.url, "listed"):
+                found = self.filesystem.find(root, **options)
+        except FileNotFoundError:
+            return []
         names = (name.removeprefix(root) for name in found)
         return sorted(n for n in names if n.endswith(suffix) and not n.rsplit("/", 1)[-1].startswith("."))
 
     def read_bytes(self, name: str) -> bytes:
-        """Read a whole file. Raises FileNotFoundError."""
-        return cast(bytes, self.filesystem.cat_file(self.path(name)))
+        """Read a whole file. Raises FileNotFoundError, StoreError."""
+        # One request. By default s3fs asks for the size first, and does not repeat what it reads piece by piece.
+        options = {"max_concurrency": 1} if "s3" in self.filesystem.protocol else {}
+        with naming(f"{self.url}/{name}", "read"):
+            return cast(bytes, self.filesystem.cat_file(self.path(name), **options))
 
     def write_atomic(self, name: str, data: bytes) -> None:
-        """Write or replace a file; readers see all of it or the old one."""
-        if not self.is_local:
-            self.filesystem.pipe_file(self.path(name), data)
-            return
-        temporary = self._write_temporary(name, data)
-        os.replace(temporary, self.path(name))
+        """Write or replace a file; readers see all of it or the old one. Raises StoreError."""
+        with naming(f"{self.url}/{name}", "written"):
+            if not self.is_local:
+                self.filesystem.pipe_file(self.path(name), data)
+                return
+            temporary = self._write_temporary(name, data)
+            os.replace(temporary, self.path(name))
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Write a file unless it exists; returns False, and writes nothing, where another writer was first."""
-        if not self.is_local:
+        """Write a file unless it exists; returns False, and writes nothing, where another writer was first.
+
+        On an object store, two writers of the very same content both count as the first. Raises StoreError.
+        """
+        with naming(f"{self.url}/{name}", "written"):
+            return self._link_new(name, data) if self.is_local else self._create(name, data)
+
+    def _create(self, name: str, data: bytes) -> bool:
+        try:
+            self.filesystem.pipe_file(self.path(name), data, mode="create")
+        except OSError as error:
+            # FileNotFoundError: of an upload in parts that is not there any more, since it was completed.
+            exists = says_exists(error)
+            if not exists and not isinstance(error, FileNotFoundError):
+                raise
+            # A store may have written it and its answer got lost: the client's next try then finds its own file.
             try:
-                self.filesystem.pipe_file(self.path(name), data, mode="create")
-            except FileExistsError:
-                return False
-            return True
+                return self.read_bytes(name) == data
+            except FileNotFoundError:
+                if exists:
+                    return False
+                raise
+        return True
+
+    def _link_new(self, name: str, data: bytes) -> bool:
         temporary = self._write_temporary(name, data)
         try:
             os.link(temporary, self.path(name))
         except FileExistsError:
-            return False
+            # A mount may say so of a link that it has made itself, when the answer to its first try got lost.
+            return temporary.stat().st_nlink == 2
         finally:
             temporary.unlink()
         return True
@@ -113,10 +181,14 @@ class Folder:
         target = Path(self.path(name))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)  # a full disk must not fill with halves
+            raise
         return temporary
 
     def open_for_write(self, name: str) -> IO[bytes]:
@@ -126,28 +198,56 @@ class Folder:
         return cast(IO[bytes], self.filesystem.open(self.path(name), "wb"))
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete files; those that are gone already do not matter."""
+        """Delete files; those that are gone already do not matter. Raises StoreError."""
         for name in names:
-            try:
+            with suppress(FileNotFoundError), naming(f"{self.url}/{name}", "deleted"):
                 self.filesystem.rm_file(self.path(name))
-            except FileNotFoundError:
-                continue
+
+    def delete_all_below(self, name: str) -> None:
+        """Delete a folder with all that is in it; it does not matter where there is none. Raises StoreError."""
+        with suppress(FileNotFoundError), naming(f"{self.url}/{name}", "deleted"):
+            self.filesystem.rm(self.path(name), recursive=True)
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file. Raises FileNotFoundError."""
-        return json.loads(self.read_bytes(name))
+        """Read a JSON file. Raises FileNotFoundError, StoreError, CorruptFileError."""
+        data = self.read_bytes(name)
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise CorruptFileError(f"{self.url}/{name}: is no JSON file: {error}\nRestore it.") from error
 
     def write_json(self, name: str, value: Any) -> None:
         """Write or replace a JSON file atomically."""
         self.write_atomic(name, encode_json(value))
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """Read a Parquet file, or some of its columns."""
-        return pq.read_table(pa.BufferReader(self.read_bytes(name)), columns=columns)
+        """Read a Parquet file, or some of its columns. Raises FileNotFoundError, StoreError, CorruptFileError."""
+        data = self.read_bytes(name)
+        with self.parsing(name):
+            return pq.read_table(pa.BufferReader(data), columns=columns, page_checksum_verification=True)
 
     def open_parquet(self, name: str) -> pq.ParquetFile:
-        """Open a Parquet file for its footer and single row groups, without reading the rest."""
-        return pq.ParquetFile(self.filesystem.open(self.path(name), "rb", cache_type="none"))
+        """Open a Parquet file for its footer and single row groups, without reading the rest.
+
+        Raises FileNotFoundError, StoreError, CorruptFileError.
+        """
+        with naming(f"{self.url}/{name}", "read"), self.parsing(name):
+            file = self.filesystem.open(self.path(name), "rb", cache_type="none")
+            return pq.ParquetFile(file, page_checksum_verification=True)
+
+    @contextmanager
+    def parsing(self, name: str) -> Iterator[None]:
+        """Name the file, in a CorruptFileError, where its Parquet can't be parsed or lacks what is expected of it."""
+        try:
+            yield
+        except Exception as error:
+            # KeyError: of a column that is not there.
+            if not is_corruption(error) and not isinstance(error, pa.ArrowException | KeyError):
+                raise
+            raise CorruptFileError(
+                f"{self.url}/{name}: is not the Parquet file it must be: {type(error).__name__}: {error}\n"
+                "Restore the file from a copy, or make it again."
+            ) from error
 
 
 def encode_json(value: Any) -> bytes:
@@ -160,5 +260,6 @@ def encode_parquet(table: pa.Table, metadata: dict[str, str] | None = None) -> b
     if metadata:
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression=PARQUET_COMPRESSION)
+    # Without checksums most single wrong bits of a page are read as other values.
+    pq.write_table(table, sink, compression=PARQUET_COMPRESSION, write_page_checksum=True)
     return cast(bytes, sink.getvalue().to_pybytes())

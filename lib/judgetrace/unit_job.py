@@ -112,6 +112,7 @@ def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) ->
     total = sum(task.num_units for task in planned)
     driver = run.claim(time.time(), job.describe(total))
     tasks = drop_finished(run.folder, product, planned)
+    run.check_newest(driver)
     if tasks:
         # More was appended, or failed units are retried: the run is not complete any more.
         run.folder.delete(["manifest.json"])
@@ -140,13 +141,15 @@ def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) ->
     if left > 0:
         console.print(f"[bold]{left:,} units failed or were not reached[/]. Run the same command again to go on.")
         return STOPPED_EARLY_STATUS
+    # A driver that was held up for long must not write over what its successor says.
+    run.check_newest(driver)
     if config.limit is None:
         _write_manifest(run, job, contract, summary)
     return 0
 
 
 def _write_manifest(run: RunFolder, job: UnitJob, contract: dict[str, Any], summary: dict[str, Any]) -> None:
-    """Write the manifest, last: the run is complete."""
+    """Write the manifest, last: the run is complete. One that is there says the same of the same units, and stays."""
     manifest = {
         "job": job.name,
         "config": job.config.model_dump(mode="json"),
@@ -155,4 +158,4 @@ def _write_manifest(run: RunFolder, job: UnitJob, contract: dict[str, Any], summ
         "versions": list_versions(),
         **summary,
     }
-    run.folder.write_atomic("manifest.json", encode_json(manifest))
+    run.folder.put_if_absent("manifest.json", encode_json(manifest))

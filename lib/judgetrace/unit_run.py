@@ -16,14 +16,17 @@ from typing import Any
 from judgetrace.config import UserError
 from judgetrace.control import RunControl, RunSnapshot, WorkerReport
 from judgetrace.engine import EngineConfig, EngineStartError
-from judgetrace.ledger import current_shard_files, is_finished, list_shard_files
+from judgetrace.flight_recorder import flights_folder
+from judgetrace.ledger import is_finished, list_shard_files, select_current
 from judgetrace.limits import RunLimits
 from judgetrace.live import LiveLine
+from judgetrace.loop_guard import guard_loop
+from judgetrace.node_notice import watch_node
 from judgetrace.products import Product
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import StageWatch
 from judgetrace.stop_signals import taking_stop_signals
-from judgetrace.storage import Folder
+from judgetrace.storage import CorruptFileError, Folder, StoreError
 from judgetrace.unit_worker import UnitWorker, WorkerSpec
 
 STATE_EVERY_S = 10.0
@@ -53,8 +56,10 @@ def plan_shards(shards: Iterable[tuple[int, int]], limit: int | None) -> list[Sh
 def drop_finished(run: Folder, product: Product, tasks: list[ShardTask]) -> list[ShardTask]:
     """Drop the shards that are finished, and clear away what an interrupted publication left of them."""
     published = run / product.folder
-    current = current_shard_files(published)
-    published.delete(set(list_shard_files(published)) - set(current.values()))
+    # One listing: an older driver may publish a shard between two, which must not count as left over.
+    names = list_shard_files(published)
+    current = select_current(names)
+    published.delete(set(names) - set(current.values()))
     finished = {shard for shard, name in current.items() if is_finished(name)}
     for name in (run / "ledger").list_files(".parquet", recursive=True):
         if int(name.split("/")[0].removeprefix("shard-")) in finished:
@@ -81,7 +86,11 @@ class UnitActor(UnitWorker):
     """A UnitWorker as Ray Data makes it."""
 
     def __init__(self, spec: WorkerSpec, control: Any):
-        super().__init__(spec, ActorLink(control))
+        import ray
+
+        super().__init__(spec, ActorLink(control), flights_folder(spec.run, spec.driver))
+        guard_loop(self._loop, spec.engine.silent_s)
+        watch_node(ray.get_runtime_context().get_node_id(), spec.engine.spot_notice, self.leave)
 
 
 def needs_of(engine: EngineConfig) -> dict[str, float]:
@@ -98,7 +107,7 @@ def shards_at_once(engine: EngineConfig, tasks: list[ShardTask]) -> int:
 
 
 def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterator[dict[str, Any]]:
-    """Run the shards on the pool of workers; yields (shard, num_decided) as each ends."""
+    """Run the shards on the pool of workers; yields (shard, num_decided, given_back) as each ends."""
     import ray
 
     engine = spec.engine
@@ -128,7 +137,11 @@ def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterat
 
 
 def explain_failure(failure: BaseException) -> BaseException:
-    """Turn Ray's account of an engine that can't start into the engine's own words; anything else stays as it is."""
+    """Turn Ray's account of what a worker met into its own words, where it has some; anything else stays as it is."""
+    for kind in (StoreError, CorruptFileError):
+        _, marker, reason = str(failure).rpartition(f"{kind.__name__}: ")
+        if marker:
+            return kind(reason.strip())
     _, marker, reason = str(failure).rpartition(f"{EngineStartError.__name__}: ")
     if not marker:
         return failure
@@ -181,8 +194,11 @@ class UnitRun:
 
     def _consume(self, spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> None:
         try:
-            for _ in start_pool(spec, tasks, control):
-                pass
+            left = tasks
+            while left and self._stop_reason is None:
+                # Nodes that are taken away give their shards back; the other engines went on meanwhile.
+                given_back = {row["shard"] for row in start_pool(spec, left, control) if row["given_back"]}
+                left = [task for task in left if task.number in given_back]
         except BaseException as error:  # noqa: BLE001 - re-raised by work() in the main thread
             self._failure = error
 

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ import pyarrow as pa
 
 from judgetrace.asking import AskedUnit, UnitAsker
 from judgetrace.control import WorkerReport
-from judgetrace.decisions import FINAL_OUTCOMES, Decider, decode_draw
+from judgetrace.decisions import FINAL_OUTCOMES, Decider, decode_draw, tabulate_rows
 from judgetrace.draws import DrawSampler
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import (
@@ -34,6 +35,7 @@ from judgetrace.engine import (
     PromptRefusedError,
     load_engine,
 )
+from judgetrace.flight_recorder import FlightRecorder, read_crashes
 from judgetrace.guideline import parse_guideline
 from judgetrace.ledger import ShardFinishedError, ShardLedger
 from judgetrace.parsing import ThinkingConfig
@@ -45,8 +47,14 @@ from judgetrace.scale import ScaleConfig
 from judgetrace.scheduler import DrawScheduler, UnitWork
 from judgetrace.schema import unit_key
 from judgetrace.storage import Folder
+from judgetrace.suspects import accuse_unit, blame_unit, find_suspects, mark_suspect
+from judgetrace.watchdog import wait_for_silence
 
 ENGINE_DIED_STATUS = 70
+LEFT_STATUS = 71
+LEAVING_RESERVE_S = 10.0
+"""Kept for the last commits of the warning that a node gets."""
+IDLE_BEFORE_LEAVING_S = 2.0
 REPORT_EVERY_S = 1.0
 DRIVER_SILENT_S = 60.0
 MAX_PENDING_ROWS = 5000
@@ -103,12 +111,16 @@ class OpenShard:
 class UnitWorker:
     """Takes shard descriptors, returns counts. One instance is one engine."""
 
-    def __init__(self, spec: WorkerSpec, link: ControlLink):
+    def __init__(self, spec: WorkerSpec, link: ControlLink, flights: Path | None = None):
+        """`flights` is where workers of this node tell their successors what they had in flight, if they do."""
         self._spec, self._link = spec, link
+        self._crashed = {} if flights is None else read_crashes(flights)
+        self._recorder = None if flights is None else FlightRecorder(flights)
         self._corpus, self._run = Folder(spec.corpus), Folder(spec.run)
         self._fence = Fence(RunFolder(self._run), spec.driver)
         self._shards: dict[int, OpenShard] = {}
-        self._draining = False
+        self._draining = self._leaving = False
+        self._num_calls = 0
         self._report = WorkerReport(worker=f"{os.getpid()}-{uuid.uuid4().hex[:8]}", state="starting")
         self._done = self._report.done
         self._loop = asyncio.new_event_loop()
@@ -119,8 +131,13 @@ class UnitWorker:
         """Work on shards to their end. `batch` has the columns shard and num_units (how many of its first units)."""
         numbers = [int(number) for number in batch["shard"]]
         limits = [int(limit) for limit in batch["num_units"]]
-        decided = [self._call(self._run_shard(n, limit)) for n, limit in zip(numbers, limits, strict=True)]
-        return {"shard": np.array(numbers), "num_decided": np.array(decided)}
+        decided = np.array([self._call(self._work_on(n, limit)) for n, limit in zip(numbers, limits, strict=True)])
+        given_back = (decided < np.array(limits)) & self._leaving
+        return {"shard": np.array(numbers), "num_decided": decided, "given_back": given_back}
+
+    def leave(self, seconds: float) -> None:
+        """Give all shards back, then end the process: its node will be gone in so many seconds. From any thread."""
+        self._loop.call_soon_threadsafe(self._begin_leaving, seconds)
 
     def close(self) -> None:
         """End the engine."""
@@ -160,6 +177,15 @@ class UnitWorker:
         self._scheduler = DrawScheduler(spec.engine.slots + spec.engine.slots // QUEUED_SHARE, self._sample)
         self._report.state = "running"
         self._tasks = [reporting, asyncio.create_task(self._commit_forever())]
+        if self._engine.num_beats is not None:
+            self._tasks.append(asyncio.create_task(self._replace_when_silent()))
+
+    async def _work_on(self, number: int, num_units: int) -> int:
+        self._num_calls += 1
+        try:
+            return await self._run_shard(number, num_units)
+        finally:
+            self._num_calls -= 1
 
     async def _run_shard(self, number: int, num_units: int) -> int:
         """Decide the first `num_units` units of a shard; returns how many have a final outcome now."""
@@ -169,8 +195,9 @@ class UnitWorker:
             with self._scheduler.feeding():
                 shard = await asyncio.to_thread(self._open_shard, number)
                 self._shards[number] = shard
+                suspects = find_suspects(shard.ledger.latest()) if shard.ledger.tables else set()
                 done = [
-                    self._begin(shard, unit, draws)
+                    self._begin(shard, unit, draws, unit.key in suspects)
                     async for units in self._undecided(shard, num_units)
                     for unit, draws in units
                 ]
@@ -211,24 +238,35 @@ class UnitWorker:
             asked = await asyncio.to_thread(self._asker.ask, rows[start : start + ASKED_AT_ONCE])
             yield [(unit, [decode_draw(draw) for draw in earlier.get(unit.key, [])]) for unit in asked]
 
-    def _begin(self, shard: OpenShard, unit: AskedUnit, draws: list[Draw]) -> asyncio.Future[None] | None:
+    def _begin(
+        self, shard: OpenShard, unit: AskedUnit, draws: list[Draw], is_suspect: bool
+    ) -> asyncio.Future[None] | None:
         """Send a unit to the scheduler; a unit that can't be asked is decided at once."""
         decider = self._spec.decider
         sampling = UnitSampling(decider.sampling, draws)
         if unit.refused is not None:
             self._decided(shard, decider.decide(unit, sampling))
             return None
-        work = UnitWork(sampling, unit, one_at_a_time=decider.sampling.mode == "sequential")
+        was_alone = self._crashed.pop(unit.key, None)
+        if was_alone is not None:
+            row, is_suspect = accuse_unit(unit, sampling, was_alone, decider), True
+            self._decided(shard, row)
+            if row["outcome"] != "undecided":
+                return None
+        work = UnitWork(sampling, unit, one_at_a_time=decider.sampling.mode == "sequential", alone=is_suspect)
         finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def note(future: asyncio.Future[UnitWork]) -> None:
             failure = future.exception()
             if failure is not None:
+                blamed = blame_unit(work, failure, decider)
+                if blamed is not None:
+                    self._decided(shard, blamed)
                 finished.set_exception(failure)
                 return
             row = decider.decide(work.payload, sampling)
             if row["outcome"] != "undecided" or row["draws"]:
-                self._decided(shard, row)
+                self._decided(shard, mark_suspect(row) if is_suspect else row)
             finished.set_result(None)
 
         self._scheduler.submit(work).add_done_callback(note)
@@ -238,12 +276,13 @@ class UnitWorker:
         shard.pending.append(row)
         if row["outcome"] != "undecided":
             self._done.outcomes[row["outcome"]] += 1
-        if row["error"]:
-            self._done.errors[f"{row['outcome']}: {row['error']}"[:200]] += 1
+            if row["error"]:
+                self._done.errors[f"{row['outcome']}: {row['error']}"[:200]] += 1
 
     async def _sample(self, work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
         try:
-            draw = await self._sampler.sample(work.payload, index, may_be_cancelled)
+            with self._recording(work):
+                draw = await self._sampler.sample(work.payload, index, may_be_cancelled)
         except PromptRefusedError as error:
             work.payload = replace(work.payload, refused=str(error))
             work.sampling.refuse()
@@ -252,6 +291,17 @@ class UnitWorker:
         self._done.prompt_tokens += draw.prompt_tokens
         self._done.output_tokens += draw.output_tokens
         return draw
+
+    @contextmanager
+    def _recording(self, work: UnitWork) -> Iterator[None]:
+        if self._recorder is None:
+            yield
+            return
+        self._recorder.begin(work.payload.key, work.alone)
+        try:
+            yield
+        finally:
+            self._recorder.end(work.payload.key, work.alone)
 
     async def _commit(self, shard: OpenShard) -> None:
         """Commit a shard's pending rows as a ledger part."""
@@ -281,7 +331,7 @@ class UnitWorker:
                 return await asyncio.to_thread(self._publish, shard, rows)
 
     def _tabulate(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-        return pa.Table.from_pylist(list(rows), schema=self._spec.decider.product.decisions)
+        return tabulate_rows(rows, self._spec.decider.product.decisions)
 
     def _publish(self, shard: OpenShard, rows: Sequence[dict[str, Any]]) -> int:
         self._fence.check()
@@ -292,7 +342,8 @@ class UnitWorker:
         failures = 0
         while True:
             waited = 0.0
-            while waited < self._spec.commit_every_s and self._num_pending() < MAX_PENDING_ROWS:
+            # What failed is tried again at once: a store that stays away, or a full disk, is told within a minute.
+            while not failures and waited < self._spec.commit_every_s and self._num_pending() < MAX_PENDING_ROWS:
                 await asyncio.sleep(min(0.5, self._spec.commit_every_s))
                 waited += 0.5
             try:
@@ -335,14 +386,38 @@ class UnitWorker:
             if drain and not self._draining and self._report.state == "running":
                 self._begin_drain()
 
-    def _begin_drain(self) -> None:
+    def _begin_leaving(self, seconds: float) -> None:
+        self._leaving = True
+        self._begin_drain(max(0.0, min(self._spec.drain_s, seconds - LEAVING_RESERVE_S)))
+        self._tasks.append(asyncio.create_task(self._end_when_idle()))
+
+    async def _end_when_idle(self) -> None:
+        """End the process once its calls have returned, so that Ray starts it anew where there is a place for it."""
+        idle_s = 0.0
+        while idle_s < IDLE_BEFORE_LEAVING_S:
+            await asyncio.sleep(0.2)
+            idle_s = 0.0 if self._num_calls else idle_s + 0.2
+        if self._recorder is not None:
+            self._recorder.close()
+        os._exit(LEFT_STATUS)
+
+    def _begin_drain(self, drain_s: float | None = None) -> None:
         """Start no further draws, give those in flight a while, then cancel them."""
         if self._draining:
             return
         self._draining = True
         self._report.state = "draining"
         self._scheduler.stop()
-        self._loop.call_later(self._spec.drain_s, self._scheduler.cancel_draws)
+        self._loop.call_later(self._spec.drain_s if drain_s is None else drain_s, self._scheduler.cancel_draws)
+
+    async def _replace_when_silent(self) -> None:
+        """Give up an engine that is alive and silent."""
+        silent_s = await wait_for_silence(
+            self._spec.engine.silent_s,
+            self._loop.time,
+            lambda: (self._scheduler.in_flight, (self._engine.num_beats, self._done.num_draws)),
+        )
+        self._scheduler.fail(EngineDeadError(f"no sign of life for {silent_s:.0f} s"))
 
     async def _die(self) -> None:
         """Commit what is decided and end the process: Ray starts a new one and replays the shards."""
@@ -350,4 +425,6 @@ class UnitWorker:
             for shard in list(self._shards.values()):
                 await self._commit_unless_finished(shard)
         finally:
+            if self._recorder is not None:
+                self._recorder.close()
             os._exit(ENGINE_DIED_STATUS)

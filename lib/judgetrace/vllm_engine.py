@@ -25,6 +25,7 @@ from judgetrace.engine import (
 )
 from judgetrace.level_tree import Branching, LevelTree
 from judgetrace.model_store import fetch_model, is_folder
+from judgetrace.process_exit import count_memory_kills, were_killed_from_outside
 from judgetrace.reaper import reaping_new_children
 from judgetrace.tokenization import encode_texts, grow_level_tree, list_special_tokens, render_chats
 
@@ -55,8 +56,13 @@ class VllmEngine:
         self._final_only, self._delta = RequestOutputKind.FINAL_ONLY, RequestOutputKind.DELTA
         self._dead_error = VllmEngineDeadError
         arguments = engine_arguments(model, engine, _runs_on_cpu(), _position_limit(model))
+        self._memory_kills_before = count_memory_kills()
         with reaping_new_children():
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self._cores = _find_cores(self._llm)
+        self._killed_from_outside: bool | None = None
+        self.num_beats: int | None = 0
+        self._count_beats()
         self.max_model_tokens = int(self._llm.model_config.max_model_len)
         self._tokenizer = self._llm.get_tokenizer()
         self._chat_template_args = dict(spec.chat_template_args)
@@ -116,9 +122,31 @@ class VllmEngine:
             ):
                 yield output
         except self._dead_error as error:
-            raise EngineDeadError(str(error)) from error
+            raise EngineDeadError(str(error), self._was_killed_from_outside()) from error
         except ValueError as error:
             raise PromptRefusedError(str(error)[:500]) from error
+
+    def _count_beats(self) -> None:
+        """Count what the engine core sends: a message for every step that gave some request a token."""
+        receive = self._llm.engine_core.get_output_async
+
+        async def receive_and_count() -> Any:
+            outputs = await receive()
+            self.num_beats = (self.num_beats or 0) + 1
+            return outputs
+
+        # Its own output handler looks the method up at every step; nothing else is told of tokens of requests whose
+        # output is asked for only at their end.
+        self._llm.engine_core.get_output_async = receive_and_count
+
+    def _was_killed_from_outside(self) -> bool:
+        """Whether it was, once it is dead; asked by every request that was in flight, found out once."""
+        if self._killed_from_outside is None:
+            for core in self._cores:
+                core.join(timeout=1.0)
+            kills = count_memory_kills() - self._memory_kills_before
+            self._killed_from_outside = were_killed_from_outside((core.exitcode for core in self._cores), kills)
+        return self._killed_from_outside
 
     async def score_levels(self, request_id: str, prompt: Prompt, levels: Sequence[str]) -> LevelScores:
         """Score levels by the tree of their tokens: a request of one token for each branching; the prompt is cached."""
@@ -146,6 +174,12 @@ class VllmEngine:
     def close(self) -> None:
         """End the engine and its process."""
         self._llm.shutdown()
+
+
+def _find_cores(llm: Any) -> list[Any]:
+    """Find vLLM's engine core processes (multiprocessing.Process); none where it runs in this one or in Ray actors."""
+    manager = getattr(getattr(llm.engine_core, "resources", None), "engine_manager", None)
+    return list(getattr(manager, "processes", ()))
 
 
 def make_prompts(

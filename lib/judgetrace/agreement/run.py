@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -159,8 +158,7 @@ def collect_counts(config: MeasureAgreementConfig, inputs: Inputs, folder: Folde
             total.add(counts)
         return Collected(survey, rules, total)
     finally:
-        with suppress(FileNotFoundError):
-            folder.filesystem.rm(folder.path("_staging"), recursive=True)
+        folder.delete_all_below("_staging")
 
 
 def _stage_sources(

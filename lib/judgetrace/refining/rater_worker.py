@@ -81,6 +81,11 @@ class TaggedEngine:
         self._engine, self._tag = engine, tag
         self.max_model_tokens, self.special_tokens = engine.max_model_tokens, engine.special_tokens
 
+    @property
+    def num_beats(self) -> int | None:
+        """How often the engine has given a sign of life."""
+        return self._engine.num_beats
+
     def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
         """Make prompts."""
         return self._engine.make_prompts(conversations)

@@ -26,7 +26,7 @@ def read_deepspeed_config(path: str) -> dict[str, Any]:
     """Read a DeepSpeed config. Raises UserError for one that can't be used."""
     folder, _, name = path.rpartition("/")
     try:
-        config = Folder(folder or ".").read_json(name)
+        config = json.loads(Folder(folder or ".").read_bytes(name))
     except FileNotFoundError as error:
         raise UserError(f"deepspeed = {path}: no such file; cluster/deepspeed has some to choose from") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

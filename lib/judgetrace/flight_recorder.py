@@ -1,0 +1,113 @@
+"""Tell a worker what its crashed predecessor on this node had in flight.
+
+A worker whose engine dies says itself what was in flight; one whose own process crashes can't. So it keeps a small file
+on the node's disk, a line for every draw that begins or ends, and its successor reads it, if there is evidence that the
+process died of its own doing: the stack that faulthandler writes at a crash, or a kernel that had to kill for want of
+memory meanwhile. A process that was killed from outside leaves no evidence, and nothing it had in flight is suspected.
+
+    FOLDER/4711-99812.flight    by process id and start time
+    FOLDER/4711-99812.crash     empty, or the stack of a crash
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from judgetrace.process_exit import count_memory_kills
+from judgetrace.schema import UnitKey
+
+REWRITE_AT_BYTES = 2**20
+
+
+def flights_folder(run: str, driver: int) -> Path:
+    """Name the folder of one driver's workers on this node: those of an earlier driver were ended with it."""
+    name = hashlib.blake2b(f"{run}\x1f{driver}".encode(), digest_size=8).hexdigest()
+    return Path(tempfile.gettempdir()) / f"judgetrace-{os.getuid()}" / name
+
+
+def started_at(pid: int) -> str | None:
+    """Return a process's start time, in clock ticks since boot; None where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+
+
+def read_crashes(folder: Path) -> dict[UnitKey, bool]:
+    """Read, once, what crashed workers had in flight: the units, and whether they were there alone."""
+    found: dict[UnitKey, bool] = {}
+    for file in sorted(folder.glob("*.flight")):
+        pid, _, ticks = file.stem.partition("-")
+        if started_at(int(pid)) == ticks:
+            continue
+        crash = file.with_suffix(".crash")
+        lines = file.read_text().splitlines()
+        has_evidence = (crash.exists() and crash.stat().st_size > 0) or (
+            bool(lines) and count_memory_kills() > json.loads(lines[0])["memory_kills"]
+        )
+        if has_evidence:
+            found |= _in_flight(lines[1:])
+        for each in (file, crash):
+            each.unlink(missing_ok=True)
+    return found
+
+
+def _in_flight(lines: list[str]) -> dict[UnitKey, bool]:
+    counts: Counter[UnitKey] = Counter()
+    alone: dict[UnitKey, bool] = {}
+    for line in lines:
+        # The last line may be half a line.
+        if line.endswith("]"):
+            change, item_id, dimension, source, is_alone = json.loads(line)
+            counts[item_id, dimension, source] += change
+            alone[item_id, dimension, source] = is_alone
+    return {key: alone[key] for key, count in counts.items() if count > 0}
+
+
+class FlightRecorder:
+    """Keeps this process's file. Not for use by two threads at once."""
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"{os.getpid()}-{started_at(os.getpid())}.flight"
+        self._crash = self._path.with_suffix(".crash").open("w")
+        faulthandler.enable(self._crash, all_threads=False)
+        self._header = json.dumps({"memory_kills": count_memory_kills()}) + "\n"
+        self._flying: Counter[tuple[UnitKey, bool]] = Counter()
+        self._rewrite()
+
+    def begin(self, key: UnitKey, is_alone: bool) -> None:
+        """Note that a draw of a unit begins."""
+        self._flying[key, is_alone] += 1
+        self._note(1, key, is_alone)
+
+    def end(self, key: UnitKey, is_alone: bool) -> None:
+        """Note that a draw of a unit has ended."""
+        self._flying[key, is_alone] -= 1
+        self._note(-1, key, is_alone)
+
+    def close(self) -> None:
+        """Remove the file: whatever is in flight has been told of otherwise."""
+        self._path.unlink(missing_ok=True)
+
+    def _note(self, change: int, key: UnitKey, is_alone: bool) -> None:
+        # The page cache outlives the process; only the machine's own end needs more, and then nobody reads it.
+        self._size += os.write(self._file, (json.dumps([change, *key, is_alone]) + "\n").encode())
+        if self._size > REWRITE_AT_BYTES:
+            os.close(self._file)
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        self._flying = +self._flying
+        lines = [json.dumps([n, *key, is_alone]) + "\n" for (key, is_alone), n in self._flying.items()]
+        temporary = self._path.with_suffix(".new")
+        temporary.write_text(self._header + "".join(lines))
+        os.replace(temporary, self._path)
+        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+        self._size = 0

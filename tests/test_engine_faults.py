@@ -1,0 +1,221 @@
+"""Engines that are killed, fall silent, choke on a row or lose their machine, in infer_traces on several Ray nodes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import infer_traces
+from judgetrace.node_notice import announce
+from judgetrace.suspects import KILLED_TWICE
+from tests.oracle import accepted_set, check_run
+from tests.test_cluster_commands import PORTS, end_processes, free_ports
+from tests.test_job_faults import read_journal, started_job, wait_until
+from tests.test_job_infer_traces import prepare, read_rows, write_config
+from tests.test_reaper import is_alive
+
+NUM_UNITS = 400
+TWO_ENGINES = "--engine.min_replicas=2", "--engine.max_replicas=2"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, ray_session) -> str:
+    folder = tmp_path_factory.mktemp("corpus")
+    return prepare(folder, str(folder / "corpus"), num=NUM_UNITS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, corpus) -> set:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert infer_traces.main([write_config(folder, corpus, str(folder / "run"))]) == 0
+    return accepted_set(read_rows(str(folder / "run")))
+
+
+def deaths_of(journal: Path) -> Counter[str]:
+    """How often each item killed an engine."""
+    return Counter(line[2].removeprefix("killed by ") for line in read_journal(journal) if "killed by" in line[2])
+
+
+def run_with_killers(tmp_path: Path, corpus: str, undisturbed: set, how: str, kills: list[str]) -> int:
+    """Run with rows that kill the engine, or its whole process; returns how many engines died."""
+    run, journal = str(tmp_path / "run"), tmp_path / "journal"
+    config = write_config(tmp_path, corpus, run, latency_s=0.05, journal=str(journal), **{how: kills})
+    assert infer_traces.main([config, "--engine.num_cpus=0.4", *TWO_ENGINES]) == 0
+    rows = check_run(run, corpus, undisturbed, quarantined=kills)
+    assert all(row["error"].startswith(KILLED_TWICE) for row in rows if row["outcome"] == "quarantined")
+    deaths = deaths_of(journal)
+    assert set(deaths) <= set(kills)
+    assert max(deaths.values()) <= 2, deaths
+    return sum(deaths.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kills", "crashes"])
+def test_rows_that_kill_engines_are_quarantined_after_two_deaths_and_all_others_finish(
+    tmp_path, corpus, undisturbed, how
+):
+    assert run_with_killers(tmp_path, corpus, undisturbed, how, ["item-00003", "item-00333"]) <= 4
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("how", ["kills", "crashes"])
+def test_any_ten_rows_that_kill_engines_are_found(tmp_path, corpus, undisturbed, how, seed):
+    numbers = random.Random(seed).sample(range(NUM_UNITS), 10)
+    # Some side by side, so that several are in flight at once.
+    kills = sorted({f"item-{n:05d}" for n in numbers} | {f"item-{(numbers[0] + n) % NUM_UNITS:05d}" for n in range(3)})
+    deaths = run_with_killers(tmp_path, corpus, undisturbed, how, kills)
+    print(f"{len(kills)} rows, {deaths} deaths")
+
+
+@pytest.mark.slow
+def test_a_silent_engine_is_replaced(tmp_path, corpus, undisturbed):
+    """Within five seconds here, thirty by default; its units go on in the next one."""
+    run, journal = str(tmp_path / "run"), tmp_path / "journal"
+    script = {"latency_s": 0.1, "journal": str(journal), "silent_after": 300, "silent_once": str(tmp_path / "once")}
+    config = write_config(tmp_path, corpus, run, **script)
+    began = time.monotonic()
+    assert infer_traces.main([config, "--engine.silent_s=5"]) == 0
+    assert time.monotonic() - began < 90
+    assert (tmp_path / "once").exists()
+    assert len({line[0] for line in read_journal(journal)}) == 2
+    check_run(run, corpus, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_worker_process_that_is_stopped_is_replaced(tmp_path, corpus, undisturbed, ray_session):
+    run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
+    config = write_config(tmp_path, corpus, run, latency_s=0.2, journal=str(journal))
+    with started_job(config, ray_session, log, "--engine.silent_s=5") as job:
+        wait_until("some draws", lambda: len(read_journal(journal)) > 200)
+        worker = int(read_journal(journal)[-1][0])
+        os.kill(worker, signal.SIGSTOP)
+        wait_until("the stopped worker's end", lambda: not is_alive(worker), 10)
+        assert job.wait(timeout=120) == 0, log.read_text()
+    check_run(run, corpus, undisturbed)
+
+
+@pytest.mark.chaos
+def test_a_worker_process_killed_twenty_times_at_random_loses_and_repeats_nothing(
+    tmp_path, corpus, undisturbed, ray_session
+):
+    run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
+    config = write_config(tmp_path, corpus, run, latency_s=1.5, journal=str(journal))
+    choice = random.Random(1)
+    with started_job(config, ray_session, log, *TWO_ENGINES, "--engine.num_cpus=0.4") as job:
+        killed: set[int] = set()
+        while len(killed) < 20:
+            living = wait_for_workers(journal, killed, job)
+            time.sleep(choice.uniform(0.2, 1.5))
+            victim = choice.choice(living)
+            if is_alive(victim):
+                os.kill(victim, signal.SIGKILL)
+                killed.add(victim)
+        assert job.wait(timeout=240) == 0, log.read_text()
+    check_run(run, corpus, undisturbed)
+    print(f"workers killed: {len(killed)}, workers in all: {len({line[0] for line in read_journal(journal)})}")
+
+
+def wait_for_workers(journal: Path, killed: set[int], job: subprocess.Popen) -> list[int]:
+    """Wait for a worker that draws; returns all that do."""
+
+    def find() -> list[int]:
+        assert job.poll() is None, f"the job ended after {len(killed)} kills"
+        found = {int(line[0]) for line in read_journal(journal)} - killed
+        return sorted(pid for pid in found if is_alive(pid))
+
+    wait_until("a living worker", find, 60)
+    return find()
+
+
+@contextmanager
+def joined_node(address: str, **resources: float) -> Iterator[subprocess.Popen]:
+    """A Ray node as machines and pods start one: `ray start --block`."""
+    options = {"address": address, "num-cpus": 1, "object-store-memory": 128 * 2**20, "disable-usage-stats": None}
+    options |= {name.replace("_", "-"): port for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
+    line = [f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()]
+    line.append("--resources=" + str(resources).replace("'", '"'))
+    node = subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *line])
+    try:
+        yield node
+    finally:
+        end_processes([node])
+
+
+def nodes_with(resource: str) -> set[str]:
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get(resource)}
+
+
+def check_notice(
+    tmp_path: Path,
+    corpus: str,
+    undisturbed: set,
+    address: str,
+    give_notice: Callable[[str, Any], None],
+    latency_s: float,
+) -> dict[str, float]:
+    """Take one of two engines' nodes away with notice, in mid-run; returns what it took."""
+    run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
+    config = write_config(tmp_path, corpus, run, latency_s=latency_s, journal=str(journal))
+    engines = [*TWO_ENGINES, "--engine.num_cpus=0.4", '--engine.resources={"spot": 1}', "--ledger.drain_s=20"]
+    with joined_node(address, spot=1) as first:
+        wait_until("the first node", lambda: len(nodes_with("spot")) == 1)
+        doomed = next(iter(nodes_with("spot")))
+        with joined_node(address, spot=1):
+            wait_until("the second node", lambda: len(nodes_with("spot")) == 2)
+            with started_job(config, address, log, *engines) as job:
+                wait_until("both engines", lambda: len({line[1] for line in read_journal(journal)}) == 2, 90)
+                time.sleep(2.0)
+                worker = next(int(line[0]) for line in read_journal(journal) if line[1] == doomed)
+                told_at = time.monotonic()
+                give_notice(doomed, first)
+                wait_until("the worker to end by itself", lambda: not is_alive(worker), 30)
+                left_s = time.monotonic() - told_at
+                # What a spot machine does at the end of its warning.
+                end_processes([first])
+                assert job.poll() is None, "the job was over before the notice could matter"
+                assert job.wait(timeout=240) == 0, log.read_text()
+    check_run(run, corpus, undisturbed)
+    lines = read_journal(journal)
+    drawn = Counter(tuple(line[2:]) for line in lines)
+    # Every draw that ended was kept, decided unit or not; none was cancelled, since all ended within their time.
+    assert [draw for draw, count in drawn.items() if count > 1] == []
+    return {"left_s": left_s, "draws": len(lines), "draws_of_doomed": sum(line[1] == doomed for line in lines)}
+
+
+@pytest.mark.slow
+def test_a_node_that_drains_gives_its_shards_back_and_no_draw_is_made_twice(tmp_path, corpus, undisturbed, ray_session):
+    took = check_notice(
+        tmp_path, corpus, undisturbed, ray_session, lambda node_id, _: announce(node_id, 30.0), latency_s=0.3
+    )
+    assert took["left_s"] < 30
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("latency_s", [0.3, 1.0])
+def test_a_node_that_is_sent_sigterm_gives_its_shards_back_and_no_draw_is_made_twice(
+    tmp_path, corpus, undisturbed, ray_session, latency_s
+):
+    print(
+        check_notice(
+            tmp_path,
+            corpus,
+            undisturbed,
+            ray_session,
+            lambda _, node: node.send_signal(signal.SIGTERM),
+            latency_s=latency_s,
+        )
+    )

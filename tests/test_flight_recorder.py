@@ -1,0 +1,80 @@
+"""What a crashed process leaves to its successor. The processes are real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from judgetrace import flight_recorder
+from judgetrace.flight_recorder import FlightRecorder, flights_folder, read_crashes
+
+FLIER = """
+import os, sys, time
+from pathlib import Path
+from judgetrace.flight_recorder import FlightRecorder
+recorder = FlightRecorder(Path(sys.argv[1]))
+recorder.begin(("ended", "", "aggregate"), False)
+recorder.begin(("twice", "", "aggregate"), False)
+recorder.begin(("twice", "", "aggregate"), False)
+recorder.end(("ended", "", "aggregate"), False)
+recorder.end(("twice", "", "aggregate"), False)
+recorder.begin(("\\udc80 odd\\n", "d", "ann"), True)
+print("up", flush=True)
+exec(sys.argv[2])
+"""
+LEFT = {("twice", "", "aggregate"): False, ("\udc80 odd\n", "d", "ann"): True}
+
+
+def fly(folder: Path, end: str) -> None:
+    flier = subprocess.Popen(
+        [sys.executable, "-c", FLIER, str(folder), end], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert flier.stdout.readline() == "up\n"
+    if end == "time.sleep(60)":
+        assert read_crashes(folder) == {}
+        flier.send_signal(signal.SIGKILL)
+    flier.wait()
+
+
+@pytest.mark.parametrize("end", ["os.abort()", "import ctypes; ctypes.string_at(0)"])
+def test_a_crash_tells_what_was_in_flight_and_only_once(tmp_path, end):
+    fly(tmp_path, end)
+    assert read_crashes(tmp_path) == LEFT
+    assert read_crashes(tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("end", ["time.sleep(60)", "os._exit(1)", "recorder.close(); os.abort()"])
+def test_what_was_killed_from_outside_or_told_of_it_otherwise_accuses_nobody(tmp_path, end):
+    fly(tmp_path, end)
+    assert read_crashes(tmp_path) == {}
+
+
+def test_a_kill_while_memory_ran_out_is_a_crash(tmp_path, monkeypatch):
+    fly(tmp_path, "os.kill(os.getpid(), 9)")
+    before = flight_recorder.count_memory_kills()
+    monkeypatch.setattr(flight_recorder, "count_memory_kills", lambda: before + 1)
+    assert read_crashes(tmp_path) == LEFT
+
+
+def test_a_long_flight_keeps_its_file_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(flight_recorder, "REWRITE_AT_BYTES", 2000)
+    monkeypatch.setattr(flight_recorder.faulthandler, "enable", lambda *_, **__: None)
+    recorder = FlightRecorder(tmp_path)
+    recorder.begin(("stays", "", "a"), True)
+    for n in range(1000):
+        recorder.begin((f"u{n}", "", "a"), False)
+        recorder.end((f"u{n}", "", "a"), False)
+    (file,) = tmp_path.glob("*.flight")
+    assert file.stat().st_size < 3000
+    assert flight_recorder._in_flight(file.read_text().splitlines()[1:]) == {("stays", "", "a"): True}
+
+
+def test_each_driver_has_a_folder_of_its_own():
+    assert flights_folder("s3://b/run", 1) != flights_folder("s3://b/run", 2)
+    assert str(os.getuid()) in str(flights_folder("s3://b/run", 1))

@@ -1,0 +1,226 @@
+"""infer_traces on S3 behind a proxy that injects faults, each time on a Ray of its own: only the store outlives it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jobs import infer_traces
+from judgetrace.storage import Folder
+from judgetrace.unit_job import STOPPED_EARLY_STATUS
+from tests.fault_proxy import FaultProxy, Plan, Seen, at_random, never, proxied
+from tests.oracle import accepted_set, check_run
+from tests.test_job_faults import read_journal, started_job, wait_until
+from tests.test_job_infer_traces import prepare, read_rows, write_config
+from tests.test_reaper import is_alive
+
+NUM_UNITS = 100
+DRIVER_STEPS = {
+    "probe": ("PUT", "drivers/probe"),
+    "contract": ("PUT", "contract.json"),
+    "claim": ("PUT", "drivers/driver"),
+    "state": ("PUT", "drivers/state"),
+    "part": ("PUT", "ledger/"),
+    "publish": ("PUT", "traces/"),
+    "clear": ("DELETE", "ledger/"),
+    "manifest": ("PUT", "manifest.json"),
+}
+QUICK_KILLS, CHAOS_KILLS = 1, 20
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, ray_session, s3) -> str:
+    folder = tmp_path_factory.mktemp("storefaults")
+    return prepare(folder, f"{s3}/{folder.name}/corpus", num=NUM_UNITS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, corpus) -> set:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert infer_traces.main([write_config(folder, corpus, str(folder / "run"))]) == 0
+    return accepted_set(check_run(str(folder / "run"), corpus))
+
+
+@pytest.fixture
+def proxy(corpus, undisturbed) -> Iterator[FaultProxy]:
+    with proxied(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+        yield proxy
+
+
+@contextmanager
+def job_on_its_own_ray(config: str, log: Path) -> Iterator[subprocess.Popen]:
+    command = [sys.executable, "-m", "jobs.infer_traces", config, "--cluster.address=local", "--cluster.num_cpus=2"]
+    with log.open("ab") as file:
+        job = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        yield job
+    finally:
+        if job.poll() is None:
+            job.kill()
+        job.wait(timeout=30)
+
+
+def wait_for_workers(journal: Path) -> None:
+    """Wait for the workers of a driver that was killed: they end with it."""
+    workers = {int(line[0]) for line in read_journal(journal)}
+    wait_until("the killed driver's workers to end", lambda: not any(map(is_alive, workers)))
+
+
+def finish(config: str, log: Path, run: str, corpus: str, undisturbed: set) -> None:
+    with job_on_its_own_ray(config, log) as job:
+        assert job.wait(timeout=240) == 0, log.read_text()
+    check_run(run, corpus, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_job_through_a_throttling_store_that_then_refuses_stops_clearly_and_goes_on(
+    tmp_path, s3, corpus, undisturbed, proxy
+):
+    run, log = f"{s3}/{tmp_path.name}/run", tmp_path / "log"
+    config = write_config(tmp_path, corpus, run, latency_s=0.1)
+    throttle = at_random("503", 0.1)
+
+    def refuse_after_a_part(seen: Seen) -> str:
+        return "403" if any("part-00001" in one.path for one in proxy.seen[:-10]) else throttle(seen)
+
+    proxy.plan = refuse_after_a_part
+    with job_on_its_own_ray(config, log) as job:
+        assert job.wait(timeout=180) == STOPPED_EARLY_STATUS, log.read_text()
+    told = log.read_text()
+    assert f"error: {s3}" in told, told
+    assert "PermissionError" in told
+    assert "the same command goes on" in told
+    assert "Traceback" not in told
+    proxy.plan = at_random("503", 0.1, seed=1)
+    finish(config, log, run, corpus, undisturbed)
+
+
+def kill_at(proxy: FaultProxy, config: str, log: Path, journal: Path, plan: Plan) -> None:
+    """Kill the driver, and the cluster with it, when a request of a run is held."""
+    proxy.forget()
+    proxy.plan = plan
+    with job_on_its_own_ray(config, log) as job:
+        wait_until("the step", lambda: proxy.held.is_set() or job.poll() is not None, 120)
+        assert proxy.held.is_set(), log.read_text()
+        job.send_signal(signal.SIGKILL)
+        job.wait(timeout=30)
+    wait_for_workers(journal)
+    proxy.plan = never
+    proxy.release()
+
+
+def hold_step(run: str, step: str, fault: str) -> Plan:
+    method, part = DRIVER_STEPS[step]
+    name = run.removeprefix("s3://")
+    return lambda seen: fault if seen.method == method and name in seen.path and part in seen.path else ""
+
+
+@pytest.mark.slow
+def test_a_cluster_lost_with_its_head_is_followed_by_a_new_one_from_the_store_alone(
+    tmp_path, s3, corpus, undisturbed, proxy
+):
+    run, log, journal = f"{s3}/{tmp_path.name}/run", tmp_path / "log", tmp_path / "journal"
+    config = write_config(tmp_path, corpus, run, latency_s=0.1, journal=str(journal))
+    kill_at(proxy, config, log, journal, hold_step(run, "publish", "done"))
+    finish(config, log, run, corpus, undisturbed)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("fault", ["hold", "done"])
+@pytest.mark.parametrize("step", DRIVER_STEPS)
+def test_a_driver_killed_at_any_step_is_followed_by_one_that_goes_on(
+    tmp_path, s3, corpus, undisturbed, proxy, step, fault
+):
+    run, log, journal = f"{s3}/{tmp_path.name}/run", tmp_path / "log", tmp_path / "journal"
+    config = write_config(tmp_path, corpus, run, latency_s=0.05, journal=str(journal))
+    kill_at(proxy, config, log, journal, hold_step(run, step, fault))
+    finish(config, log, run, corpus, undisturbed)
+
+
+@pytest.mark.chaos
+def test_drivers_killed_at_random_moments_lose_and_repeat_nothing(tmp_path, s3, corpus, undisturbed, proxy):
+    chance = random.Random(3)
+    killed = runs = 0
+    while killed < CHAOS_KILLS:
+        folder = tmp_path / str(runs)
+        folder.mkdir()
+        run, log, journal = f"{s3}/{tmp_path.name}/run-{runs}", folder / "log", folder / "journal"
+        config = write_config(folder, corpus, run, latency_s=0.2, journal=str(journal))
+        runs += 1
+        for _ in range(4):
+            with job_on_its_own_ray(config, log) as job:
+                time.sleep(chance.uniform(4, 20))
+                killed += job.poll() is None
+                job.kill()
+            wait_for_workers(journal)
+        finish(config, log, run, corpus, undisturbed)
+    print(f"{killed} kills in {runs} runs")
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(("fault", "rate"), [("503", 0.5), ("500", 0.5), ("reset", 0.1), ("lost", 0.1), ("503", 0.01)])
+def test_a_job_through_a_failing_store_ends_as_if_undisturbed(tmp_path, s3, corpus, undisturbed, proxy, fault, rate):
+    run, log = f"{s3}/{tmp_path.name}/run", tmp_path / "log"
+    config = write_config(tmp_path, corpus, run, latency_s=0.1)
+    proxy.plan = at_random(fault, rate)
+    finish(config, log, run, corpus, undisturbed)
+    print(f"{fault} {rate}: {dict(proxy.count())}")
+
+
+@pytest.mark.slow
+def test_a_driver_that_wakes_up_after_its_successor_has_ended_the_run_changes_nothing(
+    tmp_path, s3, corpus, undisturbed, ray_session
+):
+    run, log = f"{s3}/{tmp_path.name}/run", tmp_path / "log"
+    config = write_config(tmp_path, corpus, run, latency_s=0.5)
+    with started_job(config, ray_session, log) as old:
+        wait_until("a part", lambda: Folder(f"{run}/ledger").list_files(".parquet", recursive=True))
+        old.send_signal(signal.SIGSTOP)
+        with started_job(config, ray_session, tmp_path / "log2") as new:
+            assert new.wait(timeout=180) == 0, (tmp_path / "log2").read_text()
+        before = read_files(run)
+        old.send_signal(signal.SIGCONT)
+        assert old.wait(timeout=60) == STOPPED_EARLY_STATUS, log.read_text()
+    assert "replaced by a newer one" in log.read_text()
+    after = read_files(run)
+    assert {name for name in {*before, *after} if before.get(name) != after.get(name)} <= {"drivers/state-00000.json"}
+    check_run(run, corpus, undisturbed)
+    assert len(read_rows(run)) == NUM_UNITS
+
+
+@pytest.mark.slow
+def test_a_job_names_a_broken_shard_of_its_corpus_and_goes_on_once_it_is_restored(
+    tmp_path, s3, corpus, undisturbed, ray_session
+):
+    run, log = f"{s3}/{tmp_path.name}/run", tmp_path / "log"
+    config = write_config(tmp_path, corpus, run)
+    items = Folder(f"{corpus}/items")
+    name = items.list_files()[0]
+    whole = items.read_bytes(name)
+    items.write_atomic(name, whole[:-50])
+    try:
+        with started_job(config, ray_session, log) as job:
+            assert job.wait(timeout=120) == 2, log.read_text()
+    finally:
+        items.write_atomic(name, whole)
+    assert f"error: {items.url}/{name}: is not the Parquet file it must be" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    with started_job(config, ray_session, log) as job:
+        assert job.wait(timeout=120) == 0, log.read_text()
+    check_run(run, corpus, undisturbed)
+
+
+def read_files(run: str) -> dict[str, bytes]:
+    folder = Folder(run)
+    return {name: folder.read_bytes(name) for name in folder.list_files(recursive=True)}

@@ -1,0 +1,55 @@
+"""A process whose event loop stands still is killed, and no other."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.test_reaper import is_alive
+
+WORKER = """
+import asyncio, threading, time
+from judgetrace.loop_guard import guard_loop
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+guard_loop(loop, 3.0)
+time.sleep(1.0)
+print("up", flush=True)
+{then}
+"""
+
+
+def start(then: str) -> subprocess.Popen:
+    worker = subprocess.Popen([sys.executable, "-c", WORKER.format(then=then)], stdout=subprocess.PIPE, text=True)
+    assert worker.stdout.readline() == "up\n"
+    return worker
+
+
+@pytest.mark.parametrize("then", ["time.sleep(60)", "loop.call_soon_threadsafe(time.sleep, 60); time.sleep(60)"])
+def test_a_process_that_is_stopped_or_whose_loop_is_blocked_is_killed_in_time(then):
+    worker = start(then)
+    if then == "time.sleep(60)":
+        worker.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    assert worker.wait(timeout=20) == -signal.SIGKILL
+    assert time.monotonic() - began < 5
+
+
+def test_a_process_whose_main_thread_is_busy_lives():
+    worker = start("time.sleep(6); print('done', flush=True)")
+    assert worker.stdout.readline() == "done\n"
+    assert worker.wait(timeout=20) == 0
+
+
+def test_the_guard_ends_with_its_process():
+    worker = start("time.sleep(60)")
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(worker.pid)], capture_output=True, text=True, check=True)
+    (guard,) = (int(line) for line in found.stdout.split())
+    worker.kill()
+    worker.wait()
+    deadline = time.monotonic() + 10
+    while is_alive(guard):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
