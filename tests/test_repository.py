@@ -66,6 +66,7 @@ PURE_ROOMS = (
     "level_tree",
     "limits",
     "live",
+    "metrics",
     "model_store",
     "pacing",
     "parsing",

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from judgetrace.config import UserError
@@ -20,6 +20,7 @@ from judgetrace.engine import EngineConfig, EngineStartError
 from judgetrace.ledger import current_shard_files, is_finished, list_shard_files
 from judgetrace.limits import RunLimits
 from judgetrace.live import LiveLine
+from judgetrace.metrics import RunMetrics, RunView
 from judgetrace.products import Product
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import StageWatch
@@ -66,11 +67,14 @@ class ActorLink:
     """How a worker reaches the RunControl actor."""
 
     def __init__(self, control: Any):
+        import ray
+
         self._control = control
+        self._is_restart = bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
     async def report(self, report: WorkerReport) -> bool:
         """Send the latest report; returns whether to drain."""
-        return bool(await self._control.report.remote(report))
+        return bool(await self._control.report.remote(replace(report, is_restart=self._is_restart)))
 
     async def report_fenced(self, message: str) -> None:
         """Say that a newer driver has taken over."""
@@ -152,8 +156,9 @@ class RunEnd:
 class UnitRun:
     """Drives one call of the job to its end."""
 
-    def __init__(self, job: str, run: RunFolder, driver: int, limits: RunLimits, live: LiveLine):
-        self._job, self._run, self._driver, self._limits, self._live = job, run, driver, limits, live
+    def __init__(self, job: str, run: RunFolder, driver: int, limits: RunLimits, view: RunView):
+        self._job, self._run, self._driver, self._limits = job, run, driver, limits
+        self._live, self._metrics = LiveLine(view), RunMetrics(job, run.folder.url, view)
         self._stop_reason: str | None = None
         self._failure: BaseException | None = None
         self._began = time.monotonic()
@@ -194,7 +199,7 @@ class UnitRun:
             thread.join(timeout=1.0)
             seen: RunSnapshot = ray.get(control.snapshot.remote(), timeout=60)
             watch.note((seen.done.num_draws, seen.done.num_units, sorted(seen.states.items())))
-            self._live.show(seen)
+            self._show(seen)
             self._note_reasons_to_stop(seen)
             if watch.expired and not seen.states:
                 raise UserError(f"gave up: {watch.describe()}\nGive it resources, or raise cluster.wait_s.")
@@ -210,7 +215,12 @@ class UnitRun:
                 self.write_state("running" if told_at == float("inf") else "stopping", seen)
                 said_at = time.monotonic()
         last: RunSnapshot = ray.get(control.snapshot.remote(), timeout=60)
+        self._show(last)
         return last
+
+    def _show(self, seen: RunSnapshot) -> None:
+        self._live.show(seen)
+        self._metrics.record(seen)
 
     def _note_reasons_to_stop(self, seen: RunSnapshot) -> None:
         if self._stop_reason is not None:
@@ -227,6 +237,7 @@ class UnitRun:
                 "seconds": time.monotonic() - self._began,
                 "states": seen.states,
                 "draws_in_flight": seen.draws_in_flight,
+                "engine_restarts": seen.num_restarts,
                 **vars(seen.done),
             },
         )
