@@ -46,7 +46,9 @@ class Prices(BaseModel):
     )
     gpu_source: str = Field(default="", description="Where that price is from; printed with the plan.")
     million_writes: float = Field(
-        default=5.0, ge=0, description="A million PUT, POST or LIST requests. AWS S3 Standard, us-east-1: 0.005 / 1,000."
+        default=5.0,
+        ge=0,
+        description="A million PUT or LIST requests. AWS S3 Standard, us-east-1: 0.005 / 1,000.",
     )
     million_reads: float = Field(
         default=0.4, ge=0, description="A million GET or HEAD requests. AWS S3 Standard, us-east-1: 0.0004 / 1,000."
@@ -56,8 +58,8 @@ class Prices(BaseModel):
 class Capacities(BaseModel):
     """What the parts around the engines take and can give.
 
-    Those said to be measured are of `python -m tests.bench.plan_costs` and of tests/test_planning_requests.py, on 2
-    cores; a faster machine takes less.
+    Those said to be measured are of `python -m tests.bench.planning` on 2 cores; a faster machine takes less. What a
+    shard asks of S3 is in planning/demands.py, and counted by tests/test_planning_requests.py.
     """
 
     model_config = STRICT
@@ -73,7 +75,9 @@ class Capacities(BaseModel):
     )
     store_bytes_per_shard: float = Field(default=750.0, ge=0, description="Object store of a shard's task; measured.")
     writes_per_s: float = Field(
-        default=3500.0, gt=0, description="PUT, POST and DELETE requests a second to a prefix; AWS S3's documented rate."
+        default=3500.0,
+        gt=0,
+        description="PUT and DELETE requests a second to a prefix; AWS S3's documented rate.",
     )
     reads_per_s: float = Field(
         default=5500.0,
@@ -84,7 +88,10 @@ class Capacities(BaseModel):
         default=8e9, gt=0, description="Memory of a worker for the units of its open shards, beside its engine."
     )
     worker_bytes_per_unit: float = Field(
-        default=40e3, ge=0, description="Memory of a unit of an open shard, with its rows and draws; measured."
+        default=40e3,
+        ge=0,
+        description="Memory of a unit of an open shard. An assumption: a prompt of 2,000 tokens as text (8 kB) and as "
+        "a list of ids (16 kB), and the texts of its draws.",
     )
     driver_bytes: float = Field(default=8e9, gt=0, description="Memory of the driver for the shards it counts.")
     driver_bytes_per_shard: float = Field(default=20e3, ge=0, description="Memory of a shard there; measured.")

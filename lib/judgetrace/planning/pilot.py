@@ -13,7 +13,7 @@ import numpy as np
 from judgetrace.config import UserError
 from judgetrace.corpus import read_manifests
 from judgetrace.ledger import current_shard_files
-from judgetrace.planning.engine_model import run_engine
+from judgetrace.planning.engine_model import EngineRun, run_engine
 from judgetrace.run_folder import RunFolder
 from judgetrace.storage import Folder
 from judgetrace.trace_config import InferTracesConfig
@@ -85,7 +85,7 @@ class Pilot:
             tokens += self.run_engine(own, slots, seed=engine).end
         return tokens / self.engine_s * slots
 
-    def run_engine(self, lengths: list[list[float]], slots: int, seed: int) -> Any:
+    def run_engine(self, lengths: list[list[float]], slots: int, seed: int) -> EngineRun:
         """Run units of these lengths on one engine of the model."""
         return run_engine(
             lengths,
@@ -105,7 +105,8 @@ def read_pilot(url: str) -> Pilot:
     if driver.get("job") != "infer_traces":
         found = f"a run of {driver['job']}" if driver else "no run"
         raise UserError(f"pilot = {url}: {found}; expected the run folder of infer_traces, as --limit 200 leaves it")
-    units, spare = _read_units(run.folder)
+    names = list(current_shard_files(run.folder / "traces").values())
+    units, spare = _read_units(run.folder / "traces", names)
     states = list(run.read_states().values())
     engine_s = sum(float(state.get("engine_s", 0.0)) for state in states)
     if not MIN_UNITS <= len(units) <= MAX_UNITS or engine_s <= 0:
@@ -121,18 +122,24 @@ def read_pilot(url: str) -> Pilot:
         engine_s=engine_s,
         seconds=sum(float(state.get("seconds", 0.0)) for state in states),
         num_calls=sum(1 for state in states if state.get("engine_s")),
-        num_engines=max(1, *(sum(state.get("states", {}).values()) for state in states)),
+        num_engines=_count_engines(states, len(names)),
         config=InferTracesConfig.model_validate(driver["config"]),
         units_per_row=num_units / max(1, sum(manifest["counts"]["rows_in"] for manifest in manifests)),
         units_per_shard=int(manifests[0]["config"]["shards"]["units_per_shard"]),
     )
 
 
-def _read_units(run: Folder) -> tuple[list[PilotUnit], list[int]]:
+def _count_engines(states: list[dict[str, Any]], num_shards: int) -> int:
+    """Count the engines that had work: each works on whole shards."""
+    most = max((sum(state.get("states", {}).values()) for state in states), default=1)
+    return max(1, min(num_shards, int(most)))
+
+
+def _read_units(traces: Folder, names: list[str]) -> tuple[list[PilotUnit], list[int]]:
     units: list[PilotUnit] = []
     spare: list[int] = []
-    for name in current_shard_files(run / "traces").values():
-        for row in (run / "traces").read_table(name, _COLUMNS).to_pylist():
+    for name in names:
+        for row in traces.read_table(name, _COLUMNS).to_pylist():
             finished = [draw for draw in row["draws"] if draw["reason"] != "cancelled"]
             needed = [draw for draw in finished if draw["index"] < row["num_needed"]]
             spare += [max(1, draw["output_tokens"]) for draw in finished]
