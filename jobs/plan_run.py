@@ -5,6 +5,9 @@ python -m jobs.plan_run CONFIG.toml [--section.key=value ...]
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 from rich.console import Console
 
 from jobs import infer_traces
@@ -14,7 +17,6 @@ from judgetrace.planning.forecast import Forecaster, list_warnings
 from judgetrace.planning.pilot import read_pilot
 from judgetrace.planning.report import collect_json, describe_basis, print_plan, write_markdown
 from judgetrace.storage import Folder
-from judgetrace.trace_config import InferTracesConfig
 
 
 def main(arguments: list[str]) -> int:
@@ -38,7 +40,7 @@ def run_pilot(config: PlanRunConfig) -> str:
     given = [str(config.pilot_config), f"--limit={config.pilot_units}"]
     if infer_traces.main(given):
         raise UserError(f"pilot_config = {config.pilot_config}: the pilot ended early; see above, and run this again")
-    return load_config(InferTracesConfig, "infer_traces", given).run
+    return str(tomllib.loads(Path(given[0]).read_text(encoding="utf-8"))["run"])
 
 
 if __name__ == "__main__":
