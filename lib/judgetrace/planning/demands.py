@@ -95,5 +95,7 @@ def list_demands(shape: RunShape, limits: Capacities) -> list[Demand]:
 
 
 def rank_bottlenecks(demands: list[Demand]) -> list[Demand]:
-    """Order parts by how soon they limit a larger or faster run: memory that is too small, then the others by share."""
-    return sorted(demands, key=lambda demand: (not (demand.is_memory and demand.share > 1), -demand.share))
+    """Put first what limits the run: memory that is too small, else the busiest part; the others follow by share."""
+    too_small = [demand for demand in demands if demand.is_memory and demand.share > 1]
+    first = max(too_small or [d for d in demands if not d.is_memory], key=lambda demand: demand.share)
+    return [first, *sorted((d for d in demands if d is not first), key=lambda demand: -demand.share)]
