@@ -106,7 +106,7 @@ def read_pilot(url: str) -> Pilot:
         found = f"a run of {driver['job']}" if driver else "no run"
         raise UserError(f"pilot = {url}: {found}; expected the run folder of infer_traces, as --limit 200 leaves it")
     names = list(current_shard_files(run.folder / "traces").values())
-    units, spare = _read_units(run.folder / "traces", names)
+    units, spare = read_units(run.folder / "traces", names)
     states = list(run.read_states().values())
     engine_s = sum(float(state.get("engine_s", 0.0)) for state in states)
     if not MIN_UNITS <= len(units) <= MAX_UNITS or engine_s <= 0:
@@ -135,7 +135,8 @@ def _count_engines(states: list[dict[str, Any]], num_shards: int) -> int:
     return max(1, min(num_shards, int(most)))
 
 
-def _read_units(traces: Folder, names: list[str]) -> tuple[list[PilotUnit], list[int]]:
+def read_units(traces: Folder, names: list[str]) -> tuple[list[PilotUnit], list[int]]:
+    """Read published traces: units, and output tokens of all finished draws; stops beyond MAX_UNITS."""
     units: list[PilotUnit] = []
     spare: list[int] = []
     for name in names:
