@@ -13,8 +13,8 @@ from tests.bench import harness
 from tests.bench.harness import say
 from tests.bench.paced_engine import make_corpus, read_wall_s, run_config, sum_needed_lengths
 
-FULL = {"units": 40_000, "engines": 4, "slots": 32, "mean_s": 0.5, "sigma": 1.0, "shard": 100}
-QUICK = {"units": 10_000, "engines": 4, "slots": 32, "mean_s": 0.5, "sigma": 1.0, "shard": 100}
+FULL = {"units": 40_000, "engines": 4, "slots": 32, "mean_s": 0.25, "sigma": 1.0, "shard": 100}
+QUICK = {"units": 8_000, "engines": 4, "slots": 32, "mean_s": 0.25, "sigma": 1.0, "shard": 100}
 
 
 def main(arguments: list[str]) -> None:
