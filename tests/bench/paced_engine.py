@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,8 @@ def read_wall_s(gate: Path) -> float:
     return max(float(file.read_text()) for file in gate.glob("ended-*")) - float((gate / "began").read_text())
 
 
-def make_corpus(folder: Path, num_units: int, units_per_shard: int) -> Path:
-    """Prepare a corpus of scripted units whose labels are 1 or 2, in this process's Ray."""
+def make_corpus(folder: Path, num_units: int, units_per_shard: int, labels: Sequence[int] = (1, 2)) -> Path:
+    """Prepare a corpus of scripted units with these labels in turn, in this process's Ray."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -78,8 +79,12 @@ def make_corpus(folder: Path, num_units: int, units_per_shard: int) -> Path:
 
     folder.mkdir(parents=True)
     ids = [f"i{n:07d}" for n in range(num_units)]
-    labels = [1 + n % 2 for n in range(num_units)]
-    pq.write_table(pa.table({"id": ids, "text": [f"Text {i}." for i in ids], "label": labels}), folder / "src.parquet")
+    columns = {
+        "id": ids,
+        "text": [f"Text {i}." for i in ids],
+        "label": [labels[n % len(labels)] for n in range(num_units)],
+    }
+    pq.write_table(pa.table(columns), folder / "src.parquet")
     (folder / "guideline.md").write_text("Rate it 1 or 2.\n")
     config = {
         "corpus": str(folder / "corpus"),
@@ -98,7 +103,7 @@ def make_corpus(folder: Path, num_units: int, units_per_shard: int) -> Path:
 def run_config(
     corpus: Path, run: Path, *, replicas: int, slots: int, mean_s: float, gate: Path | None = None, **script: Any
 ) -> dict[str, Any]:
-    """Configure infer_traces on so many paced engines; half of the draws are accepted."""
+    """Configure infer_traces on so many paced engines; half of the draws are accepted, unless `script` has other levels."""
     if gate is not None:
         script |= {"gate": str(gate), "engines": replicas}
     return {

@@ -1,6 +1,6 @@
-"""Scaling: infer_traces on 1 to 64 engines. Simulated: scripted engines of 64 slots, draws of 5 s (exponential mean).
+"""Scaling: infer_traces on 1 to 64 engines. Simulated: scripted engines of 64 slots, draws of 5 s on average (exponential).
 
-Each number of engines has the same units an engine and a Ray of its own; the engines begin to draw together, when all
+Each number of engines has the same units an engine, one draw a unit, and a Ray of its own; the engines begin to draw together, when all
 are up, so that start-up is left out. Time runs from there to the end of the last draw.
 
 efficiency_N          units/s on N engines over N times those on one
@@ -22,8 +22,8 @@ from tests.bench import harness
 from tests.bench.harness import say
 from tests.bench.paced_engine import make_corpus, read_wall_s, run_config, sum_needed_lengths
 
-FULL = {"engines": "1,2,4,8,64", "units": 2600, "slots": 64, "mean_s": 5.0, "shard": 50}
-QUICK = {"engines": "1,8", "units": 400, "slots": 64, "mean_s": 5.0, "shard": 20}
+FULL = {"engines": "1,2,4,8,64", "units": 4000, "slots": 64, "mean_s": 5.0, "shard": 20}
+QUICK = {"engines": "1,8", "units": 1000, "slots": 64, "mean_s": 5.0, "shard": 20}
 
 
 def measure(folder: Path, options: Any, replicas: int) -> dict[str, Any]:
@@ -34,11 +34,10 @@ def measure(folder: Path, options: Any, replicas: int) -> dict[str, Any]:
 
     units = options.units * replicas
     with harness.own_ray():
-        corpus = make_corpus(folder / "input", units, options.shard)
+        corpus = make_corpus(folder / "input", units, options.shard, labels=(1,))
         gate, run = folder / "gate", folder / "run"
-        config = run_config(
-            corpus, run, replicas=replicas, slots=options.slots, mean_s=options.mean_s, gate=gate, sigma=0.0
-        )
+        sizes = {"replicas": replicas, "slots": options.slots, "mean_s": options.mean_s}
+        config = run_config(corpus, run, gate=gate, sigma=0.0, levels=[1], **sizes)
         began, before = time.time(), sum(psutil.Process().cpu_times()[:2])
         if infer_traces.main([str(harness.write_config(folder / "config.toml", config))]):
             raise RuntimeError("infer_traces failed")

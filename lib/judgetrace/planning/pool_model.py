@@ -1,7 +1,7 @@
 """A pool of engines at work, shard by shard: what they hold, what is left to give out, who idles at the end. Pure.
 
 An engine works through the shards it holds in the order it got them, all of its slots full; the draw-by-draw end of its
-last units is added from engine_model. Ray Data gives an engine new shards as old ones end, up to twice as many as it
+last units is added from engine_model. Ray Data gives an engine new shards as old ones end, up to some more than it
 works on at once, and takes none back: that is what leaves some engines without work while others still have some.
 """
 
