@@ -1,7 +1,7 @@
-"""Scaling: infer_traces on 1 to 64 engines. Simulated: scripted engines of 64 slots, draws of 5 s on average (exponential).
+"""Scaling: infer_traces on 1 to 64 engines. Simulated: scripted engines, 64 slots, draws of 5 s (exponential).
 
-Each number of engines has the same units an engine, one draw a unit, and a Ray of its own; the engines begin to draw together, when all
-are up, so that start-up is left out. Time runs from there to the end of the last draw.
+Each number of engines has the same units an engine, one draw a unit, and a Ray of its own. The engines begin to draw
+together, when all are up, so that start-up is left out. Time runs from there to the end of the last draw.
 
 efficiency_N          units/s on N engines over N times those on one
 slot_use_N            time that all slots would need for the draws that outcomes depend on, over the time it took: the
