@@ -11,7 +11,7 @@ def test_a_limit_cuts_the_last_shard_and_leaves_out_the_rest():
 
 
 def test_enough_shards_are_open_that_stragglers_leave_no_slot_idle():
-    # A shard stays open for its slowest unit: two shards of 100 units left engines of 32 slots idle a fifth of the time.
+    # A shard stays open for its slowest unit: two of 100 units left engines of 32 slots idle a fifth of the time.
     def at_once(slots: int, units: int) -> int:
         return shards_at_once(EngineConfig(slots=slots), [ShardTask(0, units)])
 
