@@ -103,8 +103,7 @@ def make_corpus(folder: Path, num_units: int, units_per_shard: int, labels: Sequ
 def run_config(
     corpus: Path, run: Path, *, replicas: int, slots: int, mean_s: float, gate: Path | None = None, **script: Any
 ) -> dict[str, Any]:
-    in_turn = [labels[n % len(labels)] for n in range(num_units)]
-    columns = {"id": ids, "text": [f"Text {i}." for i in ids], "label": in_turn}
+    """Configure infer_traces on so many paced engines; half of the draws are accepted, or what `script` says."""
     if gate is not None:
         script |= {"gate": str(gate), "engines": replicas}
     return {
