@@ -55,6 +55,13 @@ def test_accepted_and_tokens_are_means_of_the_pilot_times_units():
     assert 250e6 <= tokens <= 250e6 + 8 * 10 * 400  # beside the needed ones, at most what slots do ahead at the end
 
 
+def test_a_pilot_whose_units_are_all_accepted_forecasts_that_of_all():
+    # Weights of 200 units add up to a little more than 1, and the root of a negative number is none.
+    units = tuple(replace(unit, outcome="accepted") for unit in make_pilot(num=200).units)
+    figure = make_forecaster(make_pilot(units=units)).forecast(1600, 4).figures["accepted"]
+    assert (figure.low, figure.value, figure.high) == (1600, 1600, 1600)
+
+
 def test_draws_in_vain_of_the_pilot_are_not_scaled_up():
     few = make_forecaster(make_pilot(spare_tokens=(100_000,))).forecast(1_000_000, 1).figures["output_tokens"]
     assert few.value == pytest.approx(250e6, rel=0.01)

@@ -44,7 +44,9 @@ def run(folder: Path, config: dict[str, Any], limit: int) -> float:
 
 def paced(folder: Path, corpus: Path, options: Any, replicas: int) -> dict[str, Any]:
     sizes = {"slots": options.slots, "mean_s": options.mean_s, "sigma": options.sigma, "output_tokens": 200}
-    return run_config(corpus, folder / "run", replicas=replicas, gate=folder / "gate", **sizes)
+    config = run_config(corpus, folder / "run", replicas=replicas, gate=folder / "gate", **sizes)
+    # Few draws, so that some units are exhausted.
+    return config | {"sampling": {"max_draws": 4, "max_tokens": 4000}}
 
 
 def read_run(folder: Path) -> dict[str, float]:

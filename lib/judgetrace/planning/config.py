@@ -58,22 +58,22 @@ class Prices(BaseModel):
 class Capacities(BaseModel):
     """What the parts around the engines take and can give.
 
-    Those said to be measured are of `python -m tests.bench.planning` on 2 cores; a faster machine takes less. What a
-    shard asks of S3 is in planning/demands.py, and counted by tests/test_planning_requests.py.
+    Those said to be measured are of `python -m tests.bench.planning --quick` on 2 cores, slopes from 50 to 250 shards;
+    what a hundred thousand take was not measured. What a shard asks of S3 is in planning/demands.py, and counted by tests/test_planning_requests.py.
     """
 
     model_config = STRICT
 
     driver_ms_per_shard: float = Field(
-        default=30.0, ge=0, description="Time of the driver to give out a shard and take it back; measured."
+        default=3.2, ge=0, description="CPU time of the driver to give out a shard and take it back; measured."
     )
     driver_ms_per_report: float = Field(
-        default=1.0, ge=0, description="Time of the head for a worker's report, one a second and worker; measured."
+        default=0.15, ge=0, description="Time of the head for a worker's report, one a second and worker; measured."
     )
     store_bytes: float = Field(
         default=1e9, gt=0, description="Ray's object store on the head, as in cluster/: object-store-memory."
     )
-    store_bytes_per_shard: float = Field(default=750.0, ge=0, description="Object store of a shard's task; measured.")
+    store_bytes_per_shard: float = Field(default=740.0, ge=0, description="Object store of a shard's task; measured.")
     writes_per_s: float = Field(
         default=3500.0,
         gt=0,
@@ -94,7 +94,7 @@ class Capacities(BaseModel):
         "a list of ids (16 kB), and the texts of its draws.",
     )
     driver_bytes: float = Field(default=8e9, gt=0, description="Memory of the driver for the shards it counts.")
-    driver_bytes_per_shard: float = Field(default=20e3, ge=0, description="Memory of a shard there; measured.")
+    driver_bytes_per_shard: float = Field(default=15e3, ge=0, description="Memory of a shard there; measured.")
 
 
 class PlanRunConfig(BaseModel):

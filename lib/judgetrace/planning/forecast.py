@@ -139,7 +139,8 @@ class Forecaster:
         pace = stats.output_tokens / stats.output_tokens[0] * self._slowness
         walls = fixed + (shape.wall_s - fixed) * pace
         hours = walls / 3600 * replicas * rates.gpus
-        share = stats.accepted
+        # Sums of weights may pass 1 by a rounding.
+        share = np.clip(stats.accepted, 0.0, 1.0)
         accepted = units * share + self._noise * np.sqrt(units * share * (1 - share))
         output = units * stats.output_tokens + replicas * rates.tail_tokens
         prompt = units * stats.prompt_tokens
