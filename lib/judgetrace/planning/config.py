@@ -59,7 +59,8 @@ class Capacities(BaseModel):
     """What the parts around the engines take and can give.
 
     Those said to be measured are of `python -m tests.bench.planning --quick` on 2 cores, slopes from 50 to 250 shards;
-    what a hundred thousand take was not measured. What a shard asks of S3 is in planning/demands.py, and counted by tests/test_planning_requests.py.
+    what a hundred thousand take was not measured. What a shard asks of S3 is in planning/demands.py, and counted by
+    tests/test_planning_requests.py.
     """
 
     model_config = STRICT
