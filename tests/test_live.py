@@ -6,6 +6,7 @@ import pytest
 
 from judgetrace.control import RunControl, RunSnapshot, WorkCounts, WorkerReport
 from judgetrace.live import LiveLine, format_seconds
+from judgetrace.metrics import RunView
 
 
 @pytest.mark.parametrize(
@@ -17,29 +18,33 @@ def test_durations_are_written_for_people(seconds, text):
 
 def test_the_line_tells_units_tokens_and_time_left(capsys):
     clock = iter(range(1000, 2000, 10))
-    line = LiveLine(total=400, done_before=100, clock=lambda: float(next(clock)))
+    line = LiveLine(
+        RunView(400, WorkCounts(Counter(accepted=80, exhausted=20), output_tokens=20000)),
+        clock=lambda: float(next(clock)),
+    )
     for step in range(1, 7):
         line.show(
             RunSnapshot(
                 states=Counter(running=2),
                 done=WorkCounts(
-                    outcomes=Counter(accepted=20 * step, exhausted=5 * step),
+                    outcomes=Counter(accepted=20 * step, exhausted=4 * step, quarantined=step),
                     num_draws=100 * step,
                     output_tokens=5000 * step,
                 ),
                 draws_in_flight=128,
+                num_restarts=step // 2,
             )
         )
     last = capsys.readouterr().err.splitlines()[-1]
-    # 150 units in 50 s since the first draw, 150 to go; 5,000 tokens every 10 s.
+    # 150 units in 50 s since the first draw, 150 to go; 5,000 tokens every 10 s; 80 + 120 accepted for 50,000 tokens.
     assert last == (
-        "250/400 units  120 accepted  500 tokens/s  250 tokens per accepted  128 draws in flight on 2 engine(s)  "
-        "about 50 s left"
+        "250/400 units  200 accepted (80.0%)  6 quarantined  500 tokens/s  250 tokens per accepted  "
+        "128 draws in flight on 2 engine(s)  3 restart(s)  about 50 s left"
     )
 
 
 def test_before_the_first_draw_the_line_tells_what_the_engines_do(capsys):
-    LiveLine(total=10, done_before=0).show(RunSnapshot(states=Counter(starting=1)))
+    LiveLine(RunView(10, WorkCounts())).show(RunSnapshot(states=Counter(starting=1)))
     assert capsys.readouterr().err.startswith("engines: 1 starting (")
 
 
@@ -51,7 +56,9 @@ def test_reports_of_replaced_workers_count_on_but_not_as_running():
     )
     control.report(WorkerReport("loading", "starting"))
     clock[0] = 60.0
-    control.report(WorkerReport("new", "running", WorkCounts(Counter(accepted=1), output_tokens=5), draws_in_flight=2))
+    done = WorkCounts(Counter(accepted=1), output_tokens=5)
+    control.report(WorkerReport("new", "running", done, draws_in_flight=2, is_restart=True))
     seen = control.snapshot()
     assert seen.states == {"running": 1, "starting": 1}
     assert (seen.done.outcomes["accepted"], seen.done.output_tokens, seen.draws_in_flight) == (4, 35, 2)
+    assert seen.num_restarts == 1

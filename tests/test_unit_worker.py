@@ -52,7 +52,7 @@ def corpus(tmp_path) -> Folder:
 
 
 def make_worker(tmp_path, corpus, **changes) -> tuple[UnitWorker, Link, Folder]:
-    run = Folder(str(tmp_path / changes.pop("run", "run")))
+    run = Folder(changes.pop("run_url", None) or str(tmp_path / changes.pop("run", "run")))
     script = changes.pop("script", {})
     settings = {
         "run": run.url,

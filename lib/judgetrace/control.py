@@ -44,6 +44,8 @@ class WorkerReport:
     """starting, running, draining."""
     done: WorkCounts = field(default_factory=WorkCounts)
     draws_in_flight: int = 0
+    is_restart: bool = False
+    """Whether it took the place of a worker that died."""
 
 
 @dataclass
@@ -53,6 +55,7 @@ class RunSnapshot:
     states: Counter[str] = field(default_factory=Counter)
     done: WorkCounts = field(default_factory=WorkCounts)
     draws_in_flight: int = 0
+    num_restarts: int = 0
     fenced: str | None = None
 
 
@@ -88,4 +91,5 @@ class RunControl:
                 total.states[report.state] += 1
                 total.draws_in_flight += report.draws_in_flight
             total.done += report.done
+            total.num_restarts += report.is_restart
         return total

@@ -185,8 +185,10 @@ class Engine(Protocol):
 
     @property
     def num_beats(self) -> int | None:
-        """Signs of life so far: grows with every token of any request; null where none is seen before an answer, and
-        requests have timeouts of their own."""
+        """Signs of life so far; grows with every token of any request.
+
+        Null where none is seen before an answer, and requests have timeouts of their own.
+        """
 
     def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
         """Make prompts of chat messages, with the model's template, up to where its answer begins."""

@@ -8,23 +8,16 @@ from collections import deque
 from collections.abc import Callable
 
 from judgetrace.control import RunSnapshot
+from judgetrace.metrics import RunView
 
 _WINDOW_S = 30.0
 
 
 class LiveLine:
-    """Shows how far a run is: `done_before` of `total` units were decided before this call; `hit` is a good outcome."""
+    """Shows how far a run is."""
 
-    def __init__(
-        self,
-        total: int,
-        done_before: int,
-        hit: str = "accepted",
-        every_s: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._hit = hit
-        self._total, self._done_before, self._every_s = total, done_before, every_s
+    def __init__(self, view: RunView, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic):
+        self._view, self._every_s = view, every_s
         self._is_terminal = sys.stderr.isatty()
         self._clock = clock
         self._began = clock()
@@ -58,18 +51,26 @@ class LiveLine:
             return f"engines: {states} ({self._clock() - self._began:.0f} s)"
         now, then, tokens = self._history[-1][0], *self._history[0]
         tokens_per_s = (snapshot.done.output_tokens - tokens) / max(now - then, 1e-9)
-        done = self._done_before + snapshot.done.num_units
-        hits = snapshot.done.outcomes[self._hit]
+        figures, hit = self._view.figures(snapshot), self._view.hit
         # Over the whole call: units that are hard to decide end in bursts, which a short window takes for a trend.
         worked = now - (now if self._drew_at is None else self._drew_at)
-        rest = worked * (self._total - done) / max(1, snapshot.done.num_units)
+        rest = worked * (figures.planned - figures.decided) / max(1, snapshot.done.num_units)
         left = f"about {format_seconds(rest)} left" if worked > _WINDOW_S / 2 else "time left unknown yet"
-        per_hit = (
-            f"{snapshot.done.output_tokens / hits:.0f} tokens per {self._hit}" if hits else f"none {self._hit} yet"
-        )
-        return (
-            f"{done:,}/{self._total:,} units  {hits:,} {self._hit}  {tokens_per_s:,.0f} tokens/s  {per_hit}  "
-            f"{snapshot.draws_in_flight} draws in flight on {sum(snapshot.states.values())} engine(s)  {left}"
+        share = "" if figures.utilisation is None else f" ({figures.utilisation:.1%})"
+        per_hit = f"none {hit} yet"
+        if figures.tokens_per_accepted is not None:
+            per_hit = f"{figures.tokens_per_accepted:,.0f} tokens per {hit}"
+        return "  ".join(
+            [
+                f"{figures.decided:,}/{figures.planned:,} units",
+                f"{figures.accepted:,} {hit}{share}",
+                *([f"{figures.quarantined:,} quarantined"] if figures.quarantined else []),
+                f"{tokens_per_s:,.0f} tokens/s",
+                per_hit,
+                f"{snapshot.draws_in_flight} draws in flight on {sum(snapshot.states.values())} engine(s)",
+                *([f"{figures.restarts:,} restart(s)"] if figures.restarts else []),
+                left,
+            ]
         )
 
 

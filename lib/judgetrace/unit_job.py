@@ -15,7 +15,7 @@ from rich.console import Console
 
 from judgetrace.decisions import Decider
 from judgetrace.limits import RunLimits
-from judgetrace.live import LiveLine
+from judgetrace.metrics import RunView, count_earlier
 from judgetrace.products import TRACE_PRODUCT
 from judgetrace.rating_config import RateItemsConfig
 from judgetrace.run_folder import RunFolder
@@ -117,13 +117,13 @@ def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) ->
         # More was appended, or failed units are retried: the run is not complete any more.
         run.folder.delete(["manifest.json"])
     before = summarise_run(run, job.inputs.corpus, product, total)
-    decided_before = before["decided"] - before["outcomes"].get("failed", 0)
+    view = RunView(total, count_earlier(before), job.hit)
     console.print(
-        f"run {config.run}: {total:,} units in {len(planned):,} shards, {decided_before:,} decided earlier; "
+        f"run {config.run}: {total:,} units in {len(planned):,} shards, {view.earlier.num_units:,} decided earlier; "
         f"{len(tasks):,} shards to go"
     )
     limits = RunLimits(config.limits, config.endpoint)
-    call = UnitRun(job.name, run, driver, limits, LiveLine(total, decided_before, job.hit))
+    call = UnitRun(job.name, run, driver, limits, view)
     if tasks:
         end = call.work(job.worker_spec(driver), tasks, config.cluster.wait_s)
     summary = summarise_run(run, job.inputs.corpus, product, total)

@@ -202,7 +202,9 @@ class UnitWorker:
                     for unit, draws in units
                 ]
             await asyncio.gather(*(future for future in done if future is not None))
-            return await self._close_shard(shard)
+            decided = await self._close_shard(shard)
+            await self._report_last()
+            return decided
         except EngineDeadError:
             await self._die()
             raise
@@ -375,16 +377,26 @@ class UnitWorker:
             await asyncio.sleep(REPORT_EVERY_S)
             if self._report.state == "starting":
                 heard_at = self._loop.time()
-            else:
-                self._done.engine_s = self._scheduler.busy_s
-                self._report.draws_in_flight = self._scheduler.in_flight
             try:
-                drain = await self._link.report(self._report)
+                drain = await self._send_report()
                 heard_at = self._loop.time()
             except Exception:  # noqa: BLE001 - any error means: not reached; a minute of it means: gone
                 drain = self._loop.time() - heard_at > DRIVER_SILENT_S
             if drain and not self._draining and self._report.state == "running":
                 self._begin_drain()
+
+    async def _send_report(self) -> bool:
+        if self._report.state != "starting":
+            self._done.engine_s = self._scheduler.busy_s
+            self._report.draws_in_flight = self._scheduler.in_flight
+        return await self._link.report(self._report)
+
+    async def _report_last(self) -> None:
+        """Tell the counts ahead of time: after this the process may end."""
+        try:
+            await self._send_report()
+        except Exception:  # noqa: BLE001 - whether the driver is gone is for _report_forever to find out
+            return
 
     def _begin_leaving(self, seconds: float) -> None:
         self._leaving = True
@@ -424,6 +436,7 @@ class UnitWorker:
         try:
             for shard in list(self._shards.values()):
                 await self._commit_unless_finished(shard)
+            await self._report_last()
         finally:
             if self._recorder is not None:
                 self._recorder.close()

@@ -1,0 +1,47 @@
+"""A pilot of infer_traces -> plan.json, plan.md: what the whole run would take, and what would limit it.
+
+python -m jobs.plan_run CONFIG.toml [--section.key=value ...]
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from rich.console import Console
+
+from jobs import infer_traces
+from judgetrace.config import UserError, load_config, run_job
+from judgetrace.planning.config import PlanRunConfig
+from judgetrace.planning.forecast import Forecaster, list_warnings
+from judgetrace.planning.pilot import read_pilot
+from judgetrace.planning.report import collect_json, describe_basis, print_plan, write_markdown
+from judgetrace.storage import Folder
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job; returns its exit status: 0, or 2 for unusable input."""
+    config = load_config(PlanRunConfig, "plan_run", arguments)
+    console = Console(highlight=False)
+    pilot = read_pilot(config.pilot or run_pilot(config))
+    forecaster = Forecaster(pilot, config)
+    scenarios = [forecaster.forecast(rows, replicas) for rows in config.rows for replicas in config.replicas]
+    basis, warnings = describe_basis(pilot, forecaster, config), list_warnings(pilot, forecaster)
+    currency, output = config.prices.currency, Folder(config.output)
+    print_plan(console, scenarios, currency, basis, warnings)
+    output.write_atomic("plan.md", write_markdown(scenarios, currency, basis, warnings).encode())
+    output.write_json("plan.json", collect_json(scenarios, config, basis, warnings))
+    console.print(f"\nPlan: [bold]{output.url}/plan.md[/]", soft_wrap=True)
+    return 0
+
+
+def run_pilot(config: PlanRunConfig) -> str:
+    """Run the pilot; returns its run folder. Raises UserError where it ended early."""
+    given = [str(config.pilot_config), f"--limit={config.pilot_units}"]
+    if infer_traces.main(given):
+        raise UserError(f"pilot_config = {config.pilot_config}: the pilot ended early; see above, and run this again")
+    return str(tomllib.loads(Path(given[0]).read_text(encoding="utf-8"))["run"])
+
+
+if __name__ == "__main__":
+    run_job(main)

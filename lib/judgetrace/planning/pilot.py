@@ -1,0 +1,167 @@
+"""What a pilot tells: its units' draws, how fast its engine was, how it was set up. Reads a run folder of infer_traces.
+
+The first units of a corpus are a sample of it: shards are filled in an order that is a hash of item ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from judgetrace.config import UserError
+from judgetrace.corpus import read_manifests
+from judgetrace.ledger import current_shard_files
+from judgetrace.planning.engine_model import EngineRun, run_engine
+from judgetrace.run_folder import RunFolder
+from judgetrace.storage import Folder
+from judgetrace.trace_config import InferTracesConfig
+from judgetrace.unit_run import ShardTask, shards_at_once
+
+MIN_UNITS = 30
+MAX_UNITS = 20_000
+_COLUMNS = ["item_id", "outcome", "num_needed", "draws"]
+
+
+@dataclass(frozen=True)
+class PilotUnit:
+    """A decided unit."""
+
+    item_id: str
+    outcome: str
+    output_tokens: tuple[int, ...]
+    """Of the draws that the outcome depends on, by index."""
+    prompt_tokens: int
+    """Of the same draws, together."""
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """A pilot's units, and what it ran on."""
+
+    units: tuple[PilotUnit, ...]
+    spare_tokens: tuple[int, ...]
+    """Output tokens of all finished draws."""
+    engine_s: float
+    """Seconds with a draw in flight, added over engines."""
+    seconds: float
+    """Of all calls, from the start of the pool to its end."""
+    num_calls: int
+    num_engines: int
+    config: InferTracesConfig
+    units_per_row: float
+    units_per_shard: int
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether draws are sampled one after the other."""
+        return self.config.sampling.mode == "sequential"
+
+    @property
+    def overhead_s(self) -> float:
+        """What a call takes besides sampling: start, last commits, end."""
+        return max(0.0, self.seconds - self.engine_s / self.num_engines) / self.num_calls
+
+    def lengths(self) -> list[list[float]]:
+        """Return the output tokens of each unit's needed draws, at least one each: a draw takes a while."""
+        return [[max(1.0, float(n)) for n in unit.output_tokens] for unit in self.units]
+
+    def shards_at_once(self, slots: int, units_per_shard: int) -> int:
+        """Return how many shards an engine works on at once."""
+        engine = self.config.engine.model_copy(update={"slots": slots})
+        return shards_at_once(engine, [ShardTask(0, units_per_shard)])
+
+    def slot_tokens_per_s(self) -> float:
+        """Compute the tokens a second of one engine with all slots full.
+
+        The pilot's own tokens over its engine seconds would be too few: its first and last draws left slots idle, and
+        draws that ran ahead at its end were in vain. So the pilot is run again in the model, whose clock counts tokens
+        of one slot, and the rate is the one at which the model takes the pilot's engine seconds.
+        """
+        lengths, slots, tokens = self.lengths(), self.config.engine.slots, 0.0
+        for engine in range(self.num_engines):
+            own = lengths[engine :: self.num_engines]
+            tokens += self.run_engine(own, slots, seed=engine).end
+        return tokens / self.engine_s * slots
+
+    def run_engine(self, lengths: list[list[float]], slots: int, seed: int) -> EngineRun:
+        """Run units of these lengths on one engine of the model."""
+        return run_engine(
+            lengths,
+            slots=slots,
+            max_draws=self.config.sampling.max_draws,
+            one_at_a_time=self.one_at_a_time,
+            spare=self.spare_tokens or (1,),
+            seed=seed,
+        )
+
+
+def read_pilot(url: str) -> Pilot:
+    """Read a finished pilot. Raises UserError for what is none."""
+    run = RunFolder(Folder(url))
+    newest = run.newest_driver()
+    driver = run.read_driver(newest) if newest >= 0 else {}
+    if driver.get("job") != "infer_traces":
+        found = f"a run of {driver['job']}" if driver else "no run"
+        raise UserError(f"pilot = {url}: {found}; expected the run folder of infer_traces, as --limit 200 leaves it")
+    names = list(current_shard_files(run.folder / "traces").values())
+    units, spare = read_units(run.folder / "traces", names)
+    states = list(run.read_states().values())
+    engine_s = sum(float(state.get("engine_s", 0.0)) for state in states)
+    if not MIN_UNITS <= len(units) <= MAX_UNITS or engine_s <= 0:
+        raise UserError(
+            f"pilot = {url}: {len(units):,} decided units in {engine_s:.1f} s of engine time; expected {MIN_UNITS} to "
+            f"{MAX_UNITS:,} units of a run that has ended: python -m jobs.infer_traces CONFIG.toml --limit 200"
+        )
+    manifests = read_manifests(Folder(driver["corpus"]))
+    num_units = sum(shard["units"] for manifest in manifests for shard in manifest["shards"])
+    return Pilot(
+        units=tuple(units),
+        spare_tokens=tuple(spare),
+        engine_s=engine_s,
+        seconds=sum(float(state.get("seconds", 0.0)) for state in states),
+        num_calls=sum(1 for state in states if state.get("engine_s")),
+        num_engines=_count_engines(states, len(names)),
+        config=InferTracesConfig.model_validate(driver["config"]),
+        units_per_row=num_units / max(1, sum(manifest["counts"]["rows_in"] for manifest in manifests)),
+        units_per_shard=int(manifests[0]["config"]["shards"]["units_per_shard"]),
+    )
+
+
+def _count_engines(states: list[dict[str, Any]], num_shards: int) -> int:
+    """Count the engines that had work: each works on whole shards."""
+    most = max((sum(state.get("states", {}).values()) for state in states), default=1)
+    return max(1, min(num_shards, int(most)))
+
+
+def read_units(traces: Folder, names: list[str]) -> tuple[list[PilotUnit], list[int]]:
+    """Read published traces: units, and output tokens of all finished draws; stops beyond MAX_UNITS."""
+    units: list[PilotUnit] = []
+    spare: list[int] = []
+    for name in names:
+        for row in traces.read_table(name, _COLUMNS).to_pylist():
+            finished = [draw for draw in row["draws"] if draw["reason"] != "cancelled"]
+            needed = [draw for draw in finished if draw["index"] < row["num_needed"]]
+            spare += [max(1, draw["output_tokens"]) for draw in finished]
+            units.append(
+                PilotUnit(
+                    row["item_id"],
+                    row["outcome"],
+                    tuple(draw["output_tokens"] for draw in needed),
+                    sum(draw["prompt_tokens"] for draw in needed),
+                )
+            )
+        if len(units) > MAX_UNITS:
+            break
+    return units, spare
+
+
+def resample_items(units: tuple[PilotUnit, ...], replicates: int, seed: int) -> np.ndarray:
+    """Draw bootstrap weights (replicates, units): items are drawn whole, since the units of one item are alike."""
+    _, item = np.unique([unit.item_id for unit in units], return_inverse=True)
+    num_items = int(item.max()) + 1
+    chance = np.random.default_rng(seed)
+    counts = chance.multinomial(num_items, np.full(num_items, 1 / num_items), size=replicates)
+    weights: np.ndarray = counts[:, item].astype(float)
+    return weights
