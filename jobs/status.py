@@ -12,7 +12,9 @@ from typing import Any
 
 from rich.console import Console
 
+from judgetrace.accounting import Tally
 from judgetrace.config import UserError, run_job
+from judgetrace.gate import GateConfig, summarise_gate
 from judgetrace.products import PRODUCTS
 from judgetrace.rating_report import print_rating_summary
 from judgetrace.run_folder import RunFolder
@@ -60,7 +62,11 @@ def read_status(run: RunFolder, now: float) -> tuple[dict[str, Any], dict[str, A
         return status | read_standing(run, now), driver
     state, last = describe_state(run, now)
     status |= {"state": state} | {key: last[key] for key in ("at", "states", "draws_in_flight") if key in last}
-    return status | summarise_run(run, Folder(driver["corpus"]), PRODUCTS[driver["product"]], driver["units"]), driver
+    status |= summarise_run(run, Folder(driver["corpus"]), PRODUCTS[driver["product"]], driver["units"])
+    if driver["product"] == "traces":
+        gate = GateConfig.model_validate(driver["config"].get("gate", {}))
+        status["gate"] = summarise_gate(Tally.from_json(status["tally"]).units, gate)
+    return status, driver
 
 
 def read_complete(run: RunFolder) -> dict[str, Any]:

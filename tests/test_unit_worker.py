@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from judgetrace.acceptance import AcceptanceConfig
+from judgetrace.control import Orders
 from judgetrace.decisions import TraceDecider
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, EngineStartError, ModelConfig
@@ -32,11 +33,11 @@ class Link:
     """Stands where the driver is: keeps reports, asks for a drain when told to."""
 
     def __init__(self):
-        self.drain, self.fenced, self.last = False, None, None
+        self.drain, self.fenced, self.last, self.accepted_elsewhere = False, None, None, {}
 
     async def report(self, report):
         self.last = report
-        return self.drain
+        return Orders(self.drain, self.accepted_elsewhere)
 
     async def report_fenced(self, message):
         self.fenced = message

@@ -15,6 +15,16 @@ UTILISATION_AT = (1, 2, 4, 8, 16, 32, 64)
 _SEPARATOR = "\x1f"  # in no label or dimension that a person types
 
 
+def name_level(dimension: str, label: str) -> str:
+    """Name a target label of a dimension as the keys of a Tally begin."""
+    return f"{dimension}{_SEPARATOR}{label}"
+
+
+def split_key(key: str) -> list[str]:
+    """Split a key of a Tally into its parts."""
+    return key.split(_SEPARATOR)
+
+
 @dataclass
 class Tally:
     """Counts of decided units and their draws. Every field is a sum, so tallies add. Keys are joined by _SEPARATOR."""
@@ -54,6 +64,15 @@ class Tally:
     def num_units(self) -> int:
         """All units counted."""
         return sum(self.units.values())
+
+    @property
+    def num_tried(self) -> int:
+        """Units but those that were over their level's quota and never asked."""
+        return self.num_units - self.outcomes()["over_quota"]
+
+    def count_accepted(self) -> Counter[str]:
+        """Count accepted units by level (name_level)."""
+        return _sum_by(Counter({key: n for key, n in self.units.items() if split_key(key)[2] == "accepted"}), 0, 1)
 
     @property
     def num_accepted(self) -> int:
@@ -137,16 +156,19 @@ def _sum_by(counts: Counter[str], *parts: int) -> Counter[str]:
 
 
 def utilisation_by_draws(tally: Tally, max_draws: int) -> dict[int, float]:
-    """Compute the share of units with an accepted draw among their first n, for n = 1, 2, 4, ... and `max_draws`."""
+    """Compute the share of units with an accepted draw among their first n, for n = 1, 2, 4, ... and `max_draws`.
+
+    Units over their level's quota, which were never asked, count as neither.
+    """
     points = sorted({n for n in UTILISATION_AT if n < max_draws} | {max_draws})
     counts = {n: sum(c for index, c in tally.accepted_at.items() if int(index) < n) for n in points}
-    return {n: count / tally.num_units if tally.num_units else 0.0 for n, count in counts.items()}
+    return {n: count / tally.num_tried if tally.num_tried else 0.0 for n, count in counts.items()}
 
 
 def utilisation_by_label(tally: Tally) -> list[tuple[str, str, int, int]]:
-    """List (dimension, target label, accepted units, all units)."""
-    totals = _sum_by(tally.units, 0, 1)
-    hits = _sum_by(Counter({k: c for k, c in tally.units.items() if k.endswith(f"{_SEPARATOR}accepted")}), 0, 1)
+    """List (dimension, target label, accepted units, all units but those over quota)."""
+    totals = _sum_by(Counter({k: c for k, c in tally.units.items() if split_key(k)[2] != "over_quota"}), 0, 1)
+    hits = tally.count_accepted()
     rows = []
     for key, total in totals.items():
         dimension, label = key.split(_SEPARATOR)

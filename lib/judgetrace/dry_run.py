@@ -27,10 +27,17 @@ def print_dry_run(console: Console, config: InferTracesConfig | RateItemsConfig,
     guideline = parse_guideline(inputs.guideline, inputs.by_section).guideline_for(row["dimension"])
     if scale is None or guideline is None:
         raise UserError(f"guideline: no section for the dimension {row['dimension']!r}")
-    renderer = PromptRenderer(inputs.template, config.prompt.system, thinks=config.thinking.format != "none")
-    messages = renderer.render(json.loads(row["fields"]), guideline, row["dimension"], scale)
+    renderer = PromptRenderer(
+        inputs.template,
+        config.prompt.system,
+        thinks=config.thinking.format != "none",
+        severity=config.prompt.severity,
+    )
+    about = config.decider().tell(row)
+    messages = renderer.render(json.loads(row["fields"]), guideline, row["dimension"], scale, about.variables)
     label = row["target_label"]
-    told = "no target label" if label is None else f"target label {label}, which it must not hold"
+    holds = "which it tells" if "hint" in about.variables else "which it must not hold"
+    told = "no target label" if label is None else f"target label {label}, {holds}"
     console.print(f"\nPrompt of {row['item_id']} ({told})", style="bold", markup=False)
     for message in messages:
         console.print(f"--- {message['role']}\n{message['content']}", markup=False)
@@ -39,6 +46,10 @@ def print_dry_run(console: Console, config: InferTracesConfig | RateItemsConfig,
 
 def _explain_nothing(config: InferTracesConfig | RateItemsConfig, inputs: RunInputs) -> str:
     splits = list(config.splits) if isinstance(config, RateItemsConfig) else []
+    if isinstance(config, InferTracesConfig) and config.after:
+        return (
+            f"after = {list(config.after)}: these runs left no unit without an accepted draw; nothing is to be sampled"
+        )
     return (
         f"corpus = {config.corpus}: none of its {inputs.num_units:,} units would be asked\n"
         f"splits: {splits or 'all'}; the corpus's manifests tell how many units each split has"

@@ -21,7 +21,7 @@ import pyarrow as pa
 from judgetrace.accounting import Tally
 from judgetrace.decisions import FINAL_OUTCOMES
 from judgetrace.products import Product
-from judgetrace.schema import UNIT_KEY, UnitKey
+from judgetrace.schema import UNIT_KEY, UnitKey, fit_table
 from judgetrace.storage import Folder, encode_parquet
 
 TALLY_KEY = "judgetrace.tally"
@@ -52,7 +52,7 @@ class ShardLedger:
         """Read the parts that were committed since the last look. Raises ShardFinishedError."""
         try:
             for name in self._folder.list_files(".parquet")[len(self.tables) :]:
-                self._append(self._folder.read_table(name).cast(self._product.decisions))
+                self._append(fit_table(self._folder.read_table(name), self._product.decisions))
         except FileNotFoundError:
             # Listed, then deleted by who finished the shard: the finished file is there then.
             pass

@@ -21,6 +21,19 @@ def unit_key(row: Mapping[str, Any]) -> UnitKey:
     return (row["item_id"], row["dimension"], row["target_source"])
 
 
+def fit_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Bring a table written by an earlier version to a schema: columns that it lacks are null, further ones go.
+
+    Raises pa.ArrowInvalid where a column can't be cast.
+    """
+    missing = [field for field in schema if field.name not in table.column_names]
+    for field in missing:
+        table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select(schema.names).cast(schema)
+
+
+FIRST_PROPOSAL = "first"
+"""The proposal of a run that has no name of its own for it."""
 TARGET_AGGREGATE = "aggregate"
 """The `target_source` of a unit whose label was aggregated over annotators."""
 
@@ -103,7 +116,11 @@ DECISIONS = pa.schema(
         ("item_id", pa.string()),
         ("dimension", pa.string()),
         ("target_source", pa.string()),
-        ("outcome", pa.string()),  # accepted, exhausted, quarantined, failed; undecided only inside a ledger
+        # accepted, exhausted, over_quota (its level had enough: not drawn), quarantined, failed; undecided only inside
+        # a ledger
+        ("outcome", pa.string()),
+        ("proposal", pa.string()),  # the run's name for its way of sampling; null in files of before it: "first"
+        ("hinted", pa.bool_()),  # the prompt told the target label; null likewise: false
         ("trace", pa.string()),  # the thinking of the first accepted draw
         ("rating", pa.string()),  # its rating
         ("draw_index", pa.int32()),  # its index
