@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from judgetrace.acceptance import AcceptanceConfig
+from judgetrace.accounting import name_level
 from judgetrace.control import Orders
 from judgetrace.decisions import TraceDecider
 from judgetrace.endpoint_config import EndpointConfig
@@ -309,6 +310,57 @@ def test_text_of_rejected_draws_is_kept_only_where_the_config_says_so(tmp_path, 
         assert texts
         assert all((text is not None) == keep for text in texts)
         assert all(r["draws"][r["draw_index"]]["text"] for r in read_published(run) if r["outcome"] == "accepted")
+
+
+def count(rows: list[dict], outcome: str) -> Counter:
+    return Counter(row["target_label"] for row in rows if row["outcome"] == outcome)
+
+
+def test_units_of_a_level_that_has_its_quota_end_over_quota_without_a_draw(tmp_path, corpus):
+    worker, _, run = make_worker(tmp_path, corpus, per_level=3)
+    assert call(worker, 0, 1, 2) == [40, 40, 40]
+    rows = read_published(run)
+    assert len(rows) == 120
+    check_rows(rows)
+    accepted, slots = count(rows, "accepted"), 8 + 1
+    for label, spared in count(rows, "over_quota").items():
+        # Units under way when the level became full go on.
+        assert 3 <= accepted[label] <= 3 + slots
+        assert spared + accepted[label] + count(rows, "exhausted")[label] == 24
+    assert len(count(rows, "over_quota")) == 5
+    assert all(row["draws"] == [] for row in rows if row["outcome"] == "over_quota")
+    assert worker._done.levels.total() == 120
+
+
+def test_what_others_accepted_counts_towards_the_quota_from_the_start(tmp_path, corpus):
+    worker, link, run = make_worker(tmp_path, corpus, per_level=3)
+    # As the driver answers the worker's first report, before any unit begins, and every later one.
+    link.accepted_elsewhere = {name_level("", label): 3 for label in "1234"}
+    worker._quota.hear(link.accepted_elsewhere)
+    call(worker, 0)
+    rows = read_published(run)
+    assert count(rows, "over_quota") == dict.fromkeys("1234", 8)
+    assert count(rows, "accepted").keys() == {"5"}
+
+
+def test_a_further_proposal_draws_only_what_the_first_run_left(tmp_path, corpus):
+    first, _, run = make_worker(tmp_path, corpus, run="first", script={"poison": ["shard0-0003"]})
+    call(first, 0, 1)
+    left = {row["item_id"] for row in read_published(run) if row["outcome"] == "exhausted"}
+    decider = TraceDecider(
+        SAMPLING.model_copy(update={"seed": 1}),
+        AcceptanceConfig(),
+        proposal="second",
+        hinted=True,
+        earlier_runs=(run.url,),
+    )
+    second, _, again = make_worker(tmp_path, corpus, run="second", decider=decider)
+    assert call(second, 0) == [sum(item.startswith("shard0") for item in left)]
+    rows = read_published(again)
+    check_rows(rows)
+    assert {row["item_id"] for row in rows} == {item for item in left if item.startswith("shard0")}
+    assert {(row["proposal"], row["hinted"]) for row in rows} == {("second", True)}
+    assert {(row["proposal"], row["hinted"]) for row in read_published(run)} == {("first", False)}
 
 
 class FlakyFolder(Folder):
