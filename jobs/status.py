@@ -23,6 +23,7 @@ from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder
 from judgetrace.trace_report import print_trace_summary
 from judgetrace.training.standing import print_standing, read_standing
+from judgetrace.verification_report import print_verification_summary
 
 
 def main(arguments: list[str]) -> int:
@@ -90,6 +91,8 @@ def print_summary(console: Console, status: dict[str, Any], driver: dict[str, An
     elif driver["product"] == "traces":
         scale = ScaleConfig.model_validate(driver["scale"])
         print_trace_summary(console, status, scale, driver["max_draws"])
+    elif driver["product"] == "verifications":
+        print_verification_summary(console, status)
     else:
         print_rating_summary(console, status, ScaleConfig.model_validate(driver["scale"]))
 

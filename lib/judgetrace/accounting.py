@@ -44,6 +44,9 @@ class Tally:
     tokens: Counter[str] = field(default_factory=Counter)
     """prompt, output, overshoot (output of draws that no outcome depends on), accepted (output of accepted draws)."""
 
+    flags: Counter[str] = field(default_factory=Counter)
+    """Verified traces by what was found: leaks, hinted, hinted_leaks (name a level, or say that they were told)."""
+
     def __add__(self, other: Tally) -> Tally:
         return Tally(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
@@ -134,6 +137,24 @@ def tally_ratings(table: pa.Table) -> Tally:
         first_draws=_count(compared.column("dimension"), compared.column("target_label"), compared.column("label")),
         errors=_count(faulty.column("outcome"), faulty.column("error")),
         tokens=Counter(prompt=_total(flat.field("prompt_tokens")), output=_total(output)),
+    )
+
+
+def tally_verifications(table: pa.Table) -> Tally:
+    """Count a table of schema.VERIFICATIONS. `first_draws` counts the label recovered beside the trace's rating."""
+    if not table.num_rows:
+        return Tally()
+    flat = pc.list_flatten(table.column("draws").combine_chunks())
+    faulty = table.filter(pc.is_in(table.column("outcome"), pa.array(["unrated", "quarantined", "failed"])))
+    leaks, hinted = table.column("leaks"), table.column("hinted")
+    tells = pc.and_(hinted, pc.or_(leaks, table.column("mentions_hint")))
+    return Tally(
+        units=_count(table.column("dimension"), table.column("target_label"), table.column("outcome")),
+        draws=_count(flat.field("reason")),
+        first_draws=_count(table.column("dimension"), table.column("rating"), table.column("recovered_label")),
+        errors=_count(faulty.column("outcome"), faulty.column("error")),
+        tokens=Counter(prompt=_total(flat.field("prompt_tokens")), output=_total(flat.field("output_tokens"))),
+        flags=Counter(leaks=_total(leaks), hinted=_total(hinted), hinted_leaks=_total(tells)),
     )
 
 

@@ -59,7 +59,7 @@ class UnitAsker:
         *,
         max_output_tokens: int,
         thinks: bool = True,
-        tell: Callable[[Mapping[str, Any]], Told] = lambda _: NOTHING_TOLD,
+        tell: Callable[[Mapping[str, Any], Scale], Told] = lambda row, scale: NOTHING_TOLD,
     ):
         self._engine, self._config, self._guideline, self._scales = engine, config, guideline, scales
         self._tell = tell
@@ -71,7 +71,7 @@ class UnitAsker:
 
     def ask(self, rows: Sequence[Mapping[str, Any]]) -> list[AskedUnit]:
         """Make the prompts of units (rows of schema.ITEMS), in their order; they are tokenized in one call."""
-        told = [self._tell(row) for row in rows]
+        told = [self._tell(row, self._scale(row)) for row in rows]
         messages = [
             None if about.skipped else self._render(row, json.loads(row["fields"]), about)
             for row, about in zip(rows, told, strict=True)

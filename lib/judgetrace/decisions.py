@@ -63,7 +63,7 @@ class Decider(Protocol):
         (traces.read_earlier), without `earlier_columns` where units are only counted. Further columns may be added.
         """
 
-    def tell(self, row: Mapping[str, Any]) -> Told:
+    def tell(self, row: Mapping[str, Any], scale: Scale) -> Told:
         """Say what the prompt of a unit (a row that was selected) holds besides its item."""
 
     def judge(self, rating: str, unit: AskedUnit) -> tuple[DrawReason, str | None]:
@@ -97,7 +97,7 @@ class TraceDecider:
         """Select all units, or those that the earlier runs left."""
         return items if self.selects_all else select_left(items, earlier)
 
-    def tell(self, row: Mapping[str, Any]) -> Told:
+    def tell(self, row: Mapping[str, Any], scale: Scale) -> Told:
         """Tell the target label where the run is to argue for it."""
         return Told({"hint": row["target_label"]}) if self.hinted else NOTHING_TOLD
 

@@ -12,9 +12,13 @@ from judgetrace.prompts import PromptRenderer
 from judgetrace.rating_config import RateItemsConfig
 from judgetrace.run_inputs import RunInputs
 from judgetrace.trace_config import InferTracesConfig
+from judgetrace.verification_config import VerifyTracesConfig
+
+UnitConfig = InferTracesConfig | RateItemsConfig | VerifyTracesConfig
+"""The config of a job that asks units."""
 
 
-def print_dry_run(console: Console, config: InferTracesConfig | RateItemsConfig, inputs: RunInputs) -> None:
+def print_dry_run(console: Console, config: UnitConfig, inputs: RunInputs) -> None:
     """Print the resolved config and the prompt of the first unit that the job would ask.
 
     Raises UserError where it would ask none, and where no prompt can be made.
@@ -33,10 +37,11 @@ def print_dry_run(console: Console, config: InferTracesConfig | RateItemsConfig,
         thinks=config.thinking.format != "none",
         severity=config.prompt.severity,
     )
-    about = config.decider().tell(row)
+    about = config.decider().tell(row, scale)
     messages = renderer.render(json.loads(row["fields"]), guideline, row["dimension"], scale, about.variables)
     label = row["target_label"]
-    holds = "which it tells" if "hint" in about.variables else "which it must not hold"
+    tells = isinstance(config, VerifyTracesConfig) or "hint" in about.variables
+    holds = "which it tells or argues for" if tells else "which it must not hold"
     told = "no target label" if label is None else f"target label {label}, {holds}"
     console.print(f"\nPrompt of {row['item_id']} ({told})", style="bold", markup=False)
     for message in messages:
@@ -44,7 +49,9 @@ def print_dry_run(console: Console, config: InferTracesConfig | RateItemsConfig,
     console.print(f"---\nThe corpus has {inputs.num_units:,} units in {len(inputs.shards):,} shards")
 
 
-def _explain_nothing(config: InferTracesConfig | RateItemsConfig, inputs: RunInputs) -> str:
+def _explain_nothing(config: UnitConfig, inputs: RunInputs) -> str:
+    if isinstance(config, VerifyTracesConfig):
+        return f"traces = {config.traces}: no unit was accepted there; nothing is to be verified"
     splits = list(config.splits) if isinstance(config, RateItemsConfig) else []
     if isinstance(config, InferTracesConfig) and config.after:
         return (

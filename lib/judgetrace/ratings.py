@@ -138,7 +138,7 @@ class RatingDecider:
         """Whether levels are scored instead of sampled."""
         return self.decoding.rating == "expected"
 
-    def tell(self, row: Mapping[str, Any]) -> Told:
+    def tell(self, row: Mapping[str, Any], scale: Scale) -> Told:
         """Tell nothing: a rater sees the item alone."""
         return NOTHING_TOLD
 

@@ -161,3 +161,28 @@ RATINGS = pa.schema(
 
 RATER_ANNOTATIONS = pa.schema([*RATINGS, *(ITEMS.field(name) for name in ("target_label", "group", "split"))])
 """One row an item and dimension: a rater's label. `target_label` is null where targets are kept per annotator."""
+
+VERDICTS = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("dimension", pa.string()),
+        ("target_source", pa.string()),
+        ("proposal", pa.string()),  # as in TRACES
+        ("hinted", pa.bool_()),
+        ("rating", pa.string()),  # the trace's own
+        ("trace_hash", pa.string()),  # of the trace as it was accepted; verification.hash_trace
+        ("stripped_trace", pa.string()),  # what the second model read
+        ("leaks", pa.bool_()),  # it still names a level: that a rating is recovered from it says little
+        ("mentions_hint", pa.bool_()),  # the trace says that its label was given
+        ("recovered_label", pa.string()),  # null where the second model named none
+        ("recovers", pa.bool_()),  # it is exactly `rating`
+        ("outcome", pa.string()),  # recovered, missed, unrated, quarantined, failed; undecided only inside a ledger
+        ("error", pa.string()),  # why missed without being asked, unrated, quarantined or failed
+        ("shortened", pa.bool_()),  # the item was shortened to fit the model
+        ("draws", pa.list_(DRAW)),  # the second model's one answer; none where nothing was left to ask about
+    ]
+)
+"""One row a decision of `verify_traces` about an accepted unit; what ledger parts hold."""
+
+VERIFICATIONS = pa.schema([*VERDICTS, *(ITEMS.field(name) for name in ("target_label", "group", "split"))])
+"""One row an accepted unit of a run of infer_traces."""

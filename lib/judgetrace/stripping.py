@@ -22,6 +22,8 @@ from functools import lru_cache
 from judgetrace.scale import Scale
 
 MASK = "[...]"
+RULES_VERSION = 1
+"""Rises when a trace would be stripped otherwise: verdicts of different rules must not mix."""
 _SPELLED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _COMMON_WORDS = frozenset({"yes", "no", "true", "false", "none", "neither", "both", "other", "maybe", "same"})
 _RATING_NOUN = r"(?:rating|score|grade|mark|label|level|verdict|answer|assessment|evaluation|category|stars?|points?)s?"

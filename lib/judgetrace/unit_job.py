@@ -28,6 +28,7 @@ from judgetrace.storage import Folder, encode_json
 from judgetrace.trace_config import InferTracesConfig
 from judgetrace.unit_run import NO_GOALS, LevelGoals, ShardTask, UnitRun, drop_finished, needs_of, plan_shards
 from judgetrace.unit_worker import WorkerSpec
+from judgetrace.verification_config import VerifyTracesConfig
 from judgetrace.versions import list_versions
 
 STOPPED_EARLY_STATUS = 3
@@ -41,7 +42,7 @@ class UnitJob:
     """One call of a job. `hit` is the outcome that it is after."""
 
     name: str
-    config: InferTracesConfig | RateItemsConfig
+    config: InferTracesConfig | RateItemsConfig | VerifyTracesConfig
     inputs: RunInputs
     decider: Decider
     model_fingerprint: str
