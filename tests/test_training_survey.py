@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 
-from judgetrace.training.reading import INDEX, sum_up
+from judgetrace.ledger import join_decisions
+from judgetrace.schema import TRACES, UNIT_KEY, VERIFICATIONS
+from judgetrace.storage import Folder, encode_parquet
+from judgetrace.training.reading import INDEX, ReadingSpec, TraceShard, read_examples, sum_up
+from judgetrace.verification import hash_trace
+from tests.trace_tables import make_decision, make_draw, make_items, table_of
 
 
 def index_of(*units: tuple[str, str | None, bool]) -> pa.Table:
@@ -56,3 +63,36 @@ def test_hinted_examples_beyond_their_share_are_left_out_and_counted() -> None:
     assert (survey.num_tokens, survey.num_answer_tokens) == (50, 20)
     assert survey.usable["shard"].to_pylist()[:4] == [0, 0, 0, 0]
     assert sum_up([]).usable.num_rows == 0
+
+
+def write_run(folder: Path, *, hinted: bool) -> TraceShard:
+    """A shard, number 7, of three accepted units, each with the trace "because"."""
+    items = make_items(3)
+    draws = [[make_draw(0, "accepted", label)] for label in items["target_label"].to_pylist()]
+    rows = [make_decision(items, n, "accepted", draws[n], hinted=hinted) for n in range(3)]
+    table = join_decisions(items, table_of(*rows), TRACES)
+    Folder(str(folder)).write_atomic("traces/shard-00007.parquet", encode_parquet(table))
+    return TraceShard(str(folder), "shard-00007.parquet")
+
+
+def write_verdicts(folder: Path) -> str:
+    """The first two units have a verdict; of the first the rating was recovered."""
+    facts = {"trace_hash": hash_trace("because"), "leaks": False, "mentions_hint": False}
+    keys = [dict(zip(UNIT_KEY, (f"item-000{n}", "", "aggregate"), strict=True)) for n in range(2)]
+    rows = [key | facts | {"recovers": n == 0} for n, key in enumerate(keys)]
+    table = pa.Table.from_pylist(rows, schema=VERIFICATIONS)
+    Folder(str(folder)).write_atomic("verifications/shard-00007.parquet", encode_parquet(table))
+    return str(folder)
+
+
+def test_verdicts_decide_which_traces_of_a_run_are_learned(tmp_path: Path) -> None:
+    told, plain = write_run(tmp_path / "told", hinted=True), write_run(tmp_path / "plain", hinted=False)
+    runs = (write_verdicts(tmp_path / "verified"),)
+
+    def reasons(shard: TraceShard, *, verified: bool) -> list[str | None]:
+        spec = ReadingSpec("traces", "train", 0, verification=runs, verified=verified)
+        return list(read_examples(shard, spec)["reason"].to_pylist())
+
+    assert reasons(plain, verified=False) == [None, None, None]
+    assert reasons(plain, verified=True) == [None, "not_recovered", "not_verified"]
+    assert reasons(told, verified=False) == [None, "not_recovered", "hinted_unverified"]

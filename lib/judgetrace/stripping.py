@@ -4,7 +4,8 @@
 What is masked, by MASK:
 - rating tags, and a rating tag that was never closed, with what stands behind it;
 - any number beside a word for ratings ("a score of 3.5", "I'd give it a 4", "4 stars", "level 2");
-- fractions of a scale ("4/5", "4 out of 5"), and the ends and the middle of the scale by name ("the highest rating");
+- fractions of a scale ("4/5", "4 out of 5"; not "15/16");
+- the ends and the middle of the scale by name ("the highest rating");
 - a number that is a level and stands alone: neither a count ("4 characters"), nor the number of a part ("paragraph 4",
   "4." at the head of a line), nor part of another number (40, 4.5, 4th, 4%). Before a function word ("4 because", "3 or
   4") it stands alone;
@@ -21,7 +22,7 @@ from functools import lru_cache
 
 from judgetrace.scale import Scale
 
-MASK = "[...]"
+MASK = "[removed]"
 RULES_VERSION = 1
 """Rises when a trace would be stripped otherwise: verdicts of different rules must not mix."""
 _SPELLED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -41,11 +42,12 @@ _BETWEEN = (
 _NOT_A_COUNT = (
     r"(?:and|or|but|because|since|as|for|is|was|are|would|could|should|might|may|seems?|seem|feels?|to|on|in|at|of|out|if"
     r"|than|rather|not|though|although|while|when|where|here|overall|given|due|with|without|it|this|that|the|so|then|too"
-    r"|fits?|works|sounds|looks|appears|applies|means|makes|matches|best|instead|only|by|from|if|either|vs|versus|nor|yet|also|again|i|we|he|she|they)"
+    r"|fits?|works|sounds|looks|appears|applies|means|makes|matches|best|range|instead|only|by|from|if|either|vs|versus|nor|yet|also|again|i|we|he|she|they)"
 )
 _PART_NOUN = (
     r"(?:paragraph|sentence|line|chapter|section|page|act|scene|part|verse|stanza|step|criterion|question|item|number|no\.|"
-    r"figure|table|example|version|day|week|year|age|aged|option)s?"
+    r"figure|table|example|version"
+    r"|day|week|year|age|aged|option|stor(?:y|ie)|text|essay|passage|response|note|para\.)s?"
 )
 _EXTREME = (
     r"\b(?:(?:the\s+)?(?:very\s+)?(?:high|low|top|bottom|bett?er|best|worst|max|min)(?:est|imum|most)?(?:\s+possible)?\s+"
@@ -56,18 +58,24 @@ _EXTREME = (
 _ANY_NUMBER = (
     r"(?:(?<![\d.])[-+−]?\d+(?:\.\d+)?|(?:(?:minus|negative|plus)\s+)?"
     rf"(?:{'|'.join(word for word in _SPELLED if word != 'one')}"
-    r"|one(?!\s+(?:of|another|who|that|which|can|the|an?|to)\b))\b)"
+    r"|(?<!this )(?<!that )(?<!the )(?<!each )(?<!pick )(?<!choose )one"
+    r"(?!\s+(?:of|another|who|that|which|can|the|an?|to|point)\b))\b)"
 )
-_NOT_COUNTED = rf"(?!\s*[-–]\s*[^\W\d_])(?!\s+(?!(?:{_NOT_A_COUNT}|stars?|points?)\b)[^\W\d_]{{2,}})"
+_NOUN = rf"(?!(?:{_NOT_A_COUNT}|stars?|points?)\b)[^\W\d_]{{2,}}"
+_NOT_COUNTED = (
+    rf"(?!\s*[-–]\s*[^\W\d_])(?!\s+{_NOUN})(?!\s*(?:or|to|and|[-–])\s*(?:\d+|{'|'.join(_SPELLED)})\s+{_NOUN})"
+)
 _DEGREE = r"(?:(?:very|clear|solid|strong|weak|low|high|generous|safe|firm|mere|straightforward)\s+)*"
 _NUMBER = re.compile(r"(?<![\w$€£#.])(?<!\d[,:/])(?:(?<![^\s(*\"'“:])[-−])?\d+(?:\.\d+)?(?![\w%])(?!\.\d)(?![,:/]\d)")
-_COUNTED = re.compile(rf"\s*[-–]\s*[^\W\d_]|\s+(?!{_NOT_A_COUNT}\b)[^\W\d_]{{2,}}", re.IGNORECASE)
-_PART_BEFORE = re.compile(rf"\b{_PART_NOUN}\s+$", re.IGNORECASE)
+_COUNTED = re.compile(
+    rf"\s*[-–]\s*[^\W\d_]|\s*(?:or|to|and|[-–])\s*\d+\s+{_NOUN}|\s+(?!{_NOT_A_COUNT}\b)[^\W\d_]{{2,}}", re.IGNORECASE
+)
+_PART_BEFORE = re.compile(rf"\b{_PART_NOUN}\s+(?:\d+\s*(?:,|and|or|&|to|-|–)\s*){{0,4}}$", re.IGNORECASE)
 _LINE_HEAD = re.compile(r"(?:^|\n)[\s>*#-]*$")
 _LIST_TAIL = re.compile(r"[.)]\**\s+\S")
 _NEARBY = 40
 """Characters that are looked at on both sides of a number: a long text costs no more for each of its numbers."""
-_RANGE_BEFORE = re.compile(r"\[\.\.\.\]\s*[-–]\s*$")
+_RANGE_BEFORE = re.compile(r"\[removed\]\s*[-–]\s*$")
 _TAG = re.compile(r"[<‹]\s*rating\s*[>›].*?(?:[<‹]\s*/\s*rating\s*[>›]|$)", re.IGNORECASE | re.DOTALL)
 _SENTENCE = re.compile(r".+?(?:[.!?](?=[\"'”’)*]*(?:\s|$))[\"'”’)*]*|\n|$)\s*", re.DOTALL)
 _HINT = re.compile(
@@ -86,7 +94,7 @@ def strip_ratings(trace: str, scale: Scale) -> str:
         masked = pattern.sub(_mask_group, masked)
     masked = _NUMBER.sub(lambda match: MASK if _is_level_alone(match, scale) else match.group(), masked)
     # Masks that touch are one mention.
-    masked = re.sub(r"\[\.\.\.\](?:[\s/*,–-]*\[\.\.\.\])+", MASK, masked)
+    masked = re.sub(r"\[removed\](?:[\s/*,–-]*\[removed\])+", MASK, masked)
     return _drop_verdict(masked)
 
 
@@ -145,7 +153,7 @@ def _patterns(scale: Scale) -> tuple[re.Pattern[str], ...]:
     rated = _join([_ANY_NUMBER, *([_join_names(words)] if words else [])])
     patterns = [
         _EXTREME,
-        rf"(?<![\w/.]){_ANY_NUMBER}\s*(?:/|out\s+of)\s*{_ANY_NUMBER}(?![\w/])",
+        rf"(?<![\w/.]){_ANY_NUMBER}\s*(?:/\s*(?:{_tops(scale)})|out\s+of\s+{_ANY_NUMBER})(?![\w/])",
         rf"\b{_RATING_NOUN}[\s:=*\"'“]+(?P<rating>[-+−]?\d+(?:\.\d+)?)(?![\w%])",
         rf"\b{_RATING_NOUN}{_BETWEEN}(?P<rating>{rated})(?![\w%]){_NOT_COUNTED}",
         rf"\b{_RATING_VERB}{_BETWEEN}(?P<rating>{_ANY_NUMBER})(?![\w%]){_NOT_COUNTED}",
@@ -174,6 +182,11 @@ def _wider_patterns(scale: Scale) -> tuple[re.Pattern[str], ...]:
         patterns.append(rf"\b{_join(spelled)}\b{_NOT_COUNTED}")
     patterns += [rf"(?<!\w){_join_names([word])}" for word in _list_words(scale) if not _is_common(word)]
     return tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
+
+
+def _tops(scale: Scale) -> str:
+    """Match what a rating is written over: the scale's highest number, and those of usual scales."""
+    return "|".join(re.escape(f"{number:g}") for number in {*scale.numbers[-1:], 5.0, 7.0, 10.0, 100.0})
 
 
 def _list_words(scale: Scale) -> list[str]:
