@@ -85,3 +85,11 @@ def test_a_run_is_identified_by_what_it_was_sampled_with_wherever_it_lies(tmp_pa
         Folder(str(tmp_path / name)).write_json("manifest.json", {"job": "infer_traces", "contract": contract})
     a, b, c = check_trace_runs("after", [str(tmp_path / name) for name in "abc"], "c")
     assert a == b != c
+
+
+def test_earlier_runs_may_lie_on_s3(tmp_path, s3):
+    run = Folder(f"{s3}/{tmp_path.name}/run")
+    write_old(run)
+    earlier = read_earlier([run.url, f"{s3}/{tmp_path.name}/none"], 0, ["trace", "hinted"])
+    assert earlier["outcome"].to_pylist() == list(OUTCOMES)
+    assert earlier["trace"].to_pylist()[0] == "because"

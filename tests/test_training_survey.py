@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,8 @@ from judgetrace.storage import Folder, encode_parquet
 from judgetrace.training.reading import INDEX, ReadingSpec, TraceShard, read_examples, sum_up
 from judgetrace.verification import hash_trace
 from tests.trace_tables import make_decision, make_draw, make_items, table_of
+
+READING = ReadingSpec("traces", "train", 0)
 
 
 def index_of(*units: tuple[str, str | None, bool]) -> pa.Table:
@@ -38,15 +41,28 @@ def test_a_unit_that_several_runs_hold_was_decided_once() -> None:
     first = index_of(("a1", "not_accepted", False), ("a2", None, False), ("b1", "not_accepted", False))
     second = index_of(("a1", None, False), ("b1", "not_accepted", False))
 
-    survey = sum_up([first, second])
+    survey = sum_up([first, second], READING)
 
     assert survey.decided == {("", "a"): 2, ("", "b"): 1}
     assert survey.accepted == {("", "a"): 2}
     assert survey.reasons == {"not_accepted": 3}
 
 
+def test_of_first_draws_a_unit_teaches_the_very_first_alone() -> None:
+    first = index_of(("a1", "first_draw_unrated", False), ("a2", None, False), ("b1", "over_quota", False))
+    second = index_of(("a1", None, False), ("a2", None, False), ("b1", None, False))
+
+    survey = sum_up([first, second], replace(READING, target="first_draw"))
+
+    assert list(zip(survey.usable["shard"].to_pylist(), survey.usable["row"].to_pylist(), strict=True)) == [
+        (0, 1),
+        (1, 2),
+    ]
+    assert survey.reasons == {"first_draw_unrated": 1, "over_quota": 1, "drawn_before": 2}
+
+
 def test_units_over_quota_were_not_decided_by_draws() -> None:
-    survey = sum_up([index_of(("a1", "over_quota", False), ("a2", None, False))])
+    survey = sum_up([index_of(("a1", "over_quota", False), ("a2", None, False))], READING)
 
     assert survey.decided == {("", "a"): 1}
     assert survey.reasons == {"over_quota": 1}
@@ -55,14 +71,14 @@ def test_units_over_quota_were_not_decided_by_draws() -> None:
 def test_hinted_examples_beyond_their_share_are_left_out_and_counted() -> None:
     units = [(f"a{n}", None, False) for n in range(4)] + [(f"b{n}", None, True) for n in range(6)]
 
-    survey = sum_up([index_of(*units[:5]), index_of(*units[5:])], max_hinted_share=0.2)
+    survey = sum_up([index_of(*units[:5]), index_of(*units[5:])], replace(READING, max_hinted_share=0.2))
 
     assert survey.usable.num_rows == 5
     assert survey.reasons == {"hinted_over_share": 5}
     assert survey.accepted == {("", "a"): 4, ("", "b"): 1}
     assert (survey.num_tokens, survey.num_answer_tokens) == (50, 20)
     assert survey.usable["shard"].to_pylist()[:4] == [0, 0, 0, 0]
-    assert sum_up([]).usable.num_rows == 0
+    assert sum_up([], READING).usable.num_rows == 0
 
 
 def write_run(folder: Path, *, hinted: bool) -> TraceShard:

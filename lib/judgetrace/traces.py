@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from judgetrace.config import UserError
 from judgetrace.corpus import name_shard
@@ -27,10 +26,10 @@ _AS_OF_OLD = {"proposal": FIRST_PROPOSAL, "hinted": False}
 def read_traces(run: Folder, name: str, columns: Sequence[str]) -> pa.Table:
     """Read columns of schema.TRACES of a published file; what earlier versions did not write has its value for them.
 
-    Raises FileNotFoundError.
+    Reads no more of the file than these columns: draws may be most of it. Raises FileNotFoundError.
     """
-    file = pq.ParquetFile(pa.BufferReader((run / "traces").read_bytes(name)))
-    table = file.read([column for column in columns if column in file.schema_arrow.names])
+    with (run / "traces").open_parquet(name) as file:
+        table = file.read([column for column in columns if column in file.schema_arrow.names])
     arrays = []
     for column in columns:
         field = TRACES.field(column)

@@ -207,19 +207,22 @@ def to_index(usable: pa.Table) -> ExampleIndex:
 def survey_examples(folder: Folder, num_shards: int, reading: ReadingSpec) -> ExampleSurvey:
     """Sum the index files up."""
     indexes = (fit_table(folder.read_table(name_index(number)), INDEX) for number in range(num_shards))
-    return sum_up(indexes, reading.max_hinted_share, reading.seed)
+    return sum_up(indexes, reading)
 
 
-def sum_up(indexes: Iterable[pa.Table], max_hinted_share: float = 1.0, seed: int = 0) -> ExampleSurvey:
+def sum_up(indexes: Iterable[pa.Table], reading: ReadingSpec) -> ExampleSurvey:
     """Sum indexes (INDEX) of shards up; a shard's number is its place among them.
 
-    Hinted examples beyond their share are left out. A unit that several runs hold was decided once.
+    Hinted examples beyond their share are left out, and of first draws those of units that an earlier run drew. A unit
+    that several runs hold was decided once.
     """
+    drawn: set[int] | None = set() if reading.target == "first_draw" else None
     labels: dict[tuple[str, str], int] = {}
     reasons: Counter[str] = Counter()
     targets: dict[tuple[str, str], int] = {}
     tables, hinted, units, target_codes = [_COUNTED.empty_table()], [], [], []
-    for number, table in enumerate(indexes):
+    for number, read in enumerate(indexes):
+        table = read if drawn is None else _mark_drawn_before(read, drawn)
         tried = table.filter(pc.not_equal(pc.fill_null(table["reason"], ""), "over_quota"))
         units.append(_hash_keys(table_keys(tried)))
         target_codes += [targets.setdefault(pair, len(targets)) for pair in _pairs(tried, "target_label")]
@@ -231,7 +234,7 @@ def sum_up(indexes: Iterable[pa.Table], max_hinted_share: float = 1.0, seed: int
         columns = [pa.array([number] * len(usable), pa.int32()), usable["row"], usable["num_tokens"]]
         columns += [pa.array(codes, pa.int32()), marks, *(usable[name] for name in _COUNTED.names[5:])]
         tables.append(pa.table(columns, schema=_COUNTED))
-    usable = _drop_hinted(pa.concat_tables(tables), hinted, max_hinted_share, seed, reasons)
+    usable = _drop_hinted(pa.concat_tables(tables), hinted, reading, reasons)
     num_tokens, num_prompt = (int(pc.sum(usable[name]).as_py() or 0) for name in ("num_tokens", "num_prompt_tokens"))
     return ExampleSurvey(
         usable.select(USABLE.names),
@@ -244,11 +247,19 @@ def sum_up(indexes: Iterable[pa.Table], max_hinted_share: float = 1.0, seed: int
     )
 
 
-def _drop_hinted(
-    usable: pa.Table, hinted: list[UnitKey], max_share: float, seed: int, reasons: Counter[str]
-) -> pa.Table:
+def _mark_drawn_before(index: pa.Table, drawn: set[int]) -> pa.Table:
+    """Give the usable examples of units that are in `drawn` the reason drawn_before, and add all tried ones to it."""
+    units = _hash_keys(table_keys(index)).tolist()
+    reasons = index["reason"].to_pylist()
+    marked = [reason or ("drawn_before" if n in drawn else None) for n, reason in zip(units, reasons, strict=True)]
+    drawn.update(n for n, reason in zip(units, reasons, strict=True) if reason != "over_quota")
+    position = index.schema.get_field_index("reason")
+    return index.set_column(position, INDEX.field("reason"), pa.array(marked, pa.string()))
+
+
+def _drop_hinted(usable: pa.Table, hinted: list[UnitKey], reading: ReadingSpec, reasons: Counter[str]) -> pa.Table:
     """Drop the hinted examples (in the order of their rows) beyond their share, and count them as a reason."""
-    dropped = choose_dropped(hinted, len(usable) - len(hinted), max_share, seed)
+    dropped = choose_dropped(hinted, len(usable) - len(hinted), reading.max_hinted_share, reading.seed)
     if not dropped:
         return usable
     reasons["hinted_over_share"] += len(dropped)
