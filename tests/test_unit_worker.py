@@ -1,5 +1,6 @@
 """The worker with a scripted engine, without Ray."""
 
+import copy
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ import pytest
 
 from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.accounting import name_level
-from judgetrace.control import Orders
+from judgetrace.control import Orders, RunControl
 from judgetrace.decisions import TraceDecider
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, EngineStartError, ModelConfig
@@ -341,6 +342,39 @@ def test_what_others_accepted_counts_towards_the_quota_from_the_start(tmp_path, 
     rows = read_published(run)
     assert count(rows, "over_quota") == dict.fromkeys("1234", 8)
     assert count(rows, "accepted").keys() == {"5"}
+
+
+class ControlLink(Link):
+    """Talks to the RunControl that the driver would have."""
+
+    def __init__(self, control):
+        super().__init__()
+        self._control = control
+
+    async def report(self, report):
+        return self._control.report(copy.deepcopy(report))
+
+
+def test_engines_hear_of_each_others_traces_and_a_quota_is_never_missed_for_it(tmp_path, corpus, monkeypatch):
+    """Two workers; after a while each counts what the other committed, so that less than two quotas are accepted."""
+    monkeypatch.setattr("judgetrace.unit_worker.REPORT_EVERY_S", 0.05)
+    control, script = RunControl(accepted_before={name_level("", "1"): 1}), {"latency_s": 0.1}
+    settings = {"per_level": 6, "commit_every_s": 0.05, "script": script}
+    workers = []
+    for _ in range(2):
+        worker, _, run = make_worker(tmp_path, corpus, driver=1, **settings)  # make_worker claims the run each time
+        worker._link = ControlLink(control)
+        workers.append(worker)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda pair: call(pair[0], pair[1]), zip(workers, (0, 1), strict=True))) == [[40], [40]]
+    rows = read_published(run)
+    check_rows(rows)
+    assert len(rows) == 80
+    accepted, spared = count(rows, "accepted"), count(rows, "over_quota")
+    for label in spared:
+        assert accepted[label] >= (5 if label == "1" else 6)
+    assert spared.total() > 0
+    assert sum(worker._done.levels.total() for worker in workers) == 80
 
 
 def test_a_further_proposal_draws_only_what_the_first_run_left(tmp_path, corpus):
