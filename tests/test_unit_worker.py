@@ -17,14 +17,16 @@ from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, EngineStartError, ModelConfig
 from judgetrace.ledger import ShardLedger, current_shard_files
 from judgetrace.parsing import ThinkingConfig
-from judgetrace.products import TRACE_PRODUCT
+from judgetrace.products import TRACE_PRODUCT, VERIFICATION_PRODUCT
 from judgetrace.prompts import PromptConfig, load_template
 from judgetrace.run_folder import RunFolder
+from judgetrace.run_report import tally_run
 from judgetrace.sampling import SamplingConfig
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import ITEMS
 from judgetrace.storage import Folder, encode_parquet
 from judgetrace.unit_worker import UnitWorker, WorkerSpec
+from judgetrace.verification import VerificationDecider, hash_trace
 from tests.loopback import Reply, ScriptedServer, chat_answer, error_answer
 from tests.trace_tables import make_items, read_published
 
@@ -395,6 +397,27 @@ def test_a_further_proposal_draws_only_what_the_first_run_left(tmp_path, corpus)
     assert {row["item_id"] for row in rows} == {item for item in left if item.startswith("shard0")}
     assert {(row["proposal"], row["hinted"]) for row in rows} == {("second", True)}
     assert {(row["proposal"], row["hinted"]) for row in read_published(run)} == {("first", False)}
+
+
+def test_accepted_traces_are_verified_by_the_same_worker_and_tallied_from_ledger_and_files(tmp_path, corpus):
+    first, _, run = make_worker(tmp_path, corpus, run="first")
+    call(first, 0)
+    accepted = {row["item_id"]: row for row in read_published(run) if row["outcome"] == "accepted"}
+    settings = {"decider": VerificationDecider(run.url), "template": load_template(None, "recover_rating.jinja")}
+    second, _, verified = make_worker(tmp_path, corpus, run="verified", script={"favour": 1.0}, **settings)
+    half = len(accepted) // 2
+    assert call(second, 0, num_units=half) == [half]
+    # A pilot leaves the shard open: status counts it from the ledger's parts.
+    counted = tally_run(verified, corpus, VERIFICATION_PRODUCT)
+    assert counted.num_units == half
+    assert call(second, 0) == [len(accepted)]
+    rows = read_published(verified, "verifications")
+    assert {row["item_id"]: row["rating"] for row in rows} == {key: row["rating"] for key, row in accepted.items()}
+    for row in rows:
+        assert row["trace_hash"] == hash_trace(accepted[row["item_id"]]["trace"])
+        assert row["recovers"] == (row["outcome"] == "recovered") == (row["recovered_label"] == row["rating"])
+    assert {row["outcome"] for row in rows} == {"recovered", "missed"}
+    assert tally_run(verified, corpus, VERIFICATION_PRODUCT).outcomes() == Counter(row["outcome"] for row in rows)
 
 
 class FlakyFolder(Folder):
