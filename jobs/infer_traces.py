@@ -17,6 +17,7 @@ from judgetrace.run_inputs import RunInputs
 from judgetrace.session import connect_ray
 from judgetrace.trace_config import InferTracesConfig
 from judgetrace.trace_report import print_trace_summary, print_traces
+from judgetrace.traces import check_trace_runs
 from judgetrace.unit_job import UnitJob, run_units
 
 
@@ -25,6 +26,7 @@ def main(arguments: list[str]) -> int:
     config = load_config(InferTracesConfig, "infer_traces", arguments)
     console = Console(highlight=False)
     inputs = RunInputs(config.corpus, config.guideline, config.prompt.template)
+    after = check_trace_runs("after", config.after, inputs.corpus_id)
     fingerprint = check_model(config.model, config.endpoint)
     if config.dry_run:
         print_dry_run(console, config, inputs)
@@ -36,7 +38,7 @@ def main(arguments: list[str]) -> int:
         console.print(f"\nTraces: [bold]{run.folder.url}/traces[/]", soft_wrap=True)
 
     with connect_ray(config.cluster) as started_here:
-        job = UnitJob("infer_traces", config, inputs, config.decider(), fingerprint, hit="accepted")
+        job = UnitJob("infer_traces", config, inputs, config.decider(), fingerprint, "accepted", {"after": after})
         return run_units(console, job, started_here, show)
 
 

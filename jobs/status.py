@@ -12,7 +12,9 @@ from typing import Any
 
 from rich.console import Console
 
+from judgetrace.accounting import Tally
 from judgetrace.config import UserError, run_job
+from judgetrace.gate import GateConfig, summarise_gate
 from judgetrace.products import PRODUCTS
 from judgetrace.rating_report import print_rating_summary
 from judgetrace.refining import standing as refining
@@ -24,6 +26,7 @@ from judgetrace.study.run import JOB as STUDY_JOB
 from judgetrace.study.showing import print_stages, read_study_standing
 from judgetrace.trace_report import print_trace_summary
 from judgetrace.training.standing import print_standing, read_standing
+from judgetrace.verification_report import print_verification_summary
 
 
 def main(arguments: list[str]) -> int:
@@ -67,7 +70,11 @@ def read_status(run: RunFolder, now: float) -> tuple[dict[str, Any], dict[str, A
         return status | refining.read_standing(run, now), driver
     state, last = describe_state(run, now)
     status |= {"state": state} | {key: last[key] for key in ("at", "states", "draws_in_flight") if key in last}
-    return status | summarise_run(run, Folder(driver["corpus"]), PRODUCTS[driver["product"]], driver["units"]), driver
+    status |= summarise_run(run, Folder(driver["corpus"]), PRODUCTS[driver["product"]], driver["units"])
+    if driver["product"] == "traces":
+        gate = GateConfig.model_validate(driver["config"].get("gate", {}))
+        status["gate"] = summarise_gate(Tally.from_json(status["tally"]).units, gate)
+    return status, driver
 
 
 def read_complete(run: RunFolder) -> dict[str, Any]:
@@ -95,6 +102,8 @@ def print_summary(console: Console, status: dict[str, Any], driver: dict[str, An
     elif driver["product"] == "traces":
         scale = ScaleConfig.model_validate(driver["scale"])
         print_trace_summary(console, status, scale, driver["max_draws"])
+    elif driver["product"] == "verifications":
+        print_verification_summary(console, status)
     else:
         print_rating_summary(console, status, ScaleConfig.model_validate(driver["scale"]))
 

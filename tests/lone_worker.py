@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from judgetrace.acceptance import AcceptanceConfig
-from judgetrace.control import WorkerReport
+from judgetrace.control import Orders, WorkerReport
 from judgetrace.decisions import TraceDecider
 from judgetrace.engine import EngineConfig, ModelConfig
 from judgetrace.parsing import ThinkingConfig
@@ -29,8 +29,8 @@ from tests.trace_tables import make_items
 class DeafLink:
     """Stands where the driver is, and never asks for a drain."""
 
-    async def report(self, report: WorkerReport) -> bool:
-        return False
+    async def report(self, report: WorkerReport) -> Orders:
+        return Orders()
 
     async def report_fenced(self, message: str) -> None:
         print(message, flush=True)

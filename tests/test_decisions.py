@@ -1,9 +1,12 @@
 """Deciding a unit again from its recorded draws."""
 
 from judgetrace.acceptance import AcceptanceConfig
-from judgetrace.decisions import decide_again
+from judgetrace.asking import AskedUnit
+from judgetrace.decisions import TraceDecider, decide_again
+from judgetrace.engine import Prompt
 from judgetrace.sampling import SamplingConfig
 from judgetrace.scale import Scale
+from judgetrace.schema import unit_key
 from tests.trace_tables import make_decision, make_draw, make_items
 
 FIVE = Scale(values=(1, 2, 3, 4, 5))
@@ -52,3 +55,24 @@ def test_a_newly_accepted_draw_whose_text_was_not_kept_says_so():
     result = decide_again(row, FIVE, AcceptanceConfig(rule="any_annotator"), SAMPLING)
     assert result["trace"] is None
     assert "keep_rejected_text" in result["error"]
+
+
+def test_a_hinted_draw_is_told_the_target_label_and_accepted_by_it_alone():
+    row = ITEMS.slice(2, 1).to_pylist()[0] | {"accepted_labels": ["3", "4"]}
+    asked = AskedUnit(unit_key(row), ("3", "4"), (), FIVE, Prompt(1))
+    plain, hinted = (TraceDecider(SAMPLING, AcceptanceConfig(), hinted=hinted) for hinted in (False, True))
+    assert plain.tell(row, FIVE).variables == {}
+    assert hinted.tell(row, FIVE).variables == {"hint": "3"}
+    assert plain.judge("4", asked) == ("accepted", "half_point")
+    assert hinted.judge("4", asked) == ("disagrees", None)
+    assert hinted.judge("3", asked) == ("accepted", "exact")
+
+
+def test_a_decision_keeps_its_proposal_and_a_unit_over_quota_stays_so():
+    row = recorded(DRAWS) | {"proposal": "strict", "hinted": True}
+    result = decide_again(row, FIVE, AcceptanceConfig(rule="any_annotator"), SAMPLING)
+    assert (result["proposal"], result["hinted"]) == ("strict", True)
+    assert again(recorded([], "over_quota")) == ("over_quota", None, None)
+    # As of a file of before there were proposals.
+    old = {name: value for name, value in recorded([], "quarantined").items() if name not in ("proposal", "hinted")}
+    assert decide_again(old, FIVE, AcceptanceConfig(), SAMPLING)["proposal"] is None

@@ -276,3 +276,50 @@ def test_a_stopped_run_says_so_within_seconds(tmp_path, corpus):
     assert infer_traces.main([config, "--limits.max_seconds=3", "--engine.slots=1"]) == 3
     assert time.monotonic() - began < 60
     check_rows(read_rows(run))
+
+
+def by_label(rows: list[dict], outcome: str) -> Counter:
+    return Counter(row["target_label"] for row in rows if row["outcome"] == outcome)
+
+
+def test_a_quota_a_gate_and_a_further_proposal_after_the_run(tmp_path, corpus, capsys):
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    quota = ["--quota.per_level=6", "--sampling.max_draws=2"]
+    with pytest.raises(UserError, match="no complete run there"):
+        infer_traces.main([write_config(tmp_path, corpus, second), f"--after={json.dumps([first])}"])
+    config = write_config(tmp_path, corpus, first, latency_s=0.02)
+    # In two calls: the second counts what the first accepted.
+    assert infer_traces.main([config, *quota, "--limit=40"]) == 0
+    before = by_label(read_rows(first), "accepted")
+    gate = ["--gate.min_level_acceptance=0.99", "--gate.min_units=4"]
+    capsys.readouterr()
+    assert infer_traces.main([config, *quota, *gate]) == 0
+    told = capsys.readouterr()
+    assert "gate.min_level_acceptance 0.99: label" in told.err
+    assert "Gate: at least 99.0%" in told.out
+    rows = read_rows(first)
+    check_rows(rows)
+    assert len(rows) == NUM_UNITS
+    accepted, spared = by_label(rows, "accepted"), by_label(rows, "over_quota")
+    assert spared
+    # At most what all slots of the engine held beside.
+    assert all(max(6, before[label]) <= accepted[label] <= max(6, before[label]) + 18 for label in spared)
+    assert len(Folder(first).read_json("manifest.json")["gate"]["breaches"]) > 0
+    left = {row["item_id"] for row in rows if row["outcome"] in ("exhausted", "over_quota")}
+    config = write_config(tmp_path, corpus, second, favour=0.9)
+    proposal = [f"--after={json.dumps([first])}", "--proposal=severe", "--prompt.severity=strict"]
+    assert infer_traces.main([config, *proposal]) == 0
+    found = read_rows(second)
+    assert {row["item_id"] for row in found} == left
+    assert {row["proposal"] for row in found} == {"severe"}
+    assert Folder(second).read_json("manifest.json")["units"] == len(left)
+    assert status.main([first]) == 0
+
+
+def test_a_gate_that_is_to_stop_ends_the_run_early_with_its_reason(tmp_path, corpus, capsys):
+    config = write_config(tmp_path, corpus, str(tmp_path / "run"), latency_s=0.1)
+    gate = ["--gate.min_level_acceptance=1", "--gate.min_units=1", "--gate.on_breach=stop", "--engine.slots=4"]
+    assert infer_traces.main([config, *gate, "--sampling.max_draws=1"]) == STOPPED_EARLY_STATUS
+    assert "a further proposal `after` this run" in capsys.readouterr().out
+    assert infer_traces.main([config, "--sampling.max_draws=1"]) == 0
+    assert len(read_rows(str(tmp_path / "run"))) == NUM_UNITS

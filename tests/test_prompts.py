@@ -71,3 +71,30 @@ def test_the_longest_field_is_shortened_to_its_head_and_tail():
 
 def test_what_does_not_fit_without_the_longest_field_is_given_up():
     assert shorten_fields({"a": "x " * 50, "b": "y " * 90}, count_words, 40) is None
+
+
+def rendered(told=None, severity=None) -> str:
+    renderer = PromptRenderer(load_template(None), severity=severity)
+    return renderer.render({"text": "x"}, "Rate it.", "", SCALE, told)[0]["content"]
+
+
+def test_a_severity_adds_one_sentence_and_changes_nothing_else():
+    plain = rendered()
+    for severity in ("strict", "lenient"):
+        lines = rendered(severity=severity).splitlines()
+        (added,) = [line for line in lines if line.startswith(f"Be a {severity} rater")]
+        assert "\n".join(line for line in lines if line != added) == plain
+
+
+def test_a_hinted_prompt_tells_the_label_and_asks_not_to_mention_it():
+    prompt = rendered({"hint": "4"})
+    assert "rated this item 4." in prompt
+    assert "do not mention this rating" in prompt
+    assert prompt.endswith("<rating>4</rating>")
+    assert "with exactly one of" not in prompt
+
+
+def test_what_a_prompt_is_told_can_carry_no_tags_into_it():
+    told = {"trace": "It is good. <rating>5</rating>"}
+    (message,) = PromptRenderer("{{ trace }}").render({"text": "x"}, "g", "", SCALE, told)
+    assert message["content"] == "It is good. ‹rating›5‹/rating›"

@@ -230,3 +230,19 @@ def test_stopping_gives_back_units_that_wait_to_be_alone():
         assert [work.sampling.is_decided for work in works] == [True, False, False]
 
     asyncio.run(scenario())
+
+
+def test_a_unit_that_may_not_begin_ends_without_a_draw_and_one_that_has_begun_goes_on():
+    async def scenario() -> None:
+        engine = Engine({"new": 0, "begun": 1, "wanted": 0})
+        scheduler = DrawScheduler(1, engine.sample, lambda work: work.payload == "wanted")
+        config, known = SamplingConfig(max_draws=4), {"begun": [Draw(0, 0, "disagrees")]}
+        futures = [scheduler.submit(UnitWork(UnitSampling(config, known.get(name, [])), name)) for name in engine.hits]
+        async with asyncio.timeout(20):
+            works = {work.payload: work for work in await asyncio.gather(*futures)}
+        assert works["new"].sampling.draws == []
+        assert [draw.index for draw in works["begun"].sampling.draws] == [0, 1]
+        assert sorted(engine.started) == [("begun", 1), ("wanted", 0)]
+        assert scheduler.in_flight == 0
+
+    asyncio.run(scenario())

@@ -89,3 +89,42 @@ def test_cpu_engines_prefill_in_one_piece_and_own_arguments_win():
     assert cpu["dtype"] == "float32"
     short = engine_arguments(model, EngineConfig(args={"max_model_len": 512}), True, 8192)
     assert short["max_num_batched_tokens"] == 2048
+
+
+@pytest.mark.parametrize(
+    ("sections", "key"),
+    [
+        ({"proposal": "second"}, "proposal"),
+        ({"hint": {"enabled": True}, "proposal": "hinted"}, "hint.enabled"),
+        ({"quota": {"per_level": 9}}, "quota.per_level"),
+        ({"prompt": {"severity": "strict"}}, "prompt.severity"),
+    ],
+)
+def test_what_a_proposal_is_belongs_to_the_contract_and_is_null_by_default(sections, key):
+    """A contract of before there were proposals has none of these keys, and null counts as missing."""
+    assert contract_of(make_config())[key] is None
+    assert contract_of(make_config(**sections))[key] is not None
+
+
+def test_a_gate_may_change_while_a_run_goes_on():
+    assert contract_of(make_config(gate={"min_level_acceptance": 0.1})) == contract_of(make_config())
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"hint": {"enabled": True}}, "needs a proposal name of its own"),
+        (
+            {"hint": {"enabled": True}, "proposal": "h", "acceptance": {"rule": "any_annotator"}},
+            "argues for the one label that it was told",
+        ),
+        ({"after": ["r/"]}, "names `run` itself"),
+    ],
+)
+def test_a_proposal_that_contradicts_itself_is_refused(sections, message):
+    with pytest.raises(ValidationError, match=message):
+        make_config(**sections)
+
+
+def test_one_earlier_run_may_be_given_as_a_text():
+    assert make_config(after="first-run").after == ("first-run",)

@@ -114,3 +114,23 @@ def test_the_contract_holds_what_checkpoints_depend_on_and_not_how_long_or_where
     contracts = [make(**sections).contract() for sections in bound]
     assert all(contract != before for contract in contracts)
     assert all(a != b for n, a in enumerate(contracts) for b in contracts[:n])
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"verified": True}, "verified = true needs `verification`"),
+        ({"verified": True, "verification": "v", "target": "first_draw"}, "draws that nobody verifies"),
+    ],
+)
+def test_verified_traces_need_who_verified_them(data: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        make(data=data)
+
+
+def test_what_earlier_versions_could_not_choose_is_null_in_the_contract_by_default() -> None:
+    """A run of before it has none of these keys, and null counts as missing."""
+    names = ("data.verification", "data.verified", "data.max_hinted_share")
+    assert [make().contract()[name] for name in names] == [None, None, None]
+    changed = make(data={"verification": "v", "verified": True, "max_hinted_share": 0.5}).contract()
+    assert [changed[name] for name in names] == [["v"], True, 0.5]

@@ -19,9 +19,11 @@ def make_traces(*outcomes: tuple[str, list[dict[str, Any]], dict[str, Any]], lab
     return join_decisions(items, table_of(*decisions), TRACES)
 
 
-def accepted(rating: str, trace: str, index: int = 0) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
+def accepted(
+    rating: str, trace: str, index: int = 0, hinted: bool = False
+) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
     draws = [make_draw(n, "disagrees", "9", trace="a wrong turn") for n in range(index)]
-    return "accepted", [*draws, make_draw(index, "accepted", rating, trace=trace)], {"trace": trace}
+    return "accepted", [*draws, make_draw(index, "accepted", rating, trace=trace)], {"trace": trace, "hinted": hinted}
 
 
 def exhausted(*draws: dict[str, Any]) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
@@ -206,3 +208,21 @@ def test_no_weight_is_more_than_the_cap_times_the_lowest() -> None:
 def test_a_label_that_was_never_accepted_has_no_weight() -> None:
     assert weigh_labels({"1": 2, "2": 0}, {"1": 4, "2": 9}, 5.0) == {"1": 1.0}
     assert weigh_labels({}, {"1": 4}, 5.0) == {}
+
+
+def test_what_may_not_teach_has_its_reason_and_other_traces_are_as_before() -> None:
+    traces = make_traces(accepted("1", "so bad"), accepted("2", "told", hinted=True), ("over_quota", [], {}))
+
+    examples = make_examples(traces, "traces", "train", 0, [None, "hinted_unverified", None])
+
+    assert columns(examples, "thinking", "hinted", "reason") == [
+        ("so bad", False, None),
+        (None, True, "hinted_unverified"),
+        (None, False, "over_quota"),
+    ]
+
+
+def test_a_hinted_draw_is_no_first_draw_of_a_rater_that_was_told_nothing() -> None:
+    examples = make_examples(make_traces(accepted("1", "told", hinted=True)), "first_draw", "train", 0)
+
+    assert columns(examples, "reason") == [("hinted",)]

@@ -63,7 +63,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> FeedSpec:
     for number, shard in enumerate(shards):
         run_index_task(number, IndexTask(number, shard, run, reading, encoding))
     folder = Folder(run) / "examples"
-    write_usable(folder, survey_examples(folder, len(shards)).usable)
+    write_usable(folder, survey_examples(folder, len(shards), reading).usable)
     return FeedSpec(run, tuple(shards), reading, encoding, EpochOrder(8, 4, seed=1))
 
 
@@ -109,7 +109,7 @@ def test_the_index_says_how_long_each_example_is_and_why_a_unit_teaches_nothing(
 
 
 def test_the_survey_counts_every_unit_once(spec: FeedSpec) -> None:
-    survey = survey_examples(Folder(spec.run) / "examples", SHARDS)
+    survey = survey_examples(Folder(spec.run) / "examples", SHARDS, spec.reading)
 
     assert survey.usable.schema == USABLE
     assert survey.usable.num_rows == SHARDS * 18 - 1

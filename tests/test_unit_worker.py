@@ -1,5 +1,6 @@
 """The worker with a scripted engine, without Ray."""
 
+import copy
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -9,19 +10,23 @@ import pyarrow as pa
 import pytest
 
 from judgetrace.acceptance import AcceptanceConfig
+from judgetrace.accounting import name_level
+from judgetrace.control import Orders, RunControl
 from judgetrace.decisions import TraceDecider
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, EngineStartError, ModelConfig
 from judgetrace.ledger import ShardLedger, current_shard_files
 from judgetrace.parsing import ThinkingConfig
-from judgetrace.products import TRACE_PRODUCT
+from judgetrace.products import TRACE_PRODUCT, VERIFICATION_PRODUCT
 from judgetrace.prompts import PromptConfig, load_template
 from judgetrace.run_folder import RunFolder
+from judgetrace.run_report import tally_run
 from judgetrace.sampling import SamplingConfig
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import ITEMS
 from judgetrace.storage import Folder, encode_parquet
 from judgetrace.unit_worker import UnitWorker, WorkerSpec
+from judgetrace.verification import VerificationDecider, hash_trace
 from tests.loopback import Reply, ScriptedServer, chat_answer, error_answer
 from tests.oracle import accepted_set, check_rows
 from tests.trace_tables import make_items, read_published
@@ -33,11 +38,11 @@ class Link:
     """Stands where the driver is: keeps reports, asks for a drain when told to."""
 
     def __init__(self):
-        self.drain, self.fenced, self.last = False, None, None
+        self.drain, self.fenced, self.last, self.accepted_elsewhere = False, None, None, {}
 
     async def report(self, report):
         self.last = report
-        return self.drain
+        return Orders(self.drain, self.accepted_elsewhere)
 
     async def report_fenced(self, message):
         self.fenced = message
@@ -289,6 +294,111 @@ def test_text_of_rejected_draws_is_kept_only_where_the_config_says_so(tmp_path, 
         assert texts
         assert all((text is not None) == keep for text in texts)
         assert all(r["draws"][r["draw_index"]]["text"] for r in read_published(run) if r["outcome"] == "accepted")
+
+
+def count(rows: list[dict], outcome: str) -> Counter:
+    return Counter(row["target_label"] for row in rows if row["outcome"] == outcome)
+
+
+def test_units_of_a_level_that_has_its_quota_end_over_quota_without_a_draw(tmp_path, corpus):
+    worker, _, run = make_worker(tmp_path, corpus, per_level=3)
+    assert call(worker, 0, 1, 2) == [40, 40, 40]
+    rows = read_published(run)
+    assert len(rows) == 120
+    check_rows(rows)
+    accepted, slots = count(rows, "accepted"), 8 + 1
+    for label, spared in count(rows, "over_quota").items():
+        # Units under way when the level became full go on.
+        assert 3 <= accepted[label] <= 3 + slots
+        assert spared + accepted[label] + count(rows, "exhausted")[label] == 24
+    assert len(count(rows, "over_quota")) == 5
+    assert all(row["draws"] == [] for row in rows if row["outcome"] == "over_quota")
+    assert worker._done.levels.total() == 120
+
+
+def test_what_others_accepted_counts_towards_the_quota_from_the_start(tmp_path, corpus):
+    worker, link, run = make_worker(tmp_path, corpus, per_level=3)
+    # As the driver answers the worker's first report, before any unit begins, and every later one.
+    link.accepted_elsewhere = {name_level("", label): 3 for label in "1234"}
+    worker._quota.hear(link.accepted_elsewhere)
+    call(worker, 0)
+    rows = read_published(run)
+    assert count(rows, "over_quota") == dict.fromkeys("1234", 8)
+    assert count(rows, "accepted").keys() == {"5"}
+
+
+class ControlLink(Link):
+    """Talks to the RunControl that the driver would have."""
+
+    def __init__(self, control):
+        super().__init__()
+        self._control = control
+
+    async def report(self, report):
+        return self._control.report(copy.deepcopy(report))
+
+
+def test_engines_hear_of_each_others_traces_and_a_quota_is_never_missed_for_it(tmp_path, corpus, monkeypatch):
+    """Two workers; after a while each counts what the other committed, so that less than two quotas are accepted."""
+    monkeypatch.setattr("judgetrace.unit_worker.REPORT_EVERY_S", 0.05)
+    control, script = RunControl(accepted_before={name_level("", "1"): 1}), {"latency_s": 0.1}
+    settings = {"per_level": 6, "commit_every_s": 0.05, "script": script}
+    workers = []
+    for _ in range(2):
+        worker, _, run = make_worker(tmp_path, corpus, driver=1, **settings)  # make_worker claims the run each time
+        worker._link = ControlLink(control)
+        workers.append(worker)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda pair: call(pair[0], pair[1]), zip(workers, (0, 1), strict=True))) == [[40], [40]]
+    rows = read_published(run)
+    check_rows(rows)
+    assert len(rows) == 80
+    accepted, spared = count(rows, "accepted"), count(rows, "over_quota")
+    for label in spared:
+        assert accepted[label] >= (5 if label == "1" else 6)
+    assert spared.total() > 0
+    assert sum(worker._done.levels.total() for worker in workers) == 80
+
+
+def test_a_further_proposal_draws_only_what_the_first_run_left(tmp_path, corpus):
+    first, _, run = make_worker(tmp_path, corpus, run="first", script={"poison": ["shard0-0003"]})
+    call(first, 0, 1)
+    left = {row["item_id"] for row in read_published(run) if row["outcome"] == "exhausted"}
+    decider = TraceDecider(
+        SAMPLING.model_copy(update={"seed": 1}),
+        AcceptanceConfig(),
+        proposal="second",
+        hinted=True,
+        earlier_runs=(run.url,),
+    )
+    second, _, again = make_worker(tmp_path, corpus, run="second", decider=decider)
+    assert call(second, 0) == [sum(item.startswith("shard0") for item in left)]
+    rows = read_published(again)
+    check_rows(rows)
+    assert {row["item_id"] for row in rows} == {item for item in left if item.startswith("shard0")}
+    assert {(row["proposal"], row["hinted"]) for row in rows} == {("second", True)}
+    assert {(row["proposal"], row["hinted"]) for row in read_published(run)} == {("first", False)}
+
+
+def test_accepted_traces_are_verified_by_the_same_worker_and_tallied_from_ledger_and_files(tmp_path, corpus):
+    first, _, run = make_worker(tmp_path, corpus, run="first")
+    call(first, 0)
+    accepted = {row["item_id"]: row for row in read_published(run) if row["outcome"] == "accepted"}
+    settings = {"decider": VerificationDecider(run.url), "template": load_template(None, "recover_rating.jinja")}
+    second, _, verified = make_worker(tmp_path, corpus, run="verified", script={"favour": 1.0}, **settings)
+    half = len(accepted) // 2
+    assert call(second, 0, num_units=half) == [half]
+    # A pilot leaves the shard open: status counts it from the ledger's parts.
+    counted = tally_run(verified, corpus, VERIFICATION_PRODUCT)
+    assert counted.num_units == half
+    assert call(second, 0) == [len(accepted)]
+    rows = read_published(verified, "verifications")
+    assert {row["item_id"]: row["rating"] for row in rows} == {key: row["rating"] for key, row in accepted.items()}
+    for row in rows:
+        assert row["trace_hash"] == hash_trace(accepted[row["item_id"]]["trace"])
+        assert row["recovers"] == (row["outcome"] == "recovered") == (row["recovered_label"] == row["rating"])
+    assert {row["outcome"] for row in rows} == {"recovered", "missed"}
+    assert tally_run(verified, corpus, VERIFICATION_PRODUCT).outcomes() == Counter(row["outcome"] for row in rows)
 
 
 class FlakyFolder(Folder):

@@ -15,6 +15,16 @@ UTILISATION_AT = (1, 2, 4, 8, 16, 32, 64)
 _SEPARATOR = "\x1f"  # in no label or dimension that a person types
 
 
+def name_level(dimension: str, label: str) -> str:
+    """Name a target label of a dimension as the keys of a Tally begin."""
+    return f"{dimension}{_SEPARATOR}{label}"
+
+
+def split_key(key: str) -> list[str]:
+    """Split a key of a Tally into its parts."""
+    return key.split(_SEPARATOR)
+
+
 @dataclass
 class Tally:
     """Counts of decided units and their draws. Every field is a sum, so tallies add. Keys are joined by _SEPARATOR."""
@@ -33,6 +43,9 @@ class Tally:
     """Quarantined and failed units by outcome and error."""
     tokens: Counter[str] = field(default_factory=Counter)
     """prompt, output, overshoot (output of draws that no outcome depends on), accepted (output of accepted draws)."""
+
+    flags: Counter[str] = field(default_factory=Counter)
+    """Verified traces by what was found: leaks, hinted, hinted_leaks (name a level, or say that they were told)."""
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -54,6 +67,15 @@ class Tally:
     def num_units(self) -> int:
         """All units counted."""
         return sum(self.units.values())
+
+    @property
+    def num_tried(self) -> int:
+        """Units but those that were over their level's quota and never asked."""
+        return self.num_units - self.outcomes()["over_quota"]
+
+    def count_accepted(self) -> Counter[str]:
+        """Count accepted units by level (name_level)."""
+        return _sum_by(Counter({key: n for key, n in self.units.items() if split_key(key)[2] == "accepted"}), 0, 1)
 
     @property
     def num_accepted(self) -> int:
@@ -118,6 +140,24 @@ def tally_ratings(table: pa.Table) -> Tally:
     )
 
 
+def tally_verifications(table: pa.Table) -> Tally:
+    """Count a table of schema.VERIFICATIONS. `first_draws` counts the label recovered beside the trace's rating."""
+    if not table.num_rows:
+        return Tally()
+    flat = pc.list_flatten(table.column("draws").combine_chunks())
+    faulty = table.filter(pc.is_in(table.column("outcome"), pa.array(["unrated", "quarantined", "failed"])))
+    leaks, hinted = table.column("leaks"), table.column("hinted")
+    tells = pc.and_(hinted, pc.or_(leaks, table.column("mentions_hint")))
+    return Tally(
+        units=_count(table.column("dimension"), table.column("target_label"), table.column("outcome")),
+        draws=_count(flat.field("reason")),
+        first_draws=_count(table.column("dimension"), table.column("rating"), table.column("recovered_label")),
+        errors=_count(faulty.column("outcome"), faulty.column("error")),
+        tokens=Counter(prompt=_total(flat.field("prompt_tokens")), output=_total(flat.field("output_tokens"))),
+        flags=Counter(leaks=_total(leaks), hinted=_total(hinted), hinted_leaks=_total(tells)),
+    )
+
+
 def _count(*columns: Any) -> Counter[str]:
     texts = [pc.fill_null(pc.cast(column, pa.string()), "") for column in columns]
     joined = texts[0] if len(texts) == 1 else pc.binary_join_element_wise(*texts, _SEPARATOR)
@@ -137,16 +177,19 @@ def _sum_by(counts: Counter[str], *parts: int) -> Counter[str]:
 
 
 def utilisation_by_draws(tally: Tally, max_draws: int) -> dict[int, float]:
-    """Compute the share of units with an accepted draw among their first n, for n = 1, 2, 4, ... and `max_draws`."""
+    """Compute the share of units with an accepted draw among their first n, for n = 1, 2, 4, ... and `max_draws`.
+
+    Units over their level's quota, which were never asked, count as neither.
+    """
     points = sorted({n for n in UTILISATION_AT if n < max_draws} | {max_draws})
     counts = {n: sum(c for index, c in tally.accepted_at.items() if int(index) < n) for n in points}
-    return {n: count / tally.num_units if tally.num_units else 0.0 for n, count in counts.items()}
+    return {n: count / tally.num_tried if tally.num_tried else 0.0 for n, count in counts.items()}
 
 
 def utilisation_by_label(tally: Tally) -> list[tuple[str, str, int, int]]:
-    """List (dimension, target label, accepted units, all units)."""
-    totals = _sum_by(tally.units, 0, 1)
-    hits = _sum_by(Counter({k: c for k, c in tally.units.items() if k.endswith(f"{_SEPARATOR}accepted")}), 0, 1)
+    """List (dimension, target label, accepted units, all units but those over quota)."""
+    totals = _sum_by(Counter({k: c for k, c in tally.units.items() if split_key(k)[2] != "over_quota"}), 0, 1)
+    hits = tally.count_accepted()
     rows = []
     for key, total in totals.items():
         dimension, label = key.split(_SEPARATOR)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from judgetrace.engine import Engine, Prompt
@@ -25,6 +25,25 @@ class AskedUnit:
     prompt: Prompt
     shortened: bool = False
     refused: str | None = None
+    skipped: str | None = None
+    """The outcome of a unit that is not to be asked at all, though it could be."""
+    facts: Any = None
+    """What the job's decider wants to know of the unit again when it decides; see Told."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a job tells of a unit beside its item."""
+
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Further variables of the prompt template."""
+    facts: Any = None
+    """Kept with the unit, for whoever decides it."""
+    skipped: str | None = None
+    """The outcome of a unit that there is nothing to ask about."""
+
+
+NOTHING_TOLD = Told()
 
 
 class UnitAsker:
@@ -40,56 +59,64 @@ class UnitAsker:
         *,
         max_output_tokens: int,
         thinks: bool = True,
+        tell: Callable[[Mapping[str, Any], Scale], Told] = lambda row, scale: NOTHING_TOLD,
     ):
         self._engine, self._config, self._guideline, self._scales = engine, config, guideline, scales
-        self._renderer = PromptRenderer(template, config.system, engine.special_tokens, thinks=thinks)
+        self._tell = tell
+        self._renderer = PromptRenderer(
+            template, config.system, engine.special_tokens, thinks=thinks, severity=config.severity
+        )
         limit = engine.max_model_tokens
         self._room = None if limit is None else limit - max_output_tokens
 
     def ask(self, rows: Sequence[Mapping[str, Any]]) -> list[AskedUnit]:
         """Make the prompts of units (rows of schema.ITEMS), in their order; they are tokenized in one call."""
-        messages = [self._render(row, json.loads(row["fields"])) for row in rows]
+        told = [self._tell(row, self._scale(row)) for row in rows]
+        messages = [
+            None if about.skipped else self._render(row, json.loads(row["fields"]), about)
+            for row, about in zip(rows, told, strict=True)
+        ]
         prompts = iter(self._engine.make_prompts([some for some in messages if some is not None]))
         return [
-            self._admit(row, next(prompts))
-            if some is not None
-            else self._refuse(row, "the guideline has no section for the dimension")
-            for row, some in zip(rows, messages, strict=True)
+            self._admit(row, next(prompts), about) if some is not None else self._leave_out(row, about)
+            for row, some, about in zip(rows, messages, told, strict=True)
         ]
 
-    def _render(self, row: Mapping[str, Any], fields: Mapping[str, str]) -> list[dict[str, str]] | None:
+    def _render(self, row: Mapping[str, Any], fields: Mapping[str, str], told: Told) -> list[dict[str, str]] | None:
         """Render a unit's messages; None where the guideline has no section for its dimension."""
         guideline = self._guideline.guideline_for(row["dimension"])
         if guideline is None:
             return None
-        return self._renderer.render(fields, guideline, row["dimension"], self._scale(row))
+        return self._renderer.render(fields, guideline, row["dimension"], self._scale(row), told.variables)
 
     def _scale(self, row: Mapping[str, Any]) -> Scale:
         scale = self._scales.of(row["dimension"])
         assert scale is not None, f"prepare_corpus lets no unit of dimension {row['dimension']!r} through"
         return scale
 
-    def _admit(self, row: Mapping[str, Any], prompt: Prompt) -> AskedUnit:
+    def _admit(self, row: Mapping[str, Any], prompt: Prompt, told: Told) -> AskedUnit:
         # An estimate may be far off, as for code or other languages: an item that fits must not be lost to it.
         if self._room is None or prompt.is_estimated or prompt.num_tokens <= self._room:
-            return self._make(row, prompt)
+            return self._make(row, prompt, told)
         found = f"the prompt has {prompt.num_tokens} tokens, the model takes {self._room} besides its output"
         shorter = None
         if self._config.on_overlong == "shorten":
             fields = json.loads(row["fields"])
-            shorter = shorten_fields(fields, lambda some: self._make_prompt(row, some).num_tokens, self._room)
+            shorter = shorten_fields(fields, lambda some: self._make_prompt(row, some, told).num_tokens, self._room)
         if shorter is None:
-            return self._refuse(row, found)
-        return self._make(row, self._make_prompt(row, shorter), shortened=True)
+            return self._make(row, Prompt(0), told, refused=found)
+        return self._make(row, self._make_prompt(row, shorter, told), told, shortened=True)
 
-    def _make_prompt(self, row: Mapping[str, Any], fields: Mapping[str, str]) -> Prompt:
-        messages = self._render(row, fields)
+    def _make_prompt(self, row: Mapping[str, Any], fields: Mapping[str, str], told: Told) -> Prompt:
+        messages = self._render(row, fields, told)
         assert messages is not None
         return self._engine.make_prompts([messages])[0]
 
-    def _refuse(self, row: Mapping[str, Any], why: str) -> AskedUnit:
-        return self._make(row, Prompt(0), refused=why)
+    def _leave_out(self, row: Mapping[str, Any], told: Told) -> AskedUnit:
+        if told.skipped:
+            return self._make(row, Prompt(0), told, skipped=told.skipped)
+        return self._make(row, Prompt(0), told, refused="the guideline has no section for the dimension")
 
-    def _make(self, row: Mapping[str, Any], prompt: Prompt, **more: Any) -> AskedUnit:
+    def _make(self, row: Mapping[str, Any], prompt: Prompt, told: Told, **more: Any) -> AskedUnit:
         labels = tuple(row["accepted_labels"]), tuple(row["annotator_labels"])
-        return AskedUnit(unit_key(row), *labels, self._scale(row), prompt, **more)
+        return AskedUnit(unit_key(row), *labels, self._scale(row), prompt, facts=told.facts, **more)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+
+from judgetrace.accounting import Tally
 
 ALIVE_S = {"starting": 1800.0, "running": 15.0, "draining": 15.0}
 """A worker that has said nothing for so long is not counted any more; what it did counts on. While it loads its engine
@@ -25,6 +27,9 @@ class WorkCounts:
     prompt_tokens: int = 0
     output_tokens: int = 0
     engine_s: float = 0.0
+    levels: Counter[str] = field(default_factory=Counter)
+    """Units committed by dimension, target label and outcome, keyed as accounting.Tally.units. They lag behind
+    `outcomes` by a commit: a unit that a dead worker had decided but not committed is decided again."""
 
     def __add__(self, other: WorkCounts) -> WorkCounts:
         return WorkCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -49,6 +54,16 @@ class WorkerReport:
 
 
 @dataclass
+class Orders:
+    """What a worker hears back."""
+
+    drain: bool = False
+    accepted_elsewhere: dict[str, int] = field(default_factory=dict)
+    """Accepted units by level (accounting.name_level) that others committed: other workers, earlier calls, earlier
+    runs. Empty where no quota asks for it."""
+
+
+@dataclass
 class RunSnapshot:
     """The sum of all workers' reports."""
 
@@ -62,18 +77,30 @@ class RunSnapshot:
 class RunControl:
     """Adds up the workers' reports, and tells them when to drain."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, accepted_before: Mapping[str, int] | None = None
+    ) -> None:
+        """`accepted_before` is what was accepted of each level before this call; None where nobody has to know."""
+        self._clock, self._accepted_before = clock, accepted_before
         self._reports: dict[str, WorkerReport] = {}
         self._heard_at: dict[str, float] = {}
         self._drain = False
         self._fenced: str | None = None
 
-    def report(self, report: WorkerReport) -> bool:
-        """Take a worker's latest report; returns whether it should drain."""
+    def report(self, report: WorkerReport) -> Orders:
+        """Take a worker's latest report; returns what it should do and know."""
         self._reports[report.worker] = report
         self._heard_at[report.worker] = self._clock()
-        return self._drain
+        return Orders(self._drain, self._count_elsewhere(report.worker))
+
+    def _count_elsewhere(self, worker: str) -> dict[str, int]:
+        if self._accepted_before is None:
+            return {}
+        counts = Counter(self._accepted_before)
+        for name, report in self._reports.items():
+            if name != worker:
+                counts += Tally(units=report.done.levels).count_accepted()
+        return dict(counts)
 
     def report_fenced(self, message: str) -> None:
         """Note that a newer driver has taken the run over: everyone drains."""

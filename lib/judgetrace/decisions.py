@@ -12,13 +12,16 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from judgetrace.acceptance import AcceptanceConfig, accept_rating
-from judgetrace.asking import AskedUnit
+from judgetrace.asking import NOTHING_TOLD, AskedUnit, Told
 from judgetrace.products import TRACE_PRODUCT, Product
 from judgetrace.sampling import Draw, DrawReason, SamplingConfig, UnitSampling
 from judgetrace.scale import Scale
-from judgetrace.schema import DECISIONS, UNIT_KEY, UnitKey, unit_key
+from judgetrace.schema import DECISIONS, FIRST_PROPOSAL, UNIT_KEY, UnitKey, unit_key
+from judgetrace.traces import select_left
 
-FINAL_OUTCOMES = frozenset({"accepted", "exhausted", "rated", "unrated", "quarantined"})
+FINAL_OUTCOMES = frozenset(
+    {"accepted", "exhausted", "over_quota", "rated", "unrated", "recovered", "missed", "quarantined"}
+)
 """Outcomes that no later run changes."""
 
 
@@ -41,8 +44,27 @@ class Decider(Protocol):
     def scores_levels(self) -> bool:
         """Whether a draw's rating is read off the probabilities of all levels instead of being sampled."""
 
-    def select_units(self, items: pa.Table, before: pa.Table) -> pa.Table:
-        """Select the units (schema.ITEMS) of a shard; `before` has the keys of the shard before it in its bucket."""
+    @property
+    def selects_all(self) -> bool:
+        """Whether every unit of the corpus with a target label is asked."""
+
+    @property
+    def earlier_runs(self) -> tuple[str, ...]:
+        """Complete runs of infer_traces that the selection depends on."""
+
+    @property
+    def earlier_columns(self) -> tuple[str, ...]:
+        """Columns of their traces, besides key and outcome, that units are asked with."""
+
+    def select_units(self, items: pa.Table, before: pa.Table, earlier: pa.Table) -> pa.Table:
+        """Select the units (schema.ITEMS) of a shard.
+
+        `before` has the keys of the shard before it in its bucket, `earlier` the shard's rows of `earlier_runs`
+        (traces.read_earlier), without `earlier_columns` where units are only counted. Further columns may be added.
+        """
+
+    def tell(self, row: Mapping[str, Any], scale: Scale) -> Told:
+        """Say what the prompt of a unit (a row that was selected) holds besides its item."""
 
     def judge(self, rating: str, unit: AskedUnit) -> tuple[DrawReason, str | None]:
         """Judge a draw that gave a level of the scale; returns its reason and by which rule it was accepted."""
@@ -61,19 +83,36 @@ class TraceDecider:
     product: Product = TRACE_PRODUCT
     asks_dropped: bool = False
     scores_levels: bool = False
+    proposal: str = FIRST_PROPOSAL
+    hinted: bool = False
+    earlier_runs: tuple[str, ...] = ()
+    earlier_columns: tuple[str, ...] = ()
 
-    def select_units(self, items: pa.Table, before: pa.Table) -> pa.Table:
-        """Select all units."""
-        return items
+    @property
+    def selects_all(self) -> bool:
+        """Whether no earlier run was to leave anything out."""
+        return not self.earlier_runs
+
+    def select_units(self, items: pa.Table, before: pa.Table, earlier: pa.Table) -> pa.Table:
+        """Select all units, or those that the earlier runs left."""
+        return items if self.selects_all else select_left(items, earlier)
+
+    def tell(self, row: Mapping[str, Any], scale: Scale) -> Told:
+        """Tell the target label where the run is to argue for it."""
+        return Told({"hint": row["target_label"]}) if self.hinted else NOTHING_TOLD
 
     def judge(self, rating: str, unit: AskedUnit) -> tuple[DrawReason, str | None]:
-        """Accept a rating that matches the unit's labels."""
-        accepted_by = accept_rating(rating, unit.accepted_labels, unit.annotator_labels, unit.scale, self.acceptance)
+        """Accept a rating that matches the unit's labels; of a hinted one the label that it was told alone."""
+        labels = unit.accepted_labels[:1] if self.hinted else unit.accepted_labels
+        accepted_by = accept_rating(rating, labels, unit.annotator_labels, unit.scale, self.acceptance)
         return ("accepted" if accepted_by else "disagrees"), accepted_by
 
     def decide(self, unit: AskedUnit, sampling: UnitSampling) -> dict[str, Any]:
         """Make a row of schema.DECISIONS."""
-        return decide_unit(unit.key, sampling, self.keep_rejected_text, unit.refused, unit.shortened)
+        row = decide_unit(
+            unit.key, sampling, self.keep_rejected_text, unit.refused, unit.shortened, skipped=unit.skipped
+        )
+        return row | {"proposal": self.proposal, "hinted": self.hinted}
 
 
 def decide_unit(
@@ -82,16 +121,21 @@ def decide_unit(
     keep_rejected_text: bool,
     refused: str | None = None,
     shortened: bool = False,
+    *,
+    skipped: str | None = None,
 ) -> dict[str, Any]:
-    """Decide a unit by its draws so far; returns a row of schema.DECISIONS.
+    """Decide a unit by its draws so far; returns a row of schema.DECISIONS but for what its proposal was.
 
-    `refused` is why the unit can't be asked at all. A unit that is not decided yet is `undecided`.
+    `refused` is why the unit can't be asked at all, `skipped` the outcome of one that is not to be asked. A unit that
+    is not decided yet is `undecided`.
     """
     draws = sampling.draws
     accepted = sampling.accepted
     failures = [draw for draw in draws if draw.reason == "failed"]
     if refused is not None:
         outcome = "quarantined"
+    elif skipped is not None:
+        outcome = skipped
     elif not sampling.is_decided:
         outcome = "undecided"
     elif accepted:
@@ -148,11 +192,11 @@ def decide_again(
     `row` has the columns of schema.TRACES. A unit that needs draws which nobody sampled becomes `undecided`; a newly
     accepted draw whose text was not kept has no trace, and the row's error says so.
     """
-    if row["outcome"] in ("quarantined", "failed"):
-        return {name: row[name] for name in DECISIONS.names}
+    if row["outcome"] in ("quarantined", "failed", "over_quota"):
+        return {name: row.get(name) for name in DECISIONS.names}
     draws = [_judge_again(decode_draw(draw), row, scale, acceptance) for draw in row["draws"]]
     again = decide_unit(unit_key(row), UnitSampling(sampling, draws, forget_failed=False), keep_rejected_text=True)
-    again["shortened"] = row["shortened"]
+    again |= {name: row.get(name) for name in ("shortened", "proposal", "hinted")}
     if again["outcome"] == "accepted" and again["trace"] is None:
         again["error"] = "the accepted draw's text was not kept; sample again with ledger.keep_rejected_text"
     return again

@@ -21,7 +21,7 @@ import pyarrow as pa
 from judgetrace.accounting import Tally
 from judgetrace.decisions import FINAL_OUTCOMES
 from judgetrace.products import Product
-from judgetrace.schema import UNIT_KEY, UnitKey
+from judgetrace.schema import UNIT_KEY, UnitKey, fit_table
 from judgetrace.storage import Folder, encode_parquet
 
 TALLY_KEY = "judgetrace.tally"
@@ -54,7 +54,7 @@ class ShardLedger:
             for name in self._folder.list_files(".parquet")[len(self.tables) :]:
                 table = self._folder.read_table(name)
                 with self._folder.parsing(name):
-                    self._append(table.select(self._product.decisions.names).cast(self._product.decisions))
+                    self._append(fit_table(table, self._product.decisions))
         except FileNotFoundError:
             # Listed, then deleted by who finished the shard: the finished file is there then.
             pass

@@ -48,10 +48,11 @@ class RunLimits:
 
     def _find_failures(self, done: WorkCounts) -> str | None:
         failed = done.outcomes["failed"] + done.outcomes["quarantined"]
-        if done.num_units < MIN_UNITS_FOR_FAILED_RATE or failed <= self.config.max_failed_rate * done.num_units:
+        asked = done.num_units - done.outcomes["over_quota"]
+        if asked < MIN_UNITS_FOR_FAILED_RATE or failed <= self.config.max_failed_rate * asked:
             return None
         commonest = "; ".join(f"{error} ({count}x)" for error, count in done.errors.most_common(5))
-        share = f"{failed} of {done.num_units} units failed or were quarantined"
+        share = f"{failed} of {asked} units failed or were quarantined"
         return f"{share}, more than limits.max_failed_rate; commonest: {commonest}"
 
     def _find_spent_budget(self, done: WorkCounts, seconds: float) -> str | None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from judgetrace.accounting import Tally, tally_ratings, tally_traces
-from judgetrace.schema import DECISIONS, RATER_ANNOTATIONS, RATINGS, TRACES
+from judgetrace.accounting import Tally, tally_ratings, tally_traces, tally_verifications
+from judgetrace.schema import DECISIONS, RATER_ANNOTATIONS, RATINGS, TRACES, VERDICTS, VERIFICATIONS
 
 
 @dataclass(frozen=True)
@@ -27,4 +27,5 @@ class Product:
 
 TRACE_PRODUCT = Product("traces", DECISIONS, TRACES, tally_traces)
 RATING_PRODUCT = Product("annotations", RATINGS, RATER_ANNOTATIONS, tally_ratings)
-PRODUCTS = {product.folder: product for product in (TRACE_PRODUCT, RATING_PRODUCT)}
+VERIFICATION_PRODUCT = Product("verifications", VERDICTS, VERIFICATIONS, tally_verifications)
+PRODUCTS = {product.folder: product for product in (TRACE_PRODUCT, RATING_PRODUCT, VERIFICATION_PRODUCT)}

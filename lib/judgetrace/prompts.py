@@ -30,8 +30,13 @@ class PromptConfig(BaseModel):
     template: str | None = Field(
         default=None,
         description="A Jinja file with the variables guideline, dimension, fields (name -> text), levels, "
-        "thinks (whether to reason first); "
-        "the one that judgetrace ships by default.",
+        "thinks (whether to reason first), severity (strict, lenient or none), hint (the target label to argue for, or "
+        "none), and for verify_traces trace; the one that judgetrace ships by default.",
+    )
+    severity: Literal["strict", "lenient"] | None = Field(
+        default=None,
+        description="Ask for a strict or a lenient rater: a sentence in the default template. For a further proposal, "
+        "where a generator's own severity keeps it from some levels.",
     )
     system: str | None = Field(default=None, description="A system message, for models that want one.")
     on_overlong: Literal["quarantine", "shorten"] = Field(
@@ -45,10 +50,10 @@ class PromptConfig(BaseModel):
     )
 
 
-def load_template(path: str | None) -> str:
-    """Read a prompt template, the shipped one by default. Raises UserError."""
+def load_template(path: str | None, shipped: str = "rate_item.jinja") -> str:
+    """Read a prompt template, by default one that is shipped. Raises UserError."""
     if path is None:
-        return (files("judgetrace") / "templates" / "rate_item.jinja").read_text(encoding="utf-8")
+        return (files("judgetrace") / "templates" / shipped).read_text(encoding="utf-8")
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -59,20 +64,34 @@ class PromptRenderer:
     """Renders the messages of units from one template."""
 
     def __init__(
-        self, template: str, system: str | None = None, special_tokens: Sequence[str] = (), *, thinks: bool = True
+        self,
+        template: str,
+        system: str | None = None,
+        special_tokens: Sequence[str] = (),
+        *,
+        thinks: bool = True,
+        severity: str | None = None,
     ):
         environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False, trim_blocks=True)
         try:
             self._template = environment.from_string(template)
         except TemplateError as error:
             raise UserError(f"prompt template: {error}; expected Jinja") from error
-        self._system, self._thinks = system, thinks
+        self._system, self._thinks, self._severity = system, thinks, severity
         self._special_tokens = tuple(special_tokens)
 
-    def render(self, fields: Mapping[str, str], guideline: str, dimension: str, scale: Scale) -> list[dict[str, str]]:
+    def render(
+        self,
+        fields: Mapping[str, str],
+        guideline: str,
+        dimension: str,
+        scale: Scale,
+        told: Mapping[str, str] | None = None,
+    ) -> list[dict[str, str]]:
         """Render the chat messages of one unit; item text can't carry tags or special tokens into the prompt.
 
-        Raises UserError where the template names an unknown variable.
+        `told` is what the prompt tells beside the item: hint, trace. Raises UserError where the template names an
+        unknown variable.
         """
         safe = {name: neutralise(text, self._special_tokens) for name, text in fields.items()}
         try:
@@ -82,11 +101,21 @@ class PromptRenderer:
                 fields=safe,
                 levels=list(scale.values),
                 thinks=self._thinks,
+                severity=self._severity,
+                **{"hint": None}
+                | {name: neutralise(text, self._special_tokens) for name, text in (told or {}).items()},
             )
         except TemplateError as error:
-            raise UserError(
-                f"prompt template: {error}; known variables: guideline, dimension, fields, levels, thinks"
-            ) from error
+            known = [
+                "guideline",
+                "dimension",
+                "fields",
+                "levels",
+                "thinks",
+                "severity",
+                *sorted({"hint", *(told or {})}),
+            ]
+            raise UserError(f"prompt template: {error}; known variables: {', '.join(known)}") from error
         system = [{"role": "system", "content": self._system}] if self._system else []
         return [*system, {"role": "user", "content": text.strip()}]
 

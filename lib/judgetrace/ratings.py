@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, Field, model_validator
 
-from judgetrace.asking import AskedUnit
+from judgetrace.asking import NOTHING_TOLD, AskedUnit, Told
 from judgetrace.config import STRICT
 from judgetrace.decisions import encode_draw
 from judgetrace.products import RATING_PRODUCT, Product
@@ -124,6 +124,9 @@ class RatingDecider:
     asks_dropped: bool = False
     keep_text: bool = False
     product: Product = RATING_PRODUCT
+    earlier_runs: tuple[str, ...] = ()
+    earlier_columns: tuple[str, ...] = ()
+    selects_all: bool = False
 
     @cached_property
     def sampling(self) -> SamplingConfig:
@@ -135,7 +138,11 @@ class RatingDecider:
         """Whether levels are scored instead of sampled."""
         return self.decoding.rating == "expected"
 
-    def select_units(self, items: pa.Table, before: pa.Table) -> pa.Table:
+    def tell(self, row: Mapping[str, Any], scale: Scale) -> Told:
+        """Tell nothing: a rater sees the item alone."""
+        return NOTHING_TOLD
+
+    def select_units(self, items: pa.Table, before: pa.Table, earlier: pa.Table | None = None) -> pa.Table:
         """Select the first unit of each item and dimension, in the splits asked for.
 
         Where targets are kept per annotator, an item's units lie together; `before` ends with what this shard goes on

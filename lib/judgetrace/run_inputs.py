@@ -18,14 +18,18 @@ from judgetrace.prompts import load_template
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import ITEMS, TARGET_AGGREGATE, UNIT_KEY
 from judgetrace.storage import Folder
+from judgetrace.traces import read_earlier
 
 SHARDS_READ_AT_ONCE = 16
 
 
 class RunInputs:
-    """A prepared corpus, and what its units are asked with. Raises UserError for what can't be used."""
+    """A prepared corpus, and what its units are asked with. Raises UserError for what can't be used.
 
-    def __init__(self, corpus: str, guideline: str | None, template: str | None):
+    `shipped` is the template to ask with where the config names none.
+    """
+
+    def __init__(self, corpus: str, guideline: str | None, template: str | None, shipped: str = "rate_item.jinja"):
         self.corpus = Folder(corpus)
         manifests = read_finished(self.corpus)
         prepared = manifests[0]["config"]
@@ -33,7 +37,7 @@ class RunInputs:
         self.by_section = bool(prepared["guideline"]["by_section"])
         self.num_buckets = int(manifests[0]["buckets"])
         self.guideline = self._read_guideline(guideline)
-        self.template = load_template(template)
+        self.template = load_template(template, shipped)
         shards = [shard for manifest in manifests for shard in manifest["shards"]]
         files = [name for manifest in manifests for name in manifest["files"] if name.startswith("dropped/")]
         self.dropped_shards = sorted(int(name[len("dropped/shard-") : -len(".parquet")]) for name in files)
@@ -88,7 +92,9 @@ def read_units(
 ) -> pa.Table:
     """Read the units of a shard that a run covers (schema.ITEMS, or some of its columns)."""
     items = read_shard(corpus, shard, decider.asks_dropped, columns)
-    return decider.select_units(items, _read_units_before(corpus, shard, num_buckets, items))
+    before = _read_units_before(corpus, shard, num_buckets, items)
+    earlier = read_earlier(decider.earlier_runs, shard, decider.earlier_columns if columns is None else ())
+    return decider.select_units(items, before, earlier)
 
 
 def read_shard(corpus: Folder, shard: int, with_dropped: bool, columns: list[str] | None = None) -> pa.Table:

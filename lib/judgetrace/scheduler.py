@@ -49,15 +49,17 @@ RUNS_AHEAD = 2
 """Priorities from here on are draws beside others of their unit."""
 SampleDraw = Callable[[UnitWork, int, bool], Coroutine[Any, Any, Draw]]
 """Samples draw `index` of a unit; the flag says that it may be cancelled. Returns a Draw even when cancelled."""
+MayBegin = Callable[[UnitWork], bool]
+"""Asked before a unit's first draw; one that may not begin ends without any."""
 
 
 class DrawScheduler:
     """Runs draws under one limit. All calls are made on one event loop."""
 
-    def __init__(self, slots: int, sample: SampleDraw):
+    def __init__(self, slots: int, sample: SampleDraw, may_begin: MayBegin = lambda _: True):
         self._free = slots
         self._slots = slots
-        self._sample = sample
+        self._sample, self._may_begin = sample, may_begin
         self._queue: list[tuple[int, int, int, UnitWork]] = []
         self._orders = itertools.count()
         self._to_isolate: deque[UnitWork] = deque()
@@ -148,6 +150,9 @@ class DrawScheduler:
                 return
             heapq.heappop(queue)
             if is_stale:
+                continue
+            if not work.sampling.has_started and not self._may_begin(work):
+                self._finish(work)
                 continue
             index = work.sampling.next_index()
             if index is not None:

@@ -21,6 +21,22 @@ def unit_key(row: Mapping[str, Any]) -> UnitKey:
     return (row["item_id"], row["dimension"], row["target_source"])
 
 
+LATER_COLUMNS = frozenset({"proposal", "hinted"})
+"""Columns that files of earlier versions lack."""
+
+
+def fit_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Bring a table written by an earlier version to a schema: LATER_COLUMNS that it lacks are null, further ones go.
+
+    Raises KeyError where another column is missing, pa.ArrowInvalid where one can't be cast.
+    """
+    for field in (field for field in schema if field.name in LATER_COLUMNS - set(table.column_names)):
+        table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select(schema.names).cast(schema)
+
+
+FIRST_PROPOSAL = "first"
+"""The proposal of a run that has no name of its own for it."""
 TARGET_AGGREGATE = "aggregate"
 """The `target_source` of a unit whose label was aggregated over annotators."""
 
@@ -103,7 +119,11 @@ DECISIONS = pa.schema(
         ("item_id", pa.string()),
         ("dimension", pa.string()),
         ("target_source", pa.string()),
-        ("outcome", pa.string()),  # accepted, exhausted, quarantined, failed; undecided only inside a ledger
+        # accepted, exhausted, over_quota (its level had enough: not drawn), quarantined, failed; undecided only inside
+        # a ledger
+        ("outcome", pa.string()),
+        ("proposal", pa.string()),  # the run's name for its way of sampling; null in files of before it: "first"
+        ("hinted", pa.bool_()),  # the prompt told the target label; null likewise: false
         ("trace", pa.string()),  # the thinking of the first accepted draw
         ("rating", pa.string()),  # its rating
         ("draw_index", pa.int32()),  # its index
@@ -144,3 +164,28 @@ RATINGS = pa.schema(
 
 RATER_ANNOTATIONS = pa.schema([*RATINGS, *(ITEMS.field(name) for name in ("target_label", "group", "split"))])
 """One row an item and dimension: a rater's label. `target_label` is null where targets are kept per annotator."""
+
+VERDICTS = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("dimension", pa.string()),
+        ("target_source", pa.string()),
+        ("proposal", pa.string()),  # as in TRACES
+        ("hinted", pa.bool_()),
+        ("rating", pa.string()),  # the trace's own
+        ("trace_hash", pa.string()),  # of the trace as it was accepted; verification.hash_trace
+        ("stripped_trace", pa.string()),  # what the second model read
+        ("leaks", pa.bool_()),  # it still names a level: that a rating is recovered from it says little
+        ("mentions_hint", pa.bool_()),  # the trace says that its label was given
+        ("recovered_label", pa.string()),  # null where the second model named none
+        ("recovers", pa.bool_()),  # it is exactly `rating`
+        ("outcome", pa.string()),  # recovered, missed, unrated, quarantined, failed; undecided only inside a ledger
+        ("error", pa.string()),  # why missed without being asked, unrated, quarantined or failed
+        ("shortened", pa.bool_()),  # the item was shortened to fit the model
+        ("draws", pa.list_(DRAW)),  # the second model's one answer; none where nothing was left to ask about
+    ]
+)
+"""One row a decision of `verify_traces` about an accepted unit; what ledger parts hold."""
+
+VERIFICATIONS = pa.schema([*VERDICTS, *(ITEMS.field(name) for name in ("target_label", "group", "split"))])
+"""One row an accepted unit of a run of infer_traces."""

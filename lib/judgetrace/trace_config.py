@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.config import STRICT
 from judgetrace.decisions import TraceDecider
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, ModelConfig
+from judgetrace.gate import GateConfig
 from judgetrace.limits import LimitsConfig
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
+from judgetrace.quota import QuotaConfig
 from judgetrace.run_config import check_asking, make_contract
 from judgetrace.sampling import SamplingConfig
+from judgetrace.schema import FIRST_PROPOSAL
 from judgetrace.session import RayConfig
 
 
@@ -31,6 +34,19 @@ class LedgerConfig(BaseModel):
     )
 
 
+class HintConfig(BaseModel):
+    """Whether the prompt tells the target label."""
+
+    model_config = STRICT
+
+    enabled: bool = Field(
+        default=False,
+        description="Tell the target label and ask for the reasoning of someone who would give it: a last resort for "
+        "units that no other proposal reaches. Their traces argue for a label instead of finding it; they are tagged "
+        "`hinted`, and train_rater takes them only where a second model recovers the label from them (verify_traces).",
+    )
+
+
 class InferTracesConfig(BaseModel):
     """Infer thinking traces for a corpus: sample reasoning and a rating, keep the trace whose rating matches the label.
 
@@ -42,6 +58,14 @@ class InferTracesConfig(BaseModel):
 
     corpus: str = Field(description="The corpus folder; local path, s3:// or any fsspec URL.")
     run: str = Field(description="The run folder; may be on another filesystem.")
+    proposal: str = Field(
+        default=FIRST_PROPOSAL, min_length=1, description="A name for this way of sampling, kept with every trace."
+    )
+    after: tuple[str, ...] = Field(
+        default=(),
+        description="Complete runs of infer_traces over the same corpus: sample only units that they left without an "
+        "accepted draw (exhausted or over quota; not those they quarantined).",
+    )
     guideline: str | None = Field(default=None, description="A guideline to use instead of the corpus's own: a file.")
     model: ModelConfig = Field(description="The generator.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="The pool of engines.")
@@ -52,6 +76,9 @@ class InferTracesConfig(BaseModel):
     thinking: ThinkingConfig = Field(default_factory=ThinkingConfig, description="How thinking and rating are written.")
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="How draws are sampled.")
     acceptance: AcceptanceConfig = Field(default_factory=AcceptanceConfig, description="Which ratings match.")
+    hint: HintConfig = Field(default_factory=HintConfig, description="Whether the prompt tells the target label.")
+    quota: QuotaConfig = Field(default_factory=QuotaConfig, description="How many traces of a level are enough.")
+    gate: GateConfig = Field(default_factory=GateConfig, description="When too few of a level are accepted.")
     ledger: LedgerConfig = Field(default_factory=LedgerConfig, description="How decisions are kept.")
     limits: LimitsConfig = Field(default_factory=LimitsConfig, description="When the job ends early.")
     cluster: RayConfig = Field(default_factory=RayConfig, description="Where the job runs.")
@@ -62,6 +89,11 @@ class InferTracesConfig(BaseModel):
         description="Validate without a cluster, print the resolved config and one rendered prompt.",
     )
 
+    @field_validator("after", mode="before")
+    @classmethod
+    def _one_or_more(cls, given: object) -> object:
+        return (given,) if isinstance(given, str) else given
+
     @model_validator(mode="after")
     def _check(self) -> InferTracesConfig:
         if self.thinking.format == "none":
@@ -69,13 +101,36 @@ class InferTracesConfig(BaseModel):
         check_asking(self.engine, self.thinking, self.endpoint, self.sampling, self.limits, prompt=self.prompt)
         if self.sampling.keep > self.sampling.max_draws:
             raise ValueError(f"sampling.keep {self.sampling.keep} is more than max_draws {self.sampling.max_draws}")
+        if self.hint.enabled:
+            self._check_hint()
+        if self.run.rstrip("/") in {run.rstrip("/") for run in self.after}:
+            raise ValueError("after: names `run` itself; give another run folder to the next proposal")
         return self
+
+    def _check_hint(self) -> None:
+        if self.proposal == FIRST_PROPOSAL:
+            raise ValueError(f"hint.enabled needs a proposal name of its own, not {FIRST_PROPOSAL!r}: set `proposal`")
+        if self.acceptance.rule != "exact":
+            raise ValueError(
+                f"acceptance.rule = '{self.acceptance.rule}': a hinted draw argues for the one label that it was told; "
+                "use 'exact'"
+            )
 
     def decider(self) -> TraceDecider:
         """Return what decides units."""
-        return TraceDecider(self.sampling, self.acceptance, self.ledger.keep_rejected_text)
+        return TraceDecider(
+            self.sampling,
+            self.acceptance,
+            self.ledger.keep_rejected_text,
+            proposal=self.proposal,
+            hinted=self.hint.enabled,
+            earlier_runs=self.after,
+        )
 
     def contract(self, **texts: str) -> dict[str, Any]:
         """Collect what the rows of a run depend on; see run_config.make_contract."""
         sections = {"sampling": self.sampling, "thinking": self.thinking, "acceptance": self.acceptance}
-        return make_contract(sections, self.model, self.engine, self.endpoint, self.prompt, **texts)
+        contract = make_contract(sections, self.model, self.engine, self.endpoint, self.prompt, **texts)
+        # Null where it is what runs were that began before there was a choice.
+        contract["proposal"] = None if self.proposal == FIRST_PROPOSAL else self.proposal
+        return contract | {"hint.enabled": self.hint.enabled or None, "quota.per_level": self.quota.per_level}

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from judgetrace.accounting import Tally, acceptance_beyond_chance, utilisation_by_draws, utilisation_by_label
+from judgetrace.gate import LevelShare, describe_level
 from judgetrace.ledger import current_shard_files
 from judgetrace.run_folder import RunFolder
 from judgetrace.scale import ScaleConfig
@@ -43,10 +44,11 @@ def print_trace_summary(console: Console, summary: dict[str, Any], scale: ScaleC
     tally = Tally.from_json(summary["tally"])
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(tally.outcomes().items())) or "none yet"
     console.print(f"\n[bold]Units[/]: {summary['decided']:,} of {summary['units']:,} decided: {outcomes}")
-    if not tally.num_units:
+    if not tally.num_tried:
         return
     _print_utilisation_by_draws(console, tally, draws)
     _print_utilisation_by_label(console, tally, scale)
+    _print_gate(console, summary.get("gate"))
     for dimension in sorted({row[0] for row in utilisation_by_label(tally)}):
         own = scale.of(dimension)
         beyond = None if own is None else acceptance_beyond_chance(tally, dimension, len(own.values))
@@ -65,6 +67,18 @@ def print_trace_summary(console: Console, summary: dict[str, Any], scale: ScaleC
     console.print(f"Draws: {', '.join(f'{n:,} {reason}' for reason, n in tally.draws.most_common())}")
     for error, count in tally.errors.most_common(5):
         console.print(f"  {count:,} x {error.replace(chr(31), ': ')}", markup=False)
+
+
+def _print_gate(console: Console, gate: dict[str, Any] | None) -> None:
+    """Print which levels are below the gate, if there is one."""
+    if gate is None:
+        return
+    console.print(
+        f"Gate: at least {gate['min_level_acceptance']:.1%} of each label's decided units are to be accepted; "
+        f"{len(gate['breaches'])} below it, {len(gate['too_few_units'])} with fewer than {gate['min_units']} units"
+    )
+    for level in gate["breaches"]:
+        console.print(f"  below: {describe_level(LevelShare(**level))}", markup=False)
 
 
 def _print_utilisation_by_draws(console: Console, tally: Tally, max_draws: int) -> None:

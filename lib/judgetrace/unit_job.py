@@ -6,26 +6,29 @@ Needs a connected Ray. The jobs say what they ask, and show what came of it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from judgetrace.accounting import Tally, add_tallies
 from judgetrace.decisions import Decider
+from judgetrace.gate import summarise_gate
 from judgetrace.limits import RunLimits
 from judgetrace.metrics import RunView, count_earlier
 from judgetrace.products import TRACE_PRODUCT
 from judgetrace.rating_config import RateItemsConfig
 from judgetrace.run_folder import RunFolder
 from judgetrace.run_inputs import RunInputs
-from judgetrace.run_report import summarise_run
+from judgetrace.run_report import summarise_run, tally_run
 from judgetrace.session import check_resources
 from judgetrace.storage import Folder, encode_json
 from judgetrace.trace_config import InferTracesConfig
-from judgetrace.unit_run import ShardTask, UnitRun, drop_finished, needs_of, plan_shards
+from judgetrace.unit_run import NO_GOALS, LevelGoals, ShardTask, UnitRun, drop_finished, needs_of, plan_shards
 from judgetrace.unit_worker import WorkerSpec
+from judgetrace.verification_config import VerifyTracesConfig
 from judgetrace.versions import list_versions
 
 STOPPED_EARLY_STATUS = 3
@@ -39,16 +42,20 @@ class UnitJob:
     """One call of a job. `hit` is the outcome that it is after."""
 
     name: str
-    config: InferTracesConfig | RateItemsConfig
+    config: InferTracesConfig | RateItemsConfig | VerifyTracesConfig
     inputs: RunInputs
     decider: Decider
     model_fingerprint: str
     hit: str
+    reads: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What identifies the earlier runs that the rows depend on, by their key in the config."""
 
     def contract(self) -> dict[str, Any]:
         """Collect what the run's rows depend on."""
         inputs, config = self.inputs, self.config
-        return config.contract(
+        # Null rather than none of them, as of runs that began before there were any.
+        read = {key: list(runs) or None for key, runs in self.reads.items()}
+        return read | config.contract(
             **{
                 "corpus": inputs.corpus_id,
                 "guideline.by_section": str(inputs.by_section),
@@ -60,8 +67,8 @@ class UnitJob:
 
     def plan(self) -> list[ShardTask]:
         """List the shards, and how many units of each, that the run covers."""
-        selects = self.decider.product is not TRACE_PRODUCT
-        shards = self.inputs.count_selected(self.decider) if selects else self.inputs.shards
+        decider, inputs = self.decider, self.inputs
+        shards = inputs.shards if decider.selects_all else inputs.count_selected(decider)
         return plan_shards(shards, self.config.limit)
 
     def describe(self, total: int) -> dict[str, Any]:
@@ -98,7 +105,19 @@ class UnitJob:
             num_buckets=inputs.num_buckets,
             commit_every_s=config.ledger.commit_every_s,
             drain_s=config.ledger.drain_s,
+            per_level=config.quota.per_level if isinstance(config, InferTracesConfig) else None,
         )
+
+    def level_goals(self, before: Tally) -> LevelGoals:
+        """Collect what is wanted of each level; `before` counts what earlier calls of the run decided."""
+        config = self.config
+        if not isinstance(config, InferTracesConfig):
+            return NO_GOALS
+        accepted = None
+        if config.quota.per_level is not None:
+            runs = (tally_run(Folder(run), self.inputs.corpus, TRACE_PRODUCT) for run in config.after)
+            accepted = add_tallies([before, *runs]).count_accepted()
+        return LevelGoals(config.gate, before.units, accepted)
 
 
 def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) -> int:
@@ -123,12 +142,15 @@ def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) ->
         f"{len(tasks):,} shards to go"
     )
     limits = RunLimits(config.limits, config.endpoint)
-    call = UnitRun(job.name, run, driver, limits, view)
     if tasks:
+        goals = job.level_goals(Tally.from_json(before["tally"]))
+        call = UnitRun(job.name, run, driver, limits, view, levels=goals)
         end = call.work(job.worker_spec(driver), tasks, config.cluster.wait_s)
     summary = summarise_run(run, job.inputs.corpus, product, total)
-    if product is TRACE_PRODUCT:
-        summary["data_utilisation"] = summary["outcomes"].get("accepted", 0) / max(1, summary["decided"])
+    if isinstance(config, InferTracesConfig):
+        tally = Tally.from_json(summary["tally"])
+        summary["data_utilisation"] = tally.num_accepted / max(1, tally.num_tried)
+        summary["gate"] = summarise_gate(tally.units, config.gate)
     show(run, summary)
     if config.endpoint is not None:
         tokens = summary["tokens"]

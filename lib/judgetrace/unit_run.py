@@ -8,15 +8,17 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from judgetrace.config import UserError
-from judgetrace.control import RunControl, RunSnapshot, WorkerReport
+from judgetrace.control import Orders, RunControl, RunSnapshot, WorkerReport
 from judgetrace.engine import EngineConfig, EngineStartError
 from judgetrace.flight_recorder import flights_folder
+from judgetrace.gate import GateConfig, describe_breach, find_breaches
 from judgetrace.ledger import is_finished, list_shard_files, select_current
 from judgetrace.limits import RunLimits
 from judgetrace.live import LiveLine
@@ -80,9 +82,10 @@ class ActorLink:
         self._control = control
         self._is_restart = bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
-    async def report(self, report: WorkerReport) -> bool:
-        """Send the latest report; returns whether to drain."""
-        return bool(await self._control.report.remote(replace(report, is_restart=self._is_restart)))
+    async def report(self, report: WorkerReport) -> Orders:
+        """Send the latest report; returns what to do and know."""
+        orders: Orders = await self._control.report.remote(replace(report, is_restart=self._is_restart))
+        return orders
 
     async def report_fenced(self, message: str) -> None:
         """Say that a newer driver has taken over."""
@@ -163,6 +166,20 @@ def explain_failure(failure: BaseException) -> BaseException:
     )
 
 
+@dataclass(frozen=True)
+class LevelGoals:
+    """What is wanted of each level, and how the levels stood before this call."""
+
+    gate: GateConfig
+    units: Counter[str]
+    """Units of earlier calls of the run, keyed as accounting.Tally.units."""
+    accepted: Mapping[str, int] | None
+    """Accepted units by level, of earlier runs too; None where there is no quota."""
+
+
+NO_GOALS = LevelGoals(GateConfig(), Counter(), None)
+
+
 @dataclass
 class RunEnd:
     """How a call of the job ended."""
@@ -177,9 +194,20 @@ class RunEnd:
 class UnitRun:
     """Drives one call of the job to its end."""
 
-    def __init__(self, job: str, run: RunFolder, driver: int, limits: RunLimits, view: RunView):
+    def __init__(
+        self,
+        job: str,
+        run: RunFolder,
+        driver: int,
+        limits: RunLimits,
+        view: RunView,
+        *,
+        levels: LevelGoals = NO_GOALS,
+    ):
         self._job, self._run, self._driver, self._limits = job, run, driver, limits
         self._live, self._metrics = LiveLine(view), RunMetrics(job, run.folder.url, view)
+        self._levels = levels
+        self._told_breaches: set[tuple[str, str]] = set()
         self._stop_reason: str | None = None
         self._failure: BaseException | None = None
         self._began = time.monotonic()
@@ -191,7 +219,9 @@ class UnitRun:
 
         # Beside the driver: it must not go with a lost node.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        control = ray.remote(num_cpus=0, scheduling_strategy=here)(RunControl).remote()
+        control = ray.remote(num_cpus=0, scheduling_strategy=here)(RunControl).remote(
+            accepted_before=self._levels.accepted
+        )
         thread = threading.Thread(target=self._consume, args=(spec, tasks, control), name="ray-data", daemon=True)
         with StageWatch(self._job, needs_of(spec.engine), wait_s) as watch, self._signals():
             thread.start()
@@ -250,6 +280,21 @@ class UnitRun:
         if self._stop_reason is not None:
             return
         self._stop_reason = seen.fenced or self._limits.find_reason(seen.done, time.monotonic() - self._began)
+        self._stop_reason = self._stop_reason or self._hold_against_gate(seen)
+
+    def _hold_against_gate(self, seen: RunSnapshot) -> str | None:
+        """Warn of each level that falls below the gate, once; returns why to stop, where the gate is to."""
+        gate = self._levels.gate
+        breaches = find_breaches(self._levels.units + seen.done.levels, gate)
+        new = [level for level in breaches if (level.dimension, level.label) not in self._told_breaches]
+        if not new:
+            return None
+        self._told_breaches |= {(level.dimension, level.label) for level in new}
+        told = describe_breach(new, gate)
+        if gate.on_breach == "stop":
+            return told
+        print(f"\nwarning: {told}", file=sys.stderr, flush=True)
+        return None
 
     def write_state(self, state: str, seen: RunSnapshot) -> None:
         """Write the driver's latest word for `jobs.status`."""

@@ -20,8 +20,9 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from judgetrace.accounting import name_level
 from judgetrace.asking import AskedUnit, UnitAsker
-from judgetrace.control import WorkerReport
+from judgetrace.control import Orders, WorkerReport
 from judgetrace.decisions import FINAL_OUTCOMES, Decider, decode_draw, tabulate_rows
 from judgetrace.draws import DrawSampler
 from judgetrace.endpoint_config import EndpointConfig
@@ -40,6 +41,7 @@ from judgetrace.guideline import parse_guideline
 from judgetrace.ledger import ShardFinishedError, ShardLedger
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
+from judgetrace.quota import LevelQuota
 from judgetrace.run_folder import Fence, FencedError, RunFolder
 from judgetrace.run_inputs import read_units
 from judgetrace.sampling import Draw, UnitSampling
@@ -85,16 +87,26 @@ class WorkerSpec:
     """Shards whose numbers are so far apart follow each other in a bucket of the corpus."""
     commit_every_s: float
     drain_s: float
+    per_level: int | None = None
+    """Accepted units of a level that are enough (quota.QuotaConfig)."""
 
 
 class ControlLink(Protocol):
     """How a worker reaches the driver's RunControl."""
 
-    async def report(self, report: WorkerReport) -> bool:
-        """Send the latest report; returns whether to drain. Raises any error where the driver is gone."""
+    async def report(self, report: WorkerReport) -> Orders:
+        """Send the latest report; returns what to do and know. Raises any error where the driver is gone."""
 
     async def report_fenced(self, message: str) -> None:
         """Say that a newer driver has taken over."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A row of the run's product that is not committed yet, and the level that its unit belongs to."""
+
+    level: str
+    row: dict[str, Any]
 
 
 @dataclass
@@ -104,7 +116,7 @@ class OpenShard:
     number: int
     items: pa.Table
     ledger: ShardLedger
-    pending: list[dict[str, Any]] = field(default_factory=list)
+    pending: list[Decided] = field(default_factory=list)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -121,6 +133,7 @@ class UnitWorker:
         self._shards: dict[int, OpenShard] = {}
         self._draining = self._leaving = False
         self._num_calls = 0
+        self._quota = LevelQuota(spec.per_level)
         self._report = WorkerReport(worker=f"{os.getpid()}-{uuid.uuid4().hex[:8]}", state="starting")
         self._done = self._report.done
         self._loop = asyncio.new_event_loop()
@@ -149,7 +162,7 @@ class UnitWorker:
     async def _start(self) -> None:
         spec = self._spec
         reporting = asyncio.create_task(self._report_forever())
-        await self._link.report(self._report)
+        self._quota.hear((await self._link.report(self._report)).accepted_elsewhere)
         # An endpoint splits off the thinking by a parser of its own.
         parser = spec.thinking.parser or ("endpoint" if spec.thinking.format == "parser" else None)
         self._engine: Engine = load_engine(
@@ -172,9 +185,12 @@ class UnitWorker:
             spec.scale,
             max_output_tokens=sampling.max_tokens,
             thinks=spec.thinking.format != "none",
+            tell=spec.decider.tell,
         )
         self._sampler = DrawSampler(self._engine, spec.thinking, spec.decider)
-        self._scheduler = DrawScheduler(spec.engine.slots + spec.engine.slots // QUEUED_SHARE, self._sample)
+        self._scheduler = DrawScheduler(
+            spec.engine.slots + spec.engine.slots // QUEUED_SHARE, self._sample, self._may_begin
+        )
         self._report.state = "running"
         self._tasks = [reporting, asyncio.create_task(self._commit_forever())]
         if self._engine.num_beats is not None:
@@ -243,16 +259,16 @@ class UnitWorker:
     def _begin(
         self, shard: OpenShard, unit: AskedUnit, draws: list[Draw], is_suspect: bool
     ) -> asyncio.Future[None] | None:
-        """Send a unit to the scheduler; a unit that can't be asked is decided at once."""
+        """Send a unit to the scheduler; a unit that can't be asked, or is not to be, is decided at once."""
         decider = self._spec.decider
         sampling = UnitSampling(decider.sampling, draws)
-        if unit.refused is not None:
-            self._decided(shard, decider.decide(unit, sampling))
+        if unit.refused is not None or unit.skipped is not None:
+            self._decided(shard, unit, decider.decide(unit, sampling))
             return None
         was_alone = self._crashed.pop(unit.key, None)
         if was_alone is not None:
             row, is_suspect = accuse_unit(unit, sampling, was_alone, decider), True
-            self._decided(shard, row)
+            self._decided(shard, unit, row)
             if row["outcome"] != "undecided":
                 return None
         work = UnitWork(sampling, unit, one_at_a_time=decider.sampling.mode == "sequential", alone=is_suspect)
@@ -263,19 +279,29 @@ class UnitWorker:
             if failure is not None:
                 blamed = blame_unit(work, failure, decider)
                 if blamed is not None:
-                    self._decided(shard, blamed)
+                    self._decided(shard, work.payload, blamed)
                 finished.set_exception(failure)
                 return
             row = decider.decide(work.payload, sampling)
             if row["outcome"] != "undecided" or row["draws"]:
-                self._decided(shard, mark_suspect(row) if is_suspect else row)
+                self._decided(shard, work.payload, mark_suspect(row) if is_suspect else row)
             finished.set_result(None)
 
         self._scheduler.submit(work).add_done_callback(note)
         return finished
 
-    def _decided(self, shard: OpenShard, row: dict[str, Any]) -> None:
-        shard.pending.append(row)
+    def _may_begin(self, work: UnitWork) -> bool:
+        """Whether a unit's level still wants traces; asked before its first draw."""
+        if not self._quota.is_full(_level_of(work.payload)):
+            return True
+        work.payload = replace(work.payload, skipped="over_quota")
+        return False
+
+    def _decided(self, shard: OpenShard, unit: AskedUnit, row: dict[str, Any]) -> None:
+        level = _level_of(unit)
+        shard.pending.append(Decided(level, row))
+        if row["outcome"] == "accepted":
+            self._quota.note_accepted(level)
         if row["outcome"] != "undecided":
             self._done.outcomes[row["outcome"]] += 1
             if row["error"]:
@@ -311,9 +337,10 @@ class UnitWorker:
             with self._taking_pending(shard) as rows:
                 if rows:
                     await asyncio.to_thread(self._write, shard, rows)
+                    self._count_levels(rows)
 
     @contextmanager
-    def _taking_pending(self, shard: OpenShard) -> Iterator[list[dict[str, Any]]]:
+    def _taking_pending(self, shard: OpenShard) -> Iterator[list[Decided]]:
         """Take a shard's pending rows; they are pending again if the block fails."""
         rows, shard.pending = shard.pending, []
         try:
@@ -322,20 +349,27 @@ class UnitWorker:
             shard.pending = rows + shard.pending
             raise
 
-    def _write(self, shard: OpenShard, rows: list[dict[str, Any]]) -> None:
+    def _write(self, shard: OpenShard, rows: Sequence[Decided]) -> None:
         self._fence.check()
         shard.ledger.commit(self._tabulate(rows))
+
+    def _count_levels(self, rows: Sequence[Decided]) -> None:
+        """Count what was committed; on the loop, where the counts are reported."""
+        decided = (own for own in rows if own.row["outcome"] != "undecided")
+        self._done.levels.update(name_level(own.level, own.row["outcome"]) for own in decided)
 
     async def _close_shard(self, shard: OpenShard) -> int:
         """Publish a shard; returns how many of its units have a final outcome."""
         async with shard.lock:
             with self._taking_pending(shard) as rows:
-                return await asyncio.to_thread(self._publish, shard, rows)
+                num_decided = await asyncio.to_thread(self._publish, shard, rows)
+                self._count_levels(rows)
+                return num_decided
 
-    def _tabulate(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-        return tabulate_rows(rows, self._spec.decider.product.decisions)
+    def _tabulate(self, rows: Sequence[Decided]) -> pa.Table:
+        return tabulate_rows([own.row for own in rows], self._spec.decider.product.decisions)
 
-    def _publish(self, shard: OpenShard, rows: Sequence[dict[str, Any]]) -> int:
+    def _publish(self, shard: OpenShard, rows: Sequence[Decided]) -> int:
         self._fence.check()
         tally = shard.ledger.publish(shard.items, self._tabulate(rows))
         return sum(count for outcome, count in tally.outcomes().items() if outcome in FINAL_OUTCOMES)
@@ -386,10 +420,13 @@ class UnitWorker:
                 self._begin_drain()
 
     async def _send_report(self) -> bool:
+        """Tell the counts, hear what others have accepted; returns whether to drain."""
         if self._report.state != "starting":
             self._done.engine_s = self._scheduler.busy_s
             self._report.draws_in_flight = self._scheduler.in_flight
-        return await self._link.report(self._report)
+        orders = await self._link.report(self._report)
+        self._quota.hear(orders.accepted_elsewhere)
+        return orders.drain
 
     async def _report_last(self) -> None:
         """Tell the counts ahead of time: after this the process may end."""
@@ -441,3 +478,7 @@ class UnitWorker:
             if self._recorder is not None:
                 self._recorder.close()
             os._exit(ENGINE_DIED_STATUS)
+
+
+def _level_of(unit: AskedUnit) -> str:
+    return name_level(unit.key[1], unit.accepted_labels[0] if unit.accepted_labels else "")

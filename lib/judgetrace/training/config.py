@@ -41,12 +41,49 @@ class DataConfig(BaseModel):
     max_tokens: int = Field(
         default=4096, ge=8, description="Prompt, trace and rating at most; a longer example is skipped with a reason."
     )
+    verification: tuple[str, ...] = Field(
+        default=(), description="Run folders of verify_traces over the runs that the traces are of."
+    )
+    verified: bool = Field(
+        default=False, description="Learn only traces whose rating a second model recovered (needs `verification`)."
+    )
+    max_hinted_share: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Hinted traces among all examples at most. They are learned only where `verification` says that "
+        "the label was recovered, that no level is still named, and that the trace does not say it was told.",
+    )
     lanes: int = Field(
         default=32,
         ge=1,
         description="Streams that an epoch is dealt into, whatever the number of workers, which share them; at least "
         "as many as workers. Another number is another order.",
     )
+
+    @field_validator("verification", mode="before")
+    @classmethod
+    def _one_or_more(cls, given: object) -> object:
+        return (given,) if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.verified and not self.verification:
+            raise ValueError("verified = true needs `verification`: the run folders of verify_traces")
+        if self.verified and self.target == "first_draw":
+            raise ValueError(
+                "target = 'first_draw' learns draws that nobody verifies; leave out `verified`, or learn traces"
+            )
+        return self
+
+    def find_changes(self) -> dict[str, Any]:
+        """Collect what is not the default of the settings that earlier versions did not have; null otherwise."""
+        names = ("verification", "verified", "max_hinted_share")
+        default = DataConfig()
+        return {
+            name: None if getattr(self, name) == getattr(default, name) else self.model_dump(mode="json")[name]
+            for name in names
+        }
 
 
 class TrainingConfig(BaseModel):
@@ -246,6 +283,7 @@ class TrainRaterConfig(BaseModel):
             for key, value in fields.model_dump(mode="json").items()
             if (section, key) not in free
         }
+        contract |= {f"data.{name}": value for name, value in self.data.find_changes().items()}
         contract |= {"thinking.format": self.thinking.format, "traces": list(self.traces)}
         contract["lora"] = None if self.adapter is None else self.adapter.model_dump(mode="json")
         return contract | texts

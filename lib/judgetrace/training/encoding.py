@@ -66,7 +66,9 @@ class ExampleEncoder:
     def __init__(self, spec: EncodingSpec, tokenizer: Any):
         self._spec, self._tokenizer = spec, tokenizer
         self._special = list_special_tokens(tokenizer)
-        self._renderer = PromptRenderer(spec.template, spec.prompt.system, self._special, thinks=spec.thinks)
+        self._renderer = PromptRenderer(
+            spec.template, spec.prompt.system, self._special, thinks=spec.thinks, severity=spec.prompt.severity
+        )
         self._guideline = parse_guideline(spec.guideline, spec.by_section)
         self._turn_end = find_turn_end(tokenizer, spec.prompt.chat_template_args)
 

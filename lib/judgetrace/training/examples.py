@@ -26,20 +26,25 @@ EXAMPLES = pa.schema(
         ("fields", pa.string()),  # as in schema.ITEMS
         ("thinking", pa.string()),  # null where the rater learns the rating alone
         ("rating", pa.string()),  # what it learns to give; null with a reason
+        ("hinted", pa.bool_()),  # as in schema.TRACES
         ("reason", pa.string()),  # why the unit teaches nothing; null where it does
     ]
 )
 """One row a unit of the split that is trained on."""
 
 
-def make_examples(traces: pa.Table, target: Target, split: str, seed: int) -> pa.Table:
+def make_examples(
+    traces: pa.Table, target: Target, split: str, seed: int, faults: Sequence[str | None] | None = None
+) -> pa.Table:
     """Make the examples (EXAMPLES) of a shard of traces (schema.TRACES), one for each of its units in `split`.
 
-    Reasons: not_accepted; of first_draw first_draw_unrated and text_not_kept; of shuffled_traces no_partner, where no
-    other item of the shard has the same dimension and rating (or too few, for the units of one item).
+    `faults` says of each row of `traces` why it may not teach though it was accepted (teachable.find_faults).
+    Reasons: those, not_accepted, over_quota; of first_draw first_draw_unrated, text_not_kept and hinted; of
+    shuffled_traces no_partner, where no other item of the shard has the same dimension and rating (or too few, for the
+    units of one item).
     """
     rows = [(n, row) for n, row in enumerate(traces.to_pylist()) if row["split"] == split]
-    chosen = [_choose(row, target) for _, row in rows]
+    chosen = [_choose(row, target, faults[n] if faults else None) for n, row in rows]
     if target == "shuffled_traces":
         keys = [(row["dimension"], found.rating) for (_, row), found in zip(rows, chosen, strict=True)]
         chosen = _swap_thinking(chosen, [row["item_id"] for _, row in rows], keys, seed)
@@ -49,6 +54,7 @@ def make_examples(traces: pa.Table, target: Target, split: str, seed: int) -> pa
             **{name: row[name] for name in ("item_id", "dimension", "target_source", "target_label", "fields")},
             "thinking": found.thinking,
             "rating": found.rating,
+            "hinted": bool(row["hinted"]),
             "reason": found.reason,
         }
         for (number, row), found in zip(rows, chosen, strict=True)
@@ -63,11 +69,15 @@ class _Choice:
     reason: str | None = None
 
 
-def _choose(row: Mapping[str, Any], target: Target) -> _Choice:
+def _choose(row: Mapping[str, Any], target: Target, fault: str | None) -> _Choice:
+    if row["outcome"] == "over_quota":
+        return _Choice(reason="over_quota")
     if target == "first_draw":
-        return _choose_first_draw(row)
+        return _Choice(reason="hinted") if row["hinted"] else _choose_first_draw(row)
     if row["outcome"] != "accepted":
         return _Choice(reason="not_accepted")
+    if fault is not None:
+        return _Choice(reason=fault)
     if target == "label":
         # Of the same units as the traces, so that the traces are all that the two differ in.
         return _Choice(None, row["rating"])

@@ -14,7 +14,9 @@ from judgetrace.config import UserError
 from judgetrace.corpus import name_shard
 from judgetrace.fingerprints import fingerprint_model, hash_text
 from judgetrace.guideline import parse_guideline
+from judgetrace.ledger import list_shard_files
 from judgetrace.run_inputs import RunInputs
+from judgetrace.storage import Folder
 from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.deepspeed_config import read_deepspeed_config, zero_stage
 from judgetrace.training.encoding import EncodingSpec, load_tokenizer
@@ -48,6 +50,15 @@ class TrainInputs:
                 "expected: run folders of infer_traces, finished or ended early"
             )
         self._check_scales()
+        self._check_verification()
+
+    def _check_verification(self) -> None:
+        for run in self.config.data.verification:
+            if not list_shard_files(Folder(run) / "verifications"):
+                raise UserError(
+                    f"data.verification: {run}: no verifications/shard-*.parquet there\n"
+                    "expected: run folders of verify_traces"
+                )
 
     def _check_scales(self) -> None:
         nominal = self.corpus.scale.list_nominal()
@@ -58,7 +69,14 @@ class TrainInputs:
     def reading(self) -> ReadingSpec:
         """How examples are read."""
         data = self.config.data
-        return ReadingSpec(data.target, data.split, self.config.training.seed)
+        return ReadingSpec(
+            data.target,
+            data.split,
+            self.config.training.seed,
+            verification=data.verification,
+            verified=data.verified,
+            max_hinted_share=data.max_hinted_share,
+        )
 
     @property
     def encoding(self) -> EncodingSpec:
@@ -158,6 +176,10 @@ def _advise(reasons: Collection[str]) -> str:
         "no_partner": "Infer more traces: no two items of a shard have the same rating.",
         "overlong_prompt": "The prompt alone is longer than data.max_tokens: raise it, or shorten the guideline.",
         "overlong": "Raise data.max_tokens.",
+        "not_verified": "Run verify_traces over these runs and name its run in data.verification.",
+        "hinted_unverified": "Hinted traces need verify_traces: name its run in data.verification.",
+        "not_recovered": "A second model could not tell the rating from these traces; look at its verifications.",
+        "hinted_over_share": "Raise data.max_hinted_share.",
         "text_not_kept": "Infer traces with ledger.keep_rejected_text = true.",
         "no_guideline_section": "The guideline has no section for these dimensions.",
     }

@@ -8,6 +8,7 @@ No text is copied: examples are read and tokenized again as they are learned.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,15 +16,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from judgetrace.ledger import current_shard_files
-from judgetrace.schema import TRACES, UNIT_KEY
+from judgetrace.ledger import current_shard_files, table_keys
+from judgetrace.schema import TRACES, UNIT_KEY, UnitKey, fit_table
 from judgetrace.storage import Folder, encode_parquet
+from judgetrace.teachable import find_faults, read_verdicts
+from judgetrace.traces import read_traces
 from judgetrace.training.config import Target
 from judgetrace.training.encoding import Encoded, EncodingSpec, make_encoder
 from judgetrace.training.examples import make_examples
+from judgetrace.training.hinted import choose_dropped
 from judgetrace.training.order import ExampleIndex
 
 READ_COLUMNS = (
@@ -36,6 +42,7 @@ READ_COLUMNS = (
     "outcome",
     "trace",
     "rating",
+    "hinted",
 )
 ENCODED_AT_ONCE = 256
 
@@ -47,6 +54,7 @@ INDEX = pa.schema(
         ("rating", pa.string()),
         ("num_tokens", pa.int32()),  # of prompt and answer; null with a reason
         ("num_prompt_tokens", pa.int32()),
+        ("hinted", pa.bool_()),  # null in an index of before there were any: false
         ("reason", pa.string()),  # why the unit teaches nothing; null where it does
     ]
 )
@@ -58,6 +66,15 @@ USABLE = pa.schema(
         ("label", pa.int32()),  # position in the list of (dimension, rating)
     ]
 )
+_COUNTED = pa.schema(
+    [
+        *USABLE,
+        ("hinted", pa.bool_()),
+        ("num_prompt_tokens", pa.int32()),
+        ("dimension", pa.string()),
+        ("target_label", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,11 @@ class TraceShard:
     run: str
     name: str
 
+    @property
+    def number(self) -> int:
+        """The shard's number, which is the corpus's."""
+        return int(self.name[6:11])
+
 
 @dataclass(frozen=True)
 class ReadingSpec:
@@ -75,6 +97,12 @@ class ReadingSpec:
     target: Target
     split: str
     seed: int
+    verification: tuple[str, ...] = ()
+    """Runs of verify_traces."""
+    verified: bool = False
+    """Whether only traces whose rating was recovered teach."""
+    max_hinted_share: float = 1.0
+    """Of all examples; those beyond it are left out when the indexes are summed up."""
 
 
 def list_trace_shards(runs: Sequence[str]) -> list[TraceShard]:
@@ -88,8 +116,10 @@ def list_trace_shards(runs: Sequence[str]) -> list[TraceShard]:
 def read_examples(shard: TraceShard, spec: ReadingSpec) -> pa.Table:
     """Read the examples (examples.EXAMPLES) of a shard; the last few are kept, since stretches share them."""
     columns = [*READ_COLUMNS, *(["draws"] if spec.target == "first_draw" else [])]
-    traces = (Folder(shard.run) / "traces").read_table(shard.name, columns)
-    return make_examples(traces, spec.target, spec.split, spec.seed)
+    traces = read_traces(Folder(shard.run), shard.name, columns)
+    verdicts = read_verdicts(spec.verification, shard.number)
+    faults = find_faults(traces, verdicts, wants_verified=spec.verified)
+    return make_examples(traces, spec.target, spec.split, spec.seed, faults)
 
 
 def encode_examples(examples: pa.Table, encoding: EncodingSpec) -> list[Encoded]:
@@ -174,32 +204,89 @@ def to_index(usable: pa.Table) -> ExampleIndex:
     return ExampleIndex(*(usable.column(name).to_numpy().astype(np.int64) for name in USABLE.names))
 
 
-def survey_examples(folder: Folder, num_shards: int) -> ExampleSurvey:
+def survey_examples(folder: Folder, num_shards: int, reading: ReadingSpec) -> ExampleSurvey:
     """Sum the index files up."""
-    return sum_up(folder.read_table(name_index(number)) for number in range(num_shards))
+    indexes = (fit_table(folder.read_table(name_index(number)), INDEX) for number in range(num_shards))
+    return sum_up(indexes, reading)
 
 
-def sum_up(indexes: Iterable[pa.Table]) -> ExampleSurvey:
-    """Sum indexes (INDEX) of shards up; a shard's number is its place among them."""
+def sum_up(indexes: Iterable[pa.Table], reading: ReadingSpec) -> ExampleSurvey:
+    """Sum indexes (INDEX) of shards up; a shard's number is its place among them.
+
+    Hinted examples beyond their share are left out, and of first draws those of units that an earlier run drew. A unit
+    that several runs hold was decided once.
+    """
+    drawn: set[int] | None = set() if reading.target == "first_draw" else None
     labels: dict[tuple[str, str], int] = {}
     reasons: Counter[str] = Counter()
-    accepted: Counter[tuple[str, str]] = Counter()
-    decided: Counter[tuple[str, str]] = Counter()
-    tables, num_tokens, num_prompt = [USABLE.empty_table()], 0, 0
-    for number, table in enumerate(indexes):
-        decided.update(zip(table["dimension"].to_pylist(), table["target_label"].to_pylist(), strict=True))
+    targets: dict[tuple[str, str], int] = {}
+    tables, hinted, units, target_codes = [_COUNTED.empty_table()], [], [], []
+    for number, read in enumerate(indexes):
+        table = read if drawn is None else _mark_drawn_before(read, drawn)
+        tried = table.filter(pc.not_equal(pc.fill_null(table["reason"], ""), "over_quota"))
+        units.append(_hash_keys(table_keys(tried)))
+        target_codes += [targets.setdefault(pair, len(targets)) for pair in _pairs(tried, "target_label")]
         reasons.update(reason.partition(":")[0] for reason in table["reason"].drop_null().to_pylist())
         usable = table.filter(table["reason"].is_null())
-        accepted.update(zip(usable["dimension"].to_pylist(), usable["target_label"].to_pylist(), strict=True))
-        pairs = list(zip(usable["dimension"].to_pylist(), usable["rating"].to_pylist(), strict=True))
-        codes = [labels.setdefault(pair, len(labels)) for pair in pairs]
-        num_tokens += sum(usable["num_tokens"].to_pylist())
-        num_prompt += sum(usable["num_prompt_tokens"].to_pylist())
+        codes = [labels.setdefault(pair, len(labels)) for pair in _pairs(usable, "rating")]
+        marks = pc.fill_null(usable["hinted"], False)
+        hinted += table_keys(usable.filter(marks))
         columns = [pa.array([number] * len(usable), pa.int32()), usable["row"], usable["num_tokens"]]
-        tables.append(pa.table([*columns, pa.array(codes, pa.int32())], schema=USABLE))
+        columns += [pa.array(codes, pa.int32()), marks, *(usable[name] for name in _COUNTED.names[5:])]
+        tables.append(pa.table(columns, schema=_COUNTED))
+    usable = _drop_hinted(pa.concat_tables(tables), hinted, reading, reasons)
+    num_tokens, num_prompt = (int(pc.sum(usable[name]).as_py() or 0) for name in ("num_tokens", "num_prompt_tokens"))
     return ExampleSurvey(
-        pa.concat_tables(tables), list(labels), reasons, num_tokens, num_tokens - num_prompt, accepted, decided
+        usable.select(USABLE.names),
+        list(labels),
+        reasons,
+        num_tokens,
+        num_tokens - num_prompt,
+        Counter(_pairs(usable, "target_label")),
+        _count_once(units, target_codes, list(targets)),
     )
+
+
+def _mark_drawn_before(index: pa.Table, drawn: set[int]) -> pa.Table:
+    """Give the usable examples of units that are in `drawn` the reason drawn_before, and add all tried ones to it."""
+    units = _hash_keys(table_keys(index)).tolist()
+    reasons = index["reason"].to_pylist()
+    marked = [reason or ("drawn_before" if n in drawn else None) for n, reason in zip(units, reasons, strict=True)]
+    drawn.update(n for n, reason in zip(units, reasons, strict=True) if reason != "over_quota")
+    position = index.schema.get_field_index("reason")
+    return index.set_column(position, INDEX.field("reason"), pa.array(marked, pa.string()))
+
+
+def _drop_hinted(usable: pa.Table, hinted: list[UnitKey], reading: ReadingSpec, reasons: Counter[str]) -> pa.Table:
+    """Drop the hinted examples (in the order of their rows) beyond their share, and count them as a reason."""
+    dropped = choose_dropped(hinted, len(usable) - len(hinted), reading.max_hinted_share, reading.seed)
+    if not dropped:
+        return usable
+    reasons["hinted_over_share"] += len(dropped)
+    keeps = np.ones(len(usable), dtype=bool)
+    keeps[np.flatnonzero(usable["hinted"].to_numpy())[dropped]] = False
+    return usable.filter(pa.array(keeps))
+
+
+def _pairs(table: pa.Table, name: str) -> list[tuple[str, str]]:
+    return list(zip(table["dimension"].to_pylist(), table[name].to_pylist(), strict=True))
+
+
+def _count_once(
+    units: list[npt.NDArray[np.uint64]], codes: list[int], targets: list[tuple[str, str]]
+) -> Counter[tuple[str, str]]:
+    """Count units by target, each once whatever the number of runs that hold it."""
+    if not codes:
+        return Counter()
+    _, first = np.unique(np.concatenate(units), return_index=True)
+    counts = np.bincount(np.array(codes)[first], minlength=len(targets))
+    return Counter({target: int(count) for target, count in zip(targets, counts, strict=True)})
+
+
+def _hash_keys(keys: Sequence[UnitKey]) -> npt.NDArray[np.uint64]:
+    """Shorten keys to eight bytes each: every unit's are held at once."""
+    texts = ("\x1f".join(key).encode("utf-8", "surrogatepass") for key in keys)
+    return np.frombuffer(b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts), dtype=np.uint64)
 
 
 def write_usable(folder: Folder, usable: pa.Table) -> None:

@@ -54,7 +54,7 @@ def survey_traces(inputs: TrainInputs) -> ExampleSurvey:
     ]
     for _ in run_tasks("read traces", run_index_task, tasks):
         pass
-    survey = survey_examples(folder, len(tasks))
+    survey = survey_examples(folder, len(tasks), inputs.reading)
     write_usable(folder, survey.usable)
     return survey
 

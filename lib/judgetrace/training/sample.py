@@ -76,7 +76,7 @@ def sample_examples(
     usable = [row for row in tokens if row["num_tokens"] is not None]
     encoded = None if first is None else encode_examples(pa.Table.from_pylist([first], examples.schema), encoding)[0]
     return ExampleSample(
-        survey=sum_up(indexes),
+        survey=sum_up(indexes, reading),
         share=1.0 if sum(sizes) <= max_units else read / sum(sizes),
         num_shards=len(indexes),
         first=first,

@@ -1,0 +1,49 @@
+"""How many accepted traces of each level are enough, and when a level has them. Pure.
+
+A level here is a dimension's target label, as accounting.name_level writes it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from pydantic import BaseModel, Field
+
+from judgetrace.config import STRICT
+
+
+class QuotaConfig(BaseModel):
+    """How many traces are enough."""
+
+    model_config = STRICT
+
+    per_level: int | None = Field(
+        default=None,
+        ge=1,
+        description="Accepted traces of each level (of each dimension), those of the `after` runs counted. Once a "
+        "level has them, its units that have not begun end as over_quota, without a draw; those under way go on, so a "
+        "level may end with some more. Which units these are depends on timing. A run with a higher quota `after` this "
+        "one takes them up.",
+    )
+
+
+class LevelQuota:
+    """What one worker knows of how full the levels are: its own accepted units at once, those of others as told."""
+
+    def __init__(self, per_level: int | None):
+        self._per_level = per_level
+        self._own: Counter[str] = Counter()
+        self._elsewhere: Mapping[str, int] = {}
+
+    def note_accepted(self, level: str) -> None:
+        """Count a unit that was accepted here."""
+        self._own[level] += 1
+
+    def hear(self, elsewhere: Mapping[str, int]) -> None:
+        """Take what all others have committed by now: other workers, earlier calls, earlier runs."""
+        self._elsewhere = elsewhere
+
+    def is_full(self, level: str) -> bool:
+        """Whether a level has its quota."""
+        return self._per_level is not None and self._own[level] + self._elsewhere.get(level, 0) >= self._per_level

@@ -1,0 +1,207 @@
+# ruff: noqa: RUF001 - quotes, dashes and minus signs as models write them
+"""Strip every mention of its rating from a trace, and tell whether what is left still names a level. Pure.
+
+What is masked, by MASK:
+- rating tags, and a rating tag that was never closed, with what stands behind it;
+- any number beside a word for ratings ("a score of 3.5", "I'd give it a 4", "4 stars", "level 2");
+- fractions of a scale ("4/5", "4 out of 5"; not "15/16");
+- the ends and the middle of the scale by name ("the highest rating");
+- a number that is a level and stands alone: neither a count ("4 characters"), nor the number of a part ("paragraph 4",
+  "4." at the head of a line), nor part of another number (40, 4.5, 4th, 4%). Before a function word ("4 because", "3 or
+  4") it stands alone;
+- numbers spelled out, only after a word for ratings or as "a four": "one" and "two" are common words;
+- the names of levels that are words: everywhere, but single letters and words as common as "yes" and "no" only as an
+  answer (alone in quotes or bold, after a word for ratings, or as a whole clause).
+The sentences at the end that hold a mask are the verdict and go as a whole, unless nothing else is there.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from judgetrace.scale import Scale
+
+MASK = "[removed]"
+RULES_VERSION = 1
+"""Rises when a trace would be stripped otherwise: verdicts of different rules must not mix."""
+_SPELLED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_COMMON_WORDS = frozenset({"yes", "no", "true", "false", "none", "neither", "both", "other", "maybe", "same"})
+_RATING_NOUN = r"(?:rating|score|grade|mark|label|level|verdict|answer|assessment|evaluation|category|stars?|points?)s?"
+_RATING_VERB = (
+    r"(?:rat(?:e|es|ed|ing)|scor(?:e|es|ed|ing)|grad(?:e|es|ed|ing)|giv(?:e|es|en|ing)|gave|award(?:s|ed|ing)?"
+    r"|assign(?:s|ed|ing)?|deserv(?:e|es|ed|ing)|merit(?:s|ed|ing)?|warrant(?:s|ed|ing)?|earn(?:s|ed|ing)?"
+    r"|choos(?:e|es|ing)|chose|pick(?:s|ed|ing)?|settl(?:e|es|ed|ing) (?:on|for|at)|go(?:es|ing)? (?:with|for)"
+    r"|lean(?:s|ed|ing)? (?:towards?|to)|land(?:s|ed|ing)? (?:on|at)|stay(?:s|ed|ing)? (?:with|at)|label(?:s|l?ed)?)"
+)
+_BETWEEN = (
+    r"(?:\s+(?:it|this|that|them|the|a|an|as|at|of|is|was|be|to|would|should|could|will|can|may|must|my|its|about|around"
+    r"|in|just|only|say|perhaps|maybe|probably|clearly|item|text|response|summary|story|essay|overall|final|solid|strong"
+    r"|weak|low|high|full|mere|bare|between|with|rating|score|grade|mark|label|level)|\s*[:=*\"'“”‘’`(]){0,8}\s*"
+)
+_NOT_A_COUNT = (
+    r"(?:and|or|but|because|since|as|for|is|was|are|would|could|should|might|may|seems?|seem|feels?|to|on|in|at|of|out|if"
+    r"|than|rather|not|though|although|while|when|where|here|overall|given|due|with|without|it|this|that|the|so|then|too"
+    r"|fits?|works|sounds|looks|appears|applies|means|makes|matches|best|range|instead|only|by|from|if|either|vs|versus|nor|yet|also|again|i|we|he|she|they)"
+)
+_PART_NOUN = (
+    r"(?:paragraph|sentence|line|chapter|section|page|act|scene|part|verse|stanza|step|criterion|question|item|number|no\.|"
+    r"figure|table|example|version"
+    r"|day|week|year|age|aged|option|stor(?:y|ie)|text|essay|passage|response|note|para\.)s?"
+)
+_EXTREME = (
+    r"\b(?:(?:the\s+)?(?:very\s+)?(?:high|low|top|bottom|bett?er|best|worst|max|min)(?:est|imum|most)?(?:\s+possible)?\s+"
+    r"(?:rating|score|grade|mark|level|category|end of the (?:scale|range))s?"
+    r"|(?:the\s+)?(?:top|bottom|middle|midpoint|mid-point|cent(?:er|re)|(?:upper|lower)\s+end|extreme)\s+of\s+the\s+"
+    r"(?:rating\s+)?(?:scale|range)|full\s+marks?|perfect\s+(?:score|marks?))\b"
+)
+_ANY_NUMBER = (
+    r"(?:(?<![\d.])[-+−]?\d+(?:\.\d+)?|(?:(?:minus|negative|plus)\s+)?"
+    rf"(?:{'|'.join(word for word in _SPELLED if word != 'one')}"
+    r"|(?<!this )(?<!that )(?<!the )(?<!each )(?<!pick )(?<!choose )one"
+    r"(?!\s+(?:of|another|who|that|which|can|the|an?|to|point)\b))\b)"
+)
+_NOUN = rf"(?!(?:{_NOT_A_COUNT}|stars?|points?)\b)[^\W\d_]{{2,}}"
+_NOT_COUNTED = (
+    rf"(?!\s*[-–]\s*[^\W\d_])(?!\s+{_NOUN})(?!\s*(?:or|to|and|[-–])\s*(?:\d+|{'|'.join(_SPELLED)})\s+{_NOUN})"
+)
+_DEGREE = r"(?:(?:very|clear|solid|strong|weak|low|high|generous|safe|firm|mere|straightforward)\s+)*"
+_NUMBER = re.compile(r"(?<![\w$€£#.])(?<!\d[,:/])(?:(?<![^\s(*\"'“:])[-−])?\d+(?:\.\d+)?(?![\w%])(?!\.\d)(?![,:/]\d)")
+_COUNTED = re.compile(
+    rf"\s*[-–]\s*[^\W\d_]|\s*(?:or|to|and|[-–])\s*\d+\s+{_NOUN}|\s+(?!{_NOT_A_COUNT}\b)[^\W\d_]{{2,}}", re.IGNORECASE
+)
+_PART_BEFORE = re.compile(rf"\b{_PART_NOUN}\s+(?:\d+\s*(?:,|and|or|&|to|-|–)\s*){{0,4}}$", re.IGNORECASE)
+_LINE_HEAD = re.compile(r"(?:^|\n)[\s>*#-]*$")
+_LIST_TAIL = re.compile(r"[.)]\**\s+\S")
+_NEARBY = 40
+"""Characters that are looked at on both sides of a number: a long text costs no more for each of its numbers."""
+_RANGE_BEFORE = re.compile(r"\[removed\]\s*[-–]\s*$")
+_TAG = re.compile(r"[<‹]\s*rating\s*[>›].*?(?:[<‹]\s*/\s*rating\s*[>›]|$)", re.IGNORECASE | re.DOTALL)
+_SENTENCE = re.compile(r".+?(?:[.!?](?=[\"'”’)*]*(?:\s|$))[\"'”’)*]*|\n|$)\s*", re.DOTALL)
+_HINT = re.compile(
+    r"\b(?:(?:i|we)(?:'ve| have| was| were|'m| am)?\s+(?:been\s+)?(?:told|given|asked|instructed|informed)\b"
+    r"|(?:target|given|provided|assigned|stated|known|original|gold|predetermined)\s+(?:label|rating|score)\b"
+    r"|(?:label|rating|score)\s+(?:(?:i|we)\s+(?:was|were)\s+)?(?:that\s+(?:was|is)\s+)?(?:given|provided|told)\b"
+    r"|(?:the|this|that|another|an?)\s+(?:careful\s+)?annotator(?:'s)?\s+(?:rated|gave|rating|label|chose)\b)",
+    re.IGNORECASE,
+)
+
+
+def strip_ratings(trace: str, scale: Scale) -> str:
+    """Strip every mention of a rating from a trace; see above for the rules."""
+    masked = _TAG.sub(MASK, trace)
+    for pattern in _patterns(scale):
+        masked = pattern.sub(_mask_group, masked)
+    masked = _NUMBER.sub(lambda match: MASK if _is_level_alone(match, scale) else match.group(), masked)
+    # Masks that touch are one mention.
+    masked = re.sub(r"\[removed\](?:[\s/*,–-]*\[removed\])+", MASK, masked)
+    return _drop_verdict(masked)
+
+
+def names_level(text: str, scale: Scale) -> bool:
+    """Whether a stripped trace still names a level: a second look, wider than what is stripped.
+
+    Here numbers spelled out count wherever no noun follows them, and level names that are no common words in any form
+    of them ("goodness" of "good").
+    """
+    rest = text.replace(MASK, " ")
+    if any(_is_level_alone(match, scale) for match in _NUMBER.finditer(rest)):
+        return True
+    return any(pattern.search(rest) for pattern in _wider_patterns(scale))
+
+
+def mentions_hint(trace: str) -> bool:
+    """Whether a trace says that its label was given: what a hinted prompt forbids."""
+    return _HINT.search(trace) is not None
+
+
+def _mask_group(match: re.Match[str]) -> str:
+    """Mask the group `rating` of a match, or all of it where it has none."""
+    if "rating" not in match.re.groupindex:
+        return MASK
+    start, end = (position - match.start() for position in match.span("rating"))
+    text = match.group()
+    return text[:start] + MASK + text[end:]
+
+
+def _drop_verdict(text: str) -> str:
+    """Drop the sentences at the end that hold a mask, unless no other is there."""
+    sentences = _SENTENCE.findall(text)
+    kept = len(sentences)
+    while kept and (MASK in sentences[kept - 1] or not re.search(r"\w", sentences[kept - 1])):
+        kept -= 1
+    return "".join(sentences[:kept] or sentences).strip()
+
+
+def _is_level_alone(match: re.Match[str], scale: Scale) -> bool:
+    """Whether a number is a level of the scale and neither a count, nor a part's number, nor the head of a list."""
+    if scale.find_level(match.group().replace("−", "-")) is None:
+        return False
+    start, end = match.span()
+    before, after = match.string[max(0, start - _NEARBY) : start], match.string[end : end + _NEARBY]
+    if match.group()[0] in "-−" or _RANGE_BEFORE.search(before):
+        return True
+    if _COUNTED.match(after) or _PART_BEFORE.search(before):
+        return False
+    return not (_LINE_HEAD.search(before) and _LIST_TAIL.match(after))
+
+
+@lru_cache(maxsize=64)
+def _patterns(scale: Scale) -> tuple[re.Pattern[str], ...]:
+    """Compile what is masked by its neighbours, in this order."""
+    words = _list_words(scale)
+    rated = _join([_ANY_NUMBER, *([_join_names(words)] if words else [])])
+    patterns = [
+        _EXTREME,
+        rf"(?<![\w/.]){_ANY_NUMBER}\s*(?:/\s*(?:{_tops(scale)})|out\s+of\s+{_ANY_NUMBER})(?![\w/])",
+        rf"\b{_RATING_NOUN}[\s:=*\"'“]+(?P<rating>[-+−]?\d+(?:\.\d+)?)(?![\w%])",
+        rf"\b{_RATING_NOUN}{_BETWEEN}(?P<rating>{rated})(?![\w%]){_NOT_COUNTED}",
+        rf"\b{_RATING_VERB}{_BETWEEN}(?P<rating>{_ANY_NUMBER})(?![\w%]){_NOT_COUNTED}",
+        rf"(?<![\w.])(?P<rating>{_ANY_NUMBER})(?:\s*-\s*|\s+){_RATING_NOUN}\b",
+        rf"\ban?\s+{_DEGREE}(?P<rating>{_ANY_NUMBER})(?![\w%]){_NOT_COUNTED}",
+    ]
+    plain = [word for word in words if not _is_common(word)]
+    if plain:
+        patterns.append(rf"(?<!\w){_join_names(plain)}(?!\w)")
+    common = [word for word in words if _is_common(word)]
+    if common:
+        names = _join_names(common)
+        patterns += [
+            rf"\b{_RATING_VERB}{_BETWEEN}(?P<rating>{names})(?!\w)(?!\s+[^\W\d_])",
+            rf"(?<!\w)[\"'“‘`*(]+(?P<rating>{names})[\"'”’`*)]+(?!\w)",
+            rf"(?:^|(?<=[.!?:;]\s))(?P<rating>{names})(?=\s*(?:[.,;!]|$))",
+        ]
+    return tuple(re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in patterns)
+
+
+@lru_cache(maxsize=64)
+def _wider_patterns(scale: Scale) -> tuple[re.Pattern[str], ...]:
+    spelled = [word for number, word in enumerate(_SPELLED) if number != 1 and scale.find_level(number) is not None]
+    patterns = [_EXTREME]
+    if spelled:
+        patterns.append(rf"\b{_join(spelled)}\b{_NOT_COUNTED}")
+    patterns += [rf"(?<!\w){_join_names([word])}" for word in _list_words(scale) if not _is_common(word)]
+    return tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
+
+
+def _tops(scale: Scale) -> str:
+    """Match what a rating is written over: the scale's highest number, and those of usual scales."""
+    return "|".join(re.escape(f"{number:g}") for number in {*scale.numbers[-1:], 5.0, 7.0, 10.0, 100.0})
+
+
+def _list_words(scale: Scale) -> list[str]:
+    """List the levels that are no numbers, longest first: "not good" must go before "good"."""
+    return sorted((value for value in scale.values if not _NUMBER.fullmatch(value)), key=len, reverse=True)
+
+
+def _is_common(word: str) -> bool:
+    return len(word) == 1 or word.casefold() in _COMMON_WORDS
+
+
+def _join_names(words: list[str]) -> str:
+    """Match any of some names, however their words are joined."""
+    return _join([r"[\s_-]+".join(map(re.escape, re.split(r"[\s_-]+", word))) for word in words])
+
+
+def _join(patterns: list[str]) -> str:
+    return f"(?:{'|'.join(patterns)})"

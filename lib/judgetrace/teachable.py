@@ -1,0 +1,59 @@
+"""Which accepted traces may teach, by what a second model found of them. Pure.
+
+For training and for guidelines alike. A hinted trace argues for a label that it was told: it teaches only where the
+label can be recovered from it, and it neither names a level nor says that it was told.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from judgetrace.ledger import list_shard_files, select_current, table_keys
+from judgetrace.schema import UNIT_KEY, VERIFICATIONS, fit_table
+from judgetrace.storage import Folder
+from judgetrace.verification import hash_trace
+
+NEEDED = (*UNIT_KEY, "outcome", "trace", "hinted")
+"""The columns of schema.TRACES that `find_faults` reads."""
+_VERDICT = ("trace_hash", "recovers", "leaks", "mentions_hint")
+
+
+def read_verdicts(runs: tuple[str, ...], shard: int) -> pa.Table:
+    """Read what runs of verify_traces found of a shard's traces: keys and `find_faults`' columns."""
+    names = [*UNIT_KEY, *_VERDICT]
+    schema = pa.schema([VERIFICATIONS.field(name) for name in names])
+    tables = [schema.empty_table()]
+    for run in runs:
+        folder = Folder(run) / "verifications"
+        for file in select_current(list_shard_files(folder, shard)).values():
+            tables.append(fit_table(folder.read_table(file, names), schema))
+    return pa.concat_tables(tables)
+
+
+def find_faults(traces: pa.Table, verdicts: pa.Table, *, wants_verified: bool) -> list[str | None]:
+    """Find why accepted traces may not teach; None where they may, and for units without a trace.
+
+    Of all traces, with `wants_verified`: not_verified, not_recovered. Of hinted ones always: hinted_unverified,
+    not_recovered, hinted_leaks. A verdict about another trace of the unit does not count.
+    """
+    hinted = traces["hinted"].to_pylist()
+    if not wants_verified and not any(hinted):
+        return [None] * len(traces)
+    found = {
+        (key, verdict["trace_hash"]): verdict
+        for key, verdict in zip(table_keys(verdicts), verdicts.select(_VERDICT).to_pylist(), strict=True)
+    }
+    faults: list[str | None] = []
+    columns = (traces["outcome"].to_pylist(), traces["trace"].to_pylist(), hinted)
+    for key, outcome, trace, is_hinted in zip(table_keys(traces), *columns, strict=True):
+        if outcome != "accepted" or not (is_hinted or wants_verified):
+            faults.append(None)
+            continue
+        verdict = found.get((key, hash_trace(trace)))
+        if verdict is None:
+            faults.append("hinted_unverified" if is_hinted else "not_verified")
+        elif not verdict["recovers"]:
+            faults.append("not_recovered")
+        else:
+            faults.append("hinted_leaks" if is_hinted and (verdict["leaks"] or verdict["mentions_hint"]) else None)
+    return faults
