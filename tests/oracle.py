@@ -19,7 +19,7 @@ from judgetrace.schema import UnitKey, unit_key
 from judgetrace.storage import Folder
 from tests.trace_tables import read_published
 
-TERMINAL_OUTCOMES = {"accepted", "exhausted", "quarantined", "failed"}
+TERMINAL_OUTCOMES = {"accepted", "exhausted", "over_quota", "quarantined", "failed"}
 
 
 def check_run(
@@ -57,6 +57,7 @@ def check_rows(rows: Sequence[dict[str, Any]]) -> None:
         assert row["outcome"] in TERMINAL_OUTCOMES, (key, row["outcome"])
         indices = [draw["index"] for draw in row["draws"]]
         assert len(set(indices)) == len(indices), (key, indices)
+        assert not indices or row["outcome"] != "over_quota", (key, indices)
         if row["outcome"] == "accepted":
             # Two labels where the target lies half-way between them, and the corpus lets either count.
             assert row["rating"] in row["accepted_labels"], key
