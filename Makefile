@@ -32,16 +32,9 @@ setup: $(CPU_STAMP) ## Install what the jobs need into .venv
 
 setup-dev: $(DEV_STAMP) ## Install what the tests need into .venv
 
-demo: $(CPU_STAMP) ## Run the jobs on the embedded model and human ratings (at most 16 minutes, set-up included)
+demo: $(CPU_STAMP) ## Run a whole study on the embedded model and human ratings (at most 20 minutes, set-up included)
 	@$(PY) -m jobs.prepare_demo jobs/prepare_demo.toml
-	$(PY) -m jobs.prepare_corpus jobs/demo_corpus.toml
-	$(PY) -m jobs.infer_traces jobs/demo_traces.toml
-	$(PY) -m jobs.train_rater jobs/demo_training.toml
-	$(PY) -m jobs.rate_items jobs/demo_ratings.toml
-	$(PY) -m jobs.rate_items jobs/demo_tuned_ratings.toml
-	$(PY) -m jobs.refine_guideline jobs/demo_refinement.toml
-	$(PY) -m jobs.measure_agreement jobs/demo_agreement.toml
-	$(PY) -m jobs.render_report jobs/render_report.toml
+	$(PY) -m jobs.run_study jobs/demo_study.toml
 
 test: lint ## Check the code, then run all tests: first the fast ones, then those with a real engine, Ray and S3
 	@$(PY) -m pytest -m "not slow and not chaos"
@@ -54,7 +47,8 @@ lint: $(DEV_STAMP) ## Check style, format and types
 
 bench: $(DEV_STAMP) ## Run the benchmarks but rater_gain, which takes hours; each prints one JSON object last
 	@for name in engine_ratio sampling_efficiency streaming_scale resume rating agreement \
-	    train_ingest train_parity racing report; do
+	    train_ingest train_parity racing report \
+	    planning skew scaling; do
 	    echo "== $$name"
 	    $(PY) -m tests.bench.$$name
 	done
@@ -63,7 +57,7 @@ chaos: $(DEV_STAMP) ## Run the tests that kill processes at random
 	@$(PY) -m pytest -m chaos
 
 clean: ## Remove the environment, the converted model and the runs of demo and benchmarks
-	@rm -rf .venv .cache demo-run bench-out .mypy_cache .ruff_cache .pytest_cache .hypothesis lib/*.egg-info
+	@rm -rf .venv .cache demo-run studies bench-out .mypy_cache .ruff_cache .pytest_cache .hypothesis lib/*.egg-info
 	find jobs lib tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Sets `python` to a Python 3.11, or says what is missing.

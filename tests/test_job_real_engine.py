@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs import prepare_corpus, prepare_demo
+from jobs import prepare_demo, run_study
 from judgetrace.ledger import current_shard_files
 from judgetrace.storage import Folder
 from tests.oracle import check_rows
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[1]
 NUM_UNITS = 48
 CONFIG = """
-corpus = "{folder}/corpus"
+corpus = "{folder}/study/prepare"
 run = "{folder}/run"
 limit = {limit}
 [model]
@@ -54,8 +54,8 @@ def demo(tmp_path_factory, ray_session) -> Path:
     prepared = [str(ROOT / "jobs/prepare_demo.toml"), f"--model_dir={model}", f"--corpus_dir={source}"]
     assert prepare_demo.main(prepared) == 0
     paths = [f'--source.paths=["{source}/ratings.csv"]', f"--guideline.path={source}/guideline.md"]
-    demo_corpus = str(ROOT / "jobs/demo_corpus.toml")
-    assert prepare_corpus.main([demo_corpus, f"--corpus={folder}/corpus", *paths]) == 0
+    study = [str(ROOT / "jobs/demo_study.toml"), f"--study={folder}/study", "--only=prepare", *paths]
+    assert run_study.main(study) == 0
     (folder / "traces.toml").write_text(CONFIG.format(folder=folder, model=model, root=ROOT, limit=NUM_UNITS))
     return folder
 
@@ -110,10 +110,10 @@ def test_kill_9_of_engine_worker_and_driver_lose_nothing_and_leave_no_engine_beh
 
 def test_people_rated_what_the_corpus_says(demo):
     """The target of an item is the median of its ten ratings, and items on which people disagree are not asked."""
-    manifest = json.loads((demo / "corpus/manifest-00000.json").read_text())
+    manifest = json.loads((demo / "study/prepare/manifest-00000.json").read_text())
     assert manifest["counts"]["rows_in"] == 75_200
     assert manifest["counts"]["annotations"] == 75_200
-    units = Folder(str(demo / "corpus/items")).read_table("shard-00000.parquet").to_pylist()
+    units = Folder(str(demo / "study/prepare/items")).read_table("shard-00000.parquet").to_pylist()
     for unit in units[:50]:
         ratings = sorted(int(label) for label in unit["annotator_labels"])
         assert len(ratings) == 10

@@ -1,5 +1,4 @@
 import ast
-import re
 import subprocess
 import sys
 import tomllib
@@ -243,14 +242,6 @@ STUDIES = sorted([*(ROOT / "jobs").glob("*_study.toml"), *(ROOT / "jobs" / "stud
 NAMES_OF_STUDIES = {file.stem for file in STUDIES}
 
 
-def find_job(config: str) -> str:
-    """Find whose config a file in jobs/ is: a job's by its own name, a demo's by the Makefile's line that runs it."""
-    if config in JOBS:
-        return config
-    (job,) = re.findall(rf"-m jobs\.(\w+) jobs/{config}\.toml", (ROOT / "Makefile").read_text(encoding="utf-8"))
-    return str(job)
-
-
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_every_study_that_is_shipped_fits_the_jobs_of_its_stages(file: Path) -> None:
     study = load_study(file, ['--source.paths=["labels.parquet"]', '--guideline.path="guideline.md"'])
@@ -262,7 +253,7 @@ def test_every_study_that_is_shipped_fits_the_jobs_of_its_stages(file: Path) -> 
 
 @pytest.mark.parametrize("config", sorted({file.stem for file in (ROOT / "jobs").glob("*.toml")} - NAMES_OF_STUDIES))
 def test_every_config_that_is_shipped_fits_its_job(config: str) -> None:
-    job = import_module(f"jobs.{find_job(config)}")
+    job = import_module(f"jobs.{config}")
     calls = [node for node in ast.walk(ast.parse(Path(str(job.__file__)).read_text())) if isinstance(node, ast.Call)]
     (model,) = [call.args[0].id for call in calls if isinstance(call.func, ast.Name) and call.func.id == "load_config"]
 
