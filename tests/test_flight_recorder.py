@@ -42,23 +42,40 @@ def fly(folder: Path, end: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["os.abort()", "import ctypes; ctypes.string_at(0)"])
-def test_a_crash_tells_what_was_in_flight_and_only_once(tmp_path, end):
+def test_a_crash_tells_every_successor_what_was_in_flight(tmp_path, end):
+    """Of two that crashed at once, either's successor may come first."""
     fly(tmp_path, end)
     assert read_crashes(tmp_path) == LEFT
-    assert read_crashes(tmp_path) == {}
-    assert list(tmp_path.iterdir()) == []
+    assert read_crashes(tmp_path) == LEFT
+
+
+def test_who_was_alone_in_one_of_several_crashes_stays_so(tmp_path):
+    for names in (("a", True, "b", False), ("a", False, "c", True)):
+        first, first_alone, second, second_alone = names
+        folder = tmp_path / "flights"
+        program = (
+            "import os, sys; from pathlib import Path; from judgetrace.flight_recorder import FlightRecorder; "
+            f"recorder = FlightRecorder(Path({str(folder)!r})); "
+            f"recorder.begin(({first!r}, '', ''), {first_alone}); "
+            f"recorder.begin(({second!r}, '', ''), {second_alone}); os.abort()"
+        )
+        subprocess.run([sys.executable, "-c", program], stderr=subprocess.DEVNULL, check=False)
+    assert read_crashes(folder) == {("a", "", ""): True, ("b", "", ""): False, ("c", "", ""): True}
 
 
 @pytest.mark.parametrize("end", ["time.sleep(60)", "os._exit(1)", "recorder.close(); os.abort()"])
 def test_what_was_killed_from_outside_or_told_of_it_otherwise_accuses_nobody(tmp_path, end):
     fly(tmp_path, end)
     assert read_crashes(tmp_path) == {}
+    assert not list(tmp_path.glob("*.flight"))
 
 
 def test_a_kill_while_memory_ran_out_is_a_crash(tmp_path, monkeypatch):
     fly(tmp_path, "os.kill(os.getpid(), 9)")
     before = flight_recorder.count_memory_kills()
     monkeypatch.setattr(flight_recorder, "count_memory_kills", lambda: before + 1)
+    assert read_crashes(tmp_path) == LEFT
+    monkeypatch.undo()
     assert read_crashes(tmp_path) == LEFT
 
 

@@ -40,22 +40,36 @@ def started_at(pid: int) -> str | None:
 
 
 def read_crashes(folder: Path) -> dict[UnitKey, bool]:
-    """Read, once, what crashed workers had in flight: the units, and whether they were there alone."""
+    """Read what crashed workers had in flight: the units, and whether one was there alone.
+
+    What accuses somebody stays: of two workers that crashed at once either's successor may read first, and a unit that
+    is accused again of the same death is no worse off.
+    """
     found: dict[UnitKey, bool] = {}
-    for file in sorted(folder.glob("*.flight")):
+    for file in folder.glob("*.flight"):
         pid, _, ticks = file.stem.partition("-")
         if started_at(int(pid)) == ticks:
             continue
-        crash = file.with_suffix(".crash")
-        lines = file.read_text().splitlines()
-        has_evidence = (crash.exists() and crash.stat().st_size > 0) or (
-            bool(lines) and count_memory_kills() > json.loads(lines[0])["memory_kills"]
-        )
-        if has_evidence:
-            found |= _in_flight(lines[1:])
-        for each in (file, crash):
+        try:
+            lines = file.read_text().splitlines()
+            if _has_evidence(file, lines):
+                for key, is_alone in _in_flight(lines[1:]).items():
+                    found[key] = found.get(key, False) or is_alone
+                continue
+        except FileNotFoundError:
+            # Another worker that starts has just removed it.
+            continue
+        for each in (file, file.with_suffix(".crash")):
             each.unlink(missing_ok=True)
     return found
+
+
+def _has_evidence(file: Path, lines: list[str]) -> bool:
+    """Whether a process died of its own doing. Where that is told by a count that goes on, it is written down."""
+    crash = file.with_suffix(".crash")
+    if not crash.stat().st_size and lines and count_memory_kills() > json.loads(lines[0])["memory_kills"]:
+        crash.write_text("killed while the node ran out of memory\n")
+    return crash.stat().st_size > 0
 
 
 def _in_flight(lines: list[str]) -> dict[UnitKey, bool]:
