@@ -15,9 +15,11 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -114,11 +116,26 @@ class LocalCluster:
             )
         self.started.append(process)
 
-    def join(self, where: str) -> None:
+    def join(self, where: str, **options: object) -> None:
         """Start a worker by a file's command: its address, with the head's port here."""
         address = start_commands()[where].split("--address=")[1].split()[0]
         assert address == "$RAY_HEAD_IP:6379"
-        self.start(where, address=f"$RAY_HEAD_IP:{self.gcs}")
+        self.start(where, address=f"$RAY_HEAD_IP:{self.gcs}", **options)
+
+    def submit(
+        self, runtime_env: dict[str, Any], entrypoint: list[str], timeout_s: float
+    ) -> subprocess.CompletedProcess:
+        """Submit a job with the token, and wait for its end; returns what `ray job submit` printed."""
+        command = ["ray", "job", "submit", "--address", f"http://127.0.0.1:{self.dashboard}"]
+        return subprocess.run(
+            [*command, "--runtime-env-json", json.dumps(runtime_env), "--", *entrypoint],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=self.environment | {"RAY_AUTH_MODE": "token"},
+            cwd=ROOT,
+            timeout=timeout_s,
+        )
 
     def get(self, url: str, with_token: bool = False) -> tuple[int, str]:
         """Ask a URL; returns status and text, status 0 where nobody listens."""
@@ -143,8 +160,9 @@ class LocalCluster:
         return "\n".join(f"== {file.name}\n{file.read_text()[-3000:]}" for file in sorted(self.folder.glob("*.log")))
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
+@contextmanager
+def started_head(more: Mapping[str, str]) -> Iterator[LocalCluster]:
+    """Start a head, with tokens and with `more` in the environment of all its nodes; ends all nodes."""
     # Sockets live in it, whose paths must be short.
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     gcs, dashboard, client = free_ports(3)
@@ -154,6 +172,7 @@ def cluster() -> Iterator[LocalCluster]:
         "HOME": str(folder),
         "RAY_HEAD_IP": "127.0.0.1",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        **more,
     }
     local = LocalCluster(folder, environment, gcs, dashboard)
     try:
@@ -170,6 +189,12 @@ def cluster() -> Iterator[LocalCluster]:
     finally:
         end_processes(local.started)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with started_head({}) as local:
+        yield local
 
 
 def num_alive(cluster: LocalCluster) -> tuple[int, float]:
@@ -214,16 +239,6 @@ def test_an_entrypoint_finds_its_code_on_the_cluster(cluster: LocalCluster, sour
         runtime_env = yaml.safe_load(read_yaml("kuberay/rayjob.yaml")["spec"]["runtimeEnvYAML"])
     runtime_env["working_dir"] = str(ROOT)
     entrypoint = shlex.split(read_yaml("kuberay/rayjob.yaml")["spec"]["entrypoint"])
-    command = ["ray", "job", "submit", "--address", f"http://127.0.0.1:{cluster.dashboard}"]
-    environment = cluster.environment | {"RAY_AUTH_MODE": "token"}
-    done = subprocess.run(
-        [*command, "--runtime-env-json", json.dumps(runtime_env), "--", *entrypoint, "--help"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        cwd=ROOT,
-        timeout=120,
-    )
+    done = cluster.submit(runtime_env, [*entrypoint, "--help"], timeout_s=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"usage: .*infer_traces", done.stdout), done.stdout
