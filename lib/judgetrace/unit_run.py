@@ -108,8 +108,8 @@ def needs_of(engine: EngineConfig) -> dict[str, float]:
     return {"CPU": engine.num_cpus, "GPU": engine.num_gpus, **engine.resources}
 
 
-def shards_at_once(engine: EngineConfig, tasks: list[ShardTask]) -> int:
-    """Choose how many shards feed one engine at once.
+def shards_at_once(engine: EngineConfig, units_per_shard: int) -> int:
+    """Choose how many shards feed one engine at once, where there are enough.
 
     A shard is open until its last unit is decided, and the last ones may take many times as long as most. Other shards
     fill their slots meanwhile. Modelled with 4 engines of 32 slots and lengths of log-SD 1, two open units a slot leave
@@ -117,8 +117,19 @@ def shards_at_once(engine: EngineConfig, tasks: list[ShardTask]) -> int:
     """
     if engine.shards_at_once is not None:
         return engine.shards_at_once
-    usual = max(1, sum(task.num_units for task in tasks) // max(1, len(tasks)))
-    return min(64, 2 + OPEN_UNITS_PER_SLOT * engine.slots // usual)
+    return min(64, 2 + OPEN_UNITS_PER_SLOT * engine.slots // max(1, units_per_shard))
+
+
+def share_shards(engine: EngineConfig, tasks: list[ShardTask]) -> tuple[int, int]:
+    """Choose how many shards feed an engine at once, and how many it holds with those that wait.
+
+    No engine holds more than its share of all (but two), or the first that is up would leave none for the others.
+    """
+    units_per_shard = sum(task.num_units for task in tasks) // max(1, len(tasks))
+    at_once, share = shards_at_once(engine, units_per_shard), max(2, -(-len(tasks) // engine.max_replicas))
+    if engine.shards_at_once is None:
+        at_once = min(at_once, share)
+    return at_once, max(at_once, min(at_once + SHARDS_WAITING, share))
 
 
 def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterator[dict[str, Any]]:
@@ -126,7 +137,7 @@ def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterat
     import ray
 
     engine = spec.engine
-    calls = shards_at_once(engine, tasks)
+    at_once, held = share_shards(engine, tasks)
     shards = ray.data.from_items(
         [{"shard": task.number, "num_units": task.num_units} for task in tasks], override_num_blocks=len(tasks)
     )
@@ -137,8 +148,8 @@ def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterat
         compute=ray.data.ActorPoolStrategy(
             min_size=engine.min_replicas,
             max_size=engine.max_replicas,
-            max_concurrent_calls_per_actor=calls,
-            max_tasks_in_flight_per_actor=calls + SHARDS_WAITING,
+            max_concurrent_calls_per_actor=at_once,
+            max_tasks_in_flight_per_actor=held,
             enable_true_multi_threading=True,
         ),
         num_cpus=engine.num_cpus,

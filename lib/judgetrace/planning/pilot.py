@@ -17,7 +17,7 @@ from judgetrace.planning.engine_model import EngineRun, run_engine
 from judgetrace.run_folder import RunFolder
 from judgetrace.storage import Folder
 from judgetrace.trace_config import InferTracesConfig
-from judgetrace.unit_run import ShardTask, shards_at_once
+from judgetrace.unit_run import shards_at_once
 
 MIN_UNITS = 30
 MAX_UNITS = 20_000
@@ -70,7 +70,7 @@ class Pilot:
     def shards_at_once(self, slots: int, units_per_shard: int) -> int:
         """Return how many shards an engine works on at once."""
         engine = self.config.engine.model_copy(update={"slots": slots})
-        return shards_at_once(engine, [ShardTask(0, units_per_shard)])
+        return shards_at_once(engine, units_per_shard)
 
     def slot_tokens_per_s(self) -> float:
         """Compute the tokens a second of one engine with all slots full.
