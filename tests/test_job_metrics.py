@@ -28,7 +28,7 @@ def scrape(run: str) -> dict[tuple[str, ...], float]:
     import ray
 
     found = {}
-    for node in ray.nodes():
+    for node in (node for node in ray.nodes() if node["Alive"]):
         url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         with urllib.request.urlopen(url, timeout=10) as answer:
             lines = answer.read().decode().splitlines()
