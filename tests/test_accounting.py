@@ -13,6 +13,7 @@ from judgetrace.accounting import (
     add_tallies,
     coverage_by_dimension,
     label_counts,
+    recovery_by_label,
     tally_ratings,
     tally_traces,
     utilisation_by_draws,
@@ -133,3 +134,8 @@ def test_units_without_any_draw_are_counted():
     tally = tally_traces(join_decisions(items, table_of(*rows), TRACES))
     assert tally.outcomes() == {"quarantined": 2}
     assert tally.tokens["output"] == 0
+
+
+def test_recovered_ratings_are_counted_by_label():
+    counts = {"d\x1f1\x1frecovered": 3, "d\x1f1\x1fmissed": 1, "d\x1f2\x1funrated": 2, "e\x1f1\x1frecovered": 5}
+    assert recovery_by_label(Tally(units=Counter(counts))) == [("d", "1", 3, 4), ("d", "2", 0, 2), ("e", "1", 5, 5)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import infer_traces, list_noise, status, verify_traces
+from jobs import infer_traces, list_noise, render_report, status, verify_traces
 from judgetrace.config import UserError
 from judgetrace.storage import Folder
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
@@ -80,6 +80,20 @@ def test_every_accepted_trace_gets_one_verdict_over_an_early_end_and_another_cal
     capsys.readouterr()
     assert status.main([run]) == 0
     assert "Ratings recovered" in capsys.readouterr().out
+    check_report(tmp_path, corpus, traces, run, outcomes["recovered"] / len(accepted))
+
+
+def check_report(tmp_path: Path, corpus: str, traces: str, run: str, share: float) -> None:
+    config = tmp_path / "report.toml"
+    inputs = {"output": str(tmp_path / "report.html"), "corpus": corpus, "traces": [traces], "verification": run}
+    config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in inputs.items()))
+    assert render_report.main([str(config)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    section = page[page.index('id="verification"') :]
+    assert "scripted/second" in section
+    assert f"{share:.1%}" in section[: section.index("</table>")]
+    with pytest.raises(UserError, match="is a run of infer_traces"):
+        render_report.main([str(config), f"--verification={traces}"])
 
 
 def test_traces_of_an_unfinished_run_are_not_verified(tmp_path, corpus):

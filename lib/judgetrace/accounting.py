@@ -197,6 +197,14 @@ def utilisation_by_label(tally: Tally) -> list[tuple[str, str, int, int]]:
     return rows
 
 
+def recovery_by_label(tally: Tally) -> list[tuple[str, str, int, int]]:
+    """List (dimension, target label, traces whose rating was recovered, all traces) of a tally of verifications."""
+    totals = _sum_by(tally.units, 0, 1)
+    hits = _sum_by(Counter({k: c for k, c in tally.units.items() if split_key(k)[2] == "recovered"}), 0, 1)
+    keys = ((split_key(key), key) for key in sorted(totals))
+    return [(dimension, label, hits[key], totals[key]) for (dimension, label), key in keys]
+
+
 def coverage_by_dimension(tally: Tally) -> list[tuple[str, int, int]]:
     """List (dimension, items with a rating, all items) in order of names."""
     totals, rated = _sum_by(tally.units, 0), _sum_by(tally.units, 0, 2)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from judgetrace.accounting import Tally, split_key
+from judgetrace.accounting import Tally, recovery_by_label
 
 MAX_LABEL_ROWS = 40
 
@@ -34,18 +33,11 @@ def print_verification_summary(console: Console, summary: dict[str, Any]) -> Non
 
 
 def _print_by_label(console: Console, tally: Tally) -> None:
-    totals: Counter[tuple[str, str]] = Counter()
-    recovered: Counter[tuple[str, str]] = Counter()
-    for key, count in tally.units.items():
-        dimension, label, outcome = split_key(key)
-        totals[dimension, label] += count
-        recovered[dimension, label] += count * (outcome == "recovered")
     table = Table(title="Recovered by target label", title_justify="left")
     for name in ("dimension", "label"):
         table.add_column(name)
     for name in ("traces", "recovered", "share"):
         table.add_column(name, justify="right")
-    for (dimension, label), total in sorted(totals.items())[:MAX_LABEL_ROWS]:
-        hits = recovered[dimension, label]
+    for dimension, label, hits, total in recovery_by_label(tally)[:MAX_LABEL_ROWS]:
         table.add_row(dimension, label, f"{total:,}", f"{hits:,}", f"{hits / total:.1%}")
     console.print(table)

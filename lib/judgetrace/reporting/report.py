@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from judgetrace.accounting import acceptance_beyond_chance
+from judgetrace.config import UserError
 from judgetrace.corpus import read_finished
+from judgetrace.products import VERIFICATION_PRODUCT
 from judgetrace.reporting.agreement_section import (
     AgreementInput,
     find_change,
@@ -23,12 +25,14 @@ from judgetrace.reporting.embedding import Packed, pack_records
 from judgetrace.reporting.guideline_section import make_guideline
 from judgetrace.reporting.page import Page
 from judgetrace.reporting.run_reading import (
+    is_simulated,
     list_rating_runs,
     list_simulated_raters,
     name_runs,
     read_about,
     read_agreement,
     read_guideline,
+    read_published_tally,
     read_rating_run,
     read_rationale_tables,
     read_refinement,
@@ -87,7 +91,7 @@ def gather_report(config: RenderReportConfig, now: float) -> Page:
     _add_training(report, config)
     _add_guideline(report, config)
     if config.verification:
-        report.sections.append(make_verification(read_about(config.verification, now)))
+        report.sections.append(_read_verification(config.verification, now))
     _add_ratings(report, config, now)
     if report.spent:
         report.sections.append(make_cost(report.spent, config.currency))
@@ -102,6 +106,14 @@ def gather_report(config: RenderReportConfig, now: float) -> Page:
         packed=report.packed,
         browser_note=report.browser_note,
     )
+
+
+def _read_verification(url: str, now: float) -> Section:
+    about = read_about(url, now)
+    if about["job"] != "verify_traces":
+        raise UserError(f"verification = {url}: is a run of {about['job']}\nexpected: the run folder of verify_traces")
+    tally = read_published_tally(url, VERIFICATION_PRODUCT.folder)
+    return make_verification(about, tally, is_simulated(about["config"]))
 
 
 def _name_page(config: RenderReportConfig) -> str:
