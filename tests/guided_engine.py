@@ -34,6 +34,7 @@ class GuidedEngine:
         self._num_requests = 0
         self.max_model_tokens = 4096
         self.special_tokens = ()
+        self.num_beats = None
 
     def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
         return [Prompt(len(some[-1]["content"].split()), messages=some) for some in conversations]

@@ -20,6 +20,7 @@ class GuidedGenerator:
         self._script: dict[str, Any] = spec.engine.args
         self.max_model_tokens = 16_384
         self.special_tokens = ()
+        self.num_beats = None
 
     def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
         return [Prompt(len(some[-1]["content"].split()), messages=some) for some in conversations]
