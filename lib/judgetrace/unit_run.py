@@ -138,6 +138,8 @@ def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterat
 
     engine = spec.engine
     at_once, held = share_shards(engine, tasks)
+    # Ray's default waits until engines hold 1.75 times what they work on, which these never do.
+    ray.data.DataContext.get_current().autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     shards = ray.data.from_items(
         [{"shard": task.number, "num_units": task.num_units} for task in tasks], override_num_blocks=len(tasks)
     )
