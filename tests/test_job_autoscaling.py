@@ -22,10 +22,10 @@ from typing import Any
 
 import pytest
 
+from tests.oracle import check_rows
 from tests.test_cluster_commands import PORTS, LocalCluster, end_processes, free_ports, num_alive, wait_until
 from tests.test_job_faults import read_journal
 from tests.test_job_infer_traces import read_rows, write_config
-from tests.test_unit_worker import check_rows
 
 pytestmark = pytest.mark.chaos
 
@@ -145,7 +145,7 @@ def test_a_job_starts_without_an_engine_node_scales_up_works_on_all_and_down_to_
         .read_text()
         .replace(
             "[engine]\n",
-            f"[engine]\nmin_replicas = {NUM_ENGINES}\nmax_replicas = {NUM_ENGINES}\nshards_at_once = 2\n"
+            f"[engine]\nmin_replicas = 1\nmax_replicas = {NUM_ENGINES}\n"
             f"resources = {{ {', '.join(f'{k} = {v}' for k, v in shape.items())} }}\n",
         )
     )
