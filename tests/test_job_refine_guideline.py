@@ -11,10 +11,12 @@ from rich.console import Console
 
 from jobs import refine_guideline, status
 from judgetrace.config import UserError, load_config
+from judgetrace.refining.candidate_run import Generated
 from judgetrace.refining.candidates import Candidate
 from judgetrace.refining.config import RefineGuidelineConfig
 from judgetrace.refining.inputs import RefineInputs
 from judgetrace.refining.run import refine
+from judgetrace.refining.trace_choice import TraceSupply
 from judgetrace.storage import Folder
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.refine_runs import GUIDELINE, make_traces, prepare_labels, write_refine_config
@@ -40,7 +42,8 @@ def load_inputs(config: str, *more: str) -> RefineInputs:
 
 
 def run_refine(config: str, candidates: list[Candidate], *more: str) -> int:
-    return refine(Console(), load_inputs(config, *more), False, lambda *_: (candidates, CRITIQUES))
+    made = Generated(candidates, CRITIQUES, TraceSupply(50, {}, {}))
+    return refine(Console(), load_inputs(config, *more), False, lambda *_: made)
 
 
 def read_journal(path: Path) -> Counter:
@@ -165,6 +168,8 @@ def test_a_dry_run_tells_the_calls_and_shows_a_prompt_of_each_kind(tmp_path, cor
     for kind in ("critiques", "instructions", "rubric"):
         assert f"Prompt of the generator: {kind}" in out
     assert "Prompt of steady for item-" in out
+    assert "Traces that may teach: " in out
+    assert "Traces: level 1: " in out
     accepted = sum(
         row["outcome"] == "accepted" and row["split"] == "train"
         for name in (Folder(traces) / "traces").list_files()
@@ -176,6 +181,8 @@ def test_a_dry_run_tells_the_calls_and_shows_a_prompt_of_each_kind(tmp_path, cor
     most = 10 * items["race"] + 2 * items["confirm"] + 2 * items["test"]
     assert f"{2 * most:,} at most, of 10 candidates by 2 raters" in out
     assert not run.exists()
+    with pytest.raises(UserError, match=r"selection.verification: .*/none: no verifications/shard"):
+        refine_guideline.main([config, "--dry-run", f"--selection.verification={tmp_path}/none"])
 
 
 def test_what_can_not_be_used_is_refused_before_anything_is_asked(tmp_path, corpus):
