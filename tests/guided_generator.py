@@ -37,7 +37,7 @@ class GuidedGenerator:
             return Completion(f"The label {request.seed % 7} is said plainly.\nNothing else is said.", "stop", 12)
         qualities = self._script.get("qualities", [0.5])
         quality = qualities[request.seed % len(qualities)]
-        text = f"Rate 1, 2, 3, 4 or 5 with quality {quality}."
+        text = f"Rate 1, 2, 3, 4 or 5 as the label says that stands there, with quality {quality}."
         return Completion(f"<codebook>\n{text}\n</codebook>", "stop", 20)
 
     async def score_levels(self, request_id: str, prompt: Prompt, levels: Sequence[str]) -> LevelScores:

@@ -92,7 +92,7 @@ def make_writer(task: CandidateTask, sections: CandidateSections) -> CandidateWr
         sections.generator.system,
         counter.special_tokens,
     )
-    lint = LintTask(task.scale, task.dimension, task.other_dimensions, parts.text)
+    lint = LintTask(task.scale, task.dimension, task.other_dimensions, parts.text, prompts.render_bare())
     return CandidateWriter(
         parts,
         lint,
