@@ -113,6 +113,8 @@ def make_candidates(
     check: Callable[[], None] | None = None,
     *,
     wait_s: float,
+    commit_every_s: float,
+    drain_s: float,
 ) -> Generated:
     """Write all candidates.
 
@@ -134,7 +136,7 @@ def make_candidates(
         # Workers must not see another address than the contract has.
         resolved = generator.model_copy(update={"endpoint": generator.endpoint.resolve()})
     with EnginePool(GENERATOR, GeneratorWorker, (resolved,), generator.engine, wait_s) as pool:
-        caller = Caller(pool, calls, watch, contract)
+        caller = Caller(pool, calls, watch, contract, commit_every_s=commit_every_s, drain_s=drain_s)
         embed = partial(embed_texts, config=sections.embedding, log=vectors)
         return Generated(*writer.write(chosen, caller.ask, embed), supply)
 

@@ -33,4 +33,6 @@ def generate_candidates(inputs: RefineInputs, run: RunFolder, fence: Fence, watc
         watch,
         fence.check,
         wait_s=inputs.config.cluster.wait_s,
+        commit_every_s=inputs.config.ledger.commit_every_s,
+        drain_s=inputs.config.ledger.drain_s,
     )
