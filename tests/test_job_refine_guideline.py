@@ -159,6 +159,23 @@ def test_an_engine_that_dies_is_replaced(tmp_path, corpus):
     assert Folder(run).read_json("refinement.json")["winner"] == "rubric-0"
 
 
+def test_silent_engines_of_generator_and_raters_are_replaced(tmp_path, corpus):
+    traces, run = make_traces(tmp_path, corpus, str(tmp_path / "traces")), str(tmp_path / "run")
+    marks = tmp_path / "generator-silent", tmp_path / "rater-silent"
+    # Slow enough that signs of life are seen before the silence.
+    writer = {"silent_once": str(marks[0]), "silent_after": 40, "latency_s": 0.5, "qualities": [0.9]}
+    script = {"silent_once": str(marks[1]), "silent_after": 60, "latency_s": 0.5}
+    config = write_refine_config(tmp_path, corpus, traces, run, generator=writer, **script)
+    silent = ["--generator.engine.silent_s=5", "--scoring.max_items=60", "--no-test.enabled"]
+    config_text = (
+        Path(config).read_text().replace("num_cpus = 0.25\nslots = 16", "num_cpus = 0.25\nslots = 16\nsilent_s = 5")
+    )
+    Path(config).write_text(config_text)
+    assert refine_guideline.main([config, *silent]) == 0
+    assert all(mark.exists() for mark in marks)
+    assert Folder(run).read_json("refinement.json")["is_replaced"]
+
+
 def test_a_dry_run_tells_the_calls_and_shows_a_prompt_of_each_kind(tmp_path, corpus, capsys):
     traces, run = make_traces(tmp_path, corpus, str(tmp_path / "traces")), tmp_path / "run"
     config = write_refine_config(tmp_path, corpus, traces, str(run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -19,7 +20,7 @@ ITEMS = [row | {"fields": json.dumps({"text": f"label {row['target_label']}"})} 
 
 
 def make_worker(decoding: DecodingConfig | None = None, thinking: str = "plain", **script: object) -> RaterWorker:
-    engine = EngineConfig(kind="tests.guided_engine:GuidedEngine", slots=8, args=script)
+    engine = EngineConfig(kind="tests.guided_engine:GuidedEngine", slots=8, args=script, silent_s=5.0)
     decider = RatingDecider("rater", decoding or DecodingConfig(max_tokens=100))
     scale = ScaleConfig(values=("1", "2", "3", "4", "5"))
     shown = PromptConfig(), load_template(None), scale, ThinkingConfig(format=thinking)
@@ -62,6 +63,17 @@ def test_an_item_that_does_not_fit_is_quarantined() -> None:
 
 def test_a_dead_engine_ends_the_batch(tmp_path) -> None:
     worker = make_worker(dies_once=str(tmp_path / "died"), dies_after=3)
+    with pytest.raises(EngineDeadError):
+        worker.work(RatingBatch("t", "quality 1.0", ITEMS))
+
+
+def test_an_engine_that_is_alive_and_silent_is_given_up(tmp_path) -> None:
+    worker = make_worker(silent_once=str(tmp_path / "silent"), silent_after=3)
+    time.sleep(1.5)  # until its first signs of life have been seen
+    began = time.monotonic()
+    with pytest.raises(EngineDeadError, match="no sign of life for"):
+        worker.work(RatingBatch("t", "quality 1.0", ITEMS))
+    assert 4 < time.monotonic() - began < 20
     with pytest.raises(EngineDeadError):
         worker.work(RatingBatch("t", "quality 1.0", ITEMS))
 

@@ -61,6 +61,7 @@ PURE_ROOMS = (
     "endpoint_config",
     "endpoint_engine",
     "engine",
+    "engine_loop",
     "fingerprints",
     "flight_recorder",
     "folder_lock",
