@@ -21,6 +21,17 @@ from judgetrace.fingerprints import hash_text
 LEVELS = ("1", "2", "3", "4", "5")
 
 
+def read_quality(prompt: str) -> float:
+    """The quality of the guideline in a prompt."""
+    found = re.search(r"quality (\d\.\d+)", prompt)
+    return float(found[1]) if found else 0.3
+
+
+def read_label(prompt: str) -> int:
+    """The label that the item in a prompt holds."""
+    return int(re.findall(r"label (\d)", prompt)[-1])
+
+
 class ScriptedSilence:
     """An engine's signs of life, and their end. Script: silent_once (a file: the engine says nothing more after
     `silent_after` requests unless it exists)."""
@@ -84,9 +95,8 @@ class GuidedEngine:
         return Completion(f"It is so. <rating>{LEVELS[level]}</rating>", "stop", 5)
 
     def _choose_level(self, prompt: str, item_id: str) -> int:
-        found = re.search(r"quality (\d\.\d+)", prompt)
-        quality = (float(found[1]) if found else 0.3) - float(self._script.get("shift", 0.0))
-        label = int(re.findall(r"label (\d)", prompt)[-1]) - 1
+        quality = read_quality(prompt) - float(self._script.get("shift", 0.0))
+        label = read_label(prompt) - 1
         digest = hashlib.blake2b(item_id.encode(), digest_size=8).digest()
         return label if int.from_bytes(digest, "big") / 2**64 < quality else (label + 1) % len(LEVELS)
 
