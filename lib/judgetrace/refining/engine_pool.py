@@ -69,7 +69,7 @@ class WorkerActor:
         self._make_worker, self._arguments, self._silent_s = make_worker, arguments, silent_s
 
     def start(self) -> None:
-        """Make the worker. Raises EngineStartError."""
+        """Make the worker; from then on the process ends where its loop stands still. Raises EngineStartError."""
         self._worker = self._make_worker(*self._arguments)
         guard_loop(self._worker.loop, self._silent_s)
 
