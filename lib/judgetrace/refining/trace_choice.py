@@ -214,15 +214,10 @@ def choose_traces(runs: Sequence[str], rule: SelectionRule, run_each: RunEach = 
     )
     supply = chosen.count_supply()
     if not any(chosen.list_traces(seed, rule.per_level) for seed in rule.seeds):
+        left_out = f"{supply.describe()[0]}\n" if supply.left_out else ""
         raise UserError(
-            "\n".join(
-                (
-                    f"traces = {list(runs)}: no accepted trace of dimension {rule.dimension!r} in the split "
-                    f"{rule.split!r} may teach",
-                    *(line for line in supply.describe() if line.startswith("left out")),
-                    "infer traces of that split, look at the report of infer_traces for why none was accepted, or at "
-                    "`selection` for what is left out",
-                )
-            )
+            f"traces = {list(runs)}: no accepted trace of dimension {rule.dimension!r} in the split {rule.split!r} may "
+            f"teach\n{left_out}infer traces of that split, look at the report of infer_traces for why none was "
+            "accepted, or at `selection` for what is left out"
         )
     return chosen
