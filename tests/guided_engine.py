@@ -21,20 +21,61 @@ from judgetrace.fingerprints import hash_text
 LEVELS = ("1", "2", "3", "4", "5")
 
 
+def read_quality(prompt: str) -> float:
+    """The quality of the guideline in a prompt."""
+    found = re.search(r"quality (\d\.\d+)", prompt)
+    return float(found[1]) if found else 0.3
+
+
+def read_label(prompt: str) -> int:
+    """The label that the item in a prompt holds."""
+    return int(re.findall(r"label (\d)", prompt)[-1])
+
+
+class ScriptedSilence:
+    """An engine's signs of life, and their end. Script: silent_once (a file: the engine says nothing more after
+    `silent_after` requests unless it exists)."""
+
+    def __init__(self, script: Mapping[str, Any]):
+        self._once, self._after = script.get("silent_once"), script.get("silent_after", 0)
+        self._num_requests = self._beats = 0
+        self._is_silent = False
+
+    @property
+    def num_beats(self) -> int:
+        """A token of some request, at every look, for as long as it is not silent."""
+        self._beats += not self._is_silent
+        return self._beats
+
+    async def keep(self) -> None:
+        """Never return once the engine is silent."""
+        self._num_requests += 1
+        if self._once and self._num_requests > self._after and not os.path.exists(self._once):
+            open(self._once, "w").close()
+            self._is_silent = True
+        if self._is_silent:
+            await asyncio.Event().wait()
+
+
 class GuidedEngine:
     """Script, in `engine.args`: journal (a file that every request appends a line to: model, fingerprint of the
     guideline, item), latency_s, shift
     (of the rater's own: its chances are lower by that), fail_once (a folder: each item fails the first time asked),
     poison (an item id that is refused), dies_once (a file: the engine dies after `dies_after` requests unless it
-    exists)."""
+    exists), those of ScriptedSilence."""
 
     def __init__(self, spec: EngineSpec):
         self._script: dict[str, Any] = spec.engine.args
         self._path = spec.model.path
         self._num_requests = 0
+        self._silence = ScriptedSilence(self._script)
         self.max_model_tokens = 4096
         self.special_tokens = ()
         self.num_beats = None
+
+    @property
+    def num_beats(self) -> int:
+        return self._silence.num_beats
 
     def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
         return [Prompt(len(some[-1]["content"].split()), messages=some) for some in conversations]
@@ -48,15 +89,15 @@ class GuidedEngine:
             raise PromptRefusedError("scripted refusal")
         self._die_when_due()
         self._note(request)
+        await self._silence.keep()
         await asyncio.sleep(float(self._script.get("latency_s", 0.0)))
         self._fail_the_first_time(item_id)
         level = self._choose_level(request.prompt.messages[-1]["content"], item_id)
         return Completion(f"It is so. <rating>{LEVELS[level]}</rating>", "stop", 5)
 
     def _choose_level(self, prompt: str, item_id: str) -> int:
-        found = re.search(r"quality (\d\.\d+)", prompt)
-        quality = (float(found[1]) if found else 0.3) - float(self._script.get("shift", 0.0))
-        label = int(re.findall(r"label (\d)", prompt)[-1]) - 1
+        quality = read_quality(prompt) - float(self._script.get("shift", 0.0))
+        label = read_label(prompt) - 1
         digest = hashlib.blake2b(item_id.encode(), digest_size=8).digest()
         return label if int.from_bytes(digest, "big") / 2**64 < quality else (label + 1) % len(LEVELS)
 

@@ -10,17 +10,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from judgetrace.engine import Completion, EngineSpec, LevelScores, Prompt, Request
+from tests.guided_engine import ScriptedSilence
 
 
 class GuidedGenerator:
     """Script, in `engine.args`: qualities (one is chosen by the seed), journal (a file that every request appends its
-    id to), latency_s, guideline_mark (a text that prompts which ask for a guideline hold; others ask for critiques)."""
+    id to), latency_s, those of ScriptedSilence."""
 
     def __init__(self, spec: EngineSpec):
         self._script: dict[str, Any] = spec.engine.args
+        self._silence = ScriptedSilence(self._script)
         self.max_model_tokens = 16_384
         self.special_tokens = ()
         self.num_beats = None
+
+    @property
+    def num_beats(self) -> int:
+        return self._silence.num_beats
 
     def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
         return [Prompt(len(some[-1]["content"].split()), messages=some) for some in conversations]
@@ -32,13 +38,14 @@ class GuidedGenerator:
         if "journal" in self._script:
             with open(self._script["journal"], "a") as file:
                 file.write(request.request_id.partition("\x1f")[0] + "\n")
+        await self._silence.keep()
         await asyncio.sleep(float(self._script.get("latency_s", 0.0)))
         content = request.prompt.messages[-1]["content"]
         if "codebook>" not in content:
             return Completion(f"The label {request.seed % 7} is said plainly.\nNothing else is said.", "stop", 12)
         qualities = self._script.get("qualities", [0.5])
         quality = qualities[request.seed % len(qualities)]
-        text = f"Rate 1, 2, 3, 4 or 5 with quality {quality}."
+        text = f"Rate 1, 2, 3, 4 or 5 as the label says that stands there, with quality {quality}."
         return Completion(f"<codebook>\n{text}\n</codebook>", "stop", 20)
 
     async def score_levels(self, request_id: str, prompt: Prompt, levels: Sequence[str]) -> LevelScores:

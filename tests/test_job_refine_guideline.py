@@ -11,10 +11,12 @@ from rich.console import Console
 
 from jobs import refine_guideline, status
 from judgetrace.config import UserError, load_config
+from judgetrace.refining.candidate_run import Generated
 from judgetrace.refining.candidates import Candidate
 from judgetrace.refining.config import RefineGuidelineConfig
 from judgetrace.refining.inputs import RefineInputs
 from judgetrace.refining.run import refine
+from judgetrace.refining.trace_choice import TraceSupply
 from judgetrace.storage import Folder
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.refine_runs import GUIDELINE, make_traces, prepare_labels, write_refine_config
@@ -40,7 +42,8 @@ def load_inputs(config: str, *more: str) -> RefineInputs:
 
 
 def run_refine(config: str, candidates: list[Candidate], *more: str) -> int:
-    return refine(Console(), load_inputs(config, *more), False, lambda *_: (candidates, CRITIQUES))
+    made = Generated(candidates, CRITIQUES, TraceSupply(50, {}, {}))
+    return refine(Console(), load_inputs(config, *more), False, lambda *_: made)
 
 
 def read_journal(path: Path) -> Counter:
@@ -156,6 +159,23 @@ def test_an_engine_that_dies_is_replaced(tmp_path, corpus):
     assert Folder(run).read_json("refinement.json")["winner"] == "rubric-0"
 
 
+def test_silent_engines_of_generator_and_raters_are_replaced(tmp_path, corpus):
+    traces, run = make_traces(tmp_path, corpus, str(tmp_path / "traces")), str(tmp_path / "run")
+    marks = tmp_path / "generator-silent", tmp_path / "rater-silent"
+    # Slow enough that signs of life are seen before the silence.
+    writer = {"silent_once": str(marks[0]), "silent_after": 40, "latency_s": 0.5, "qualities": [0.9]}
+    script = {"silent_once": str(marks[1]), "silent_after": 60, "latency_s": 0.5}
+    config = write_refine_config(tmp_path, corpus, traces, run, generator=writer, **script)
+    silent = ["--generator.engine.silent_s=5", "--scoring.max_items=60", "--no-test.enabled"]
+    config_text = (
+        Path(config).read_text().replace("num_cpus = 0.25\nslots = 16", "num_cpus = 0.25\nslots = 16\nsilent_s = 5")
+    )
+    Path(config).write_text(config_text)
+    assert refine_guideline.main([config, *silent]) == 0
+    assert all(mark.exists() for mark in marks)
+    assert Folder(run).read_json("refinement.json")["is_replaced"]
+
+
 def test_a_dry_run_tells_the_calls_and_shows_a_prompt_of_each_kind(tmp_path, corpus, capsys):
     traces, run = make_traces(tmp_path, corpus, str(tmp_path / "traces")), tmp_path / "run"
     config = write_refine_config(tmp_path, corpus, traces, str(run))
@@ -165,6 +185,8 @@ def test_a_dry_run_tells_the_calls_and_shows_a_prompt_of_each_kind(tmp_path, cor
     for kind in ("critiques", "instructions", "rubric"):
         assert f"Prompt of the generator: {kind}" in out
     assert "Prompt of steady for item-" in out
+    assert "Traces that may teach: " in out
+    assert "Traces: level 1: " in out
     accepted = sum(
         row["outcome"] == "accepted" and row["split"] == "train"
         for name in (Folder(traces) / "traces").list_files()
@@ -176,6 +198,8 @@ def test_a_dry_run_tells_the_calls_and_shows_a_prompt_of_each_kind(tmp_path, cor
     most = 10 * items["race"] + 2 * items["confirm"] + 2 * items["test"]
     assert f"{2 * most:,} at most, of 10 candidates by 2 raters" in out
     assert not run.exists()
+    with pytest.raises(UserError, match=r"selection.verification: .*/none: no verifications/shard"):
+        refine_guideline.main([config, "--dry-run", f"--selection.verification={tmp_path}/none"])
 
 
 def test_what_can_not_be_used_is_refused_before_anything_is_asked(tmp_path, corpus):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from judgetrace.config import UserError
 from judgetrace.engine import EngineConfig, EngineDeadError, EngineStartError
+from judgetrace.engine_loop import start_loop
 from judgetrace.refining.engine_pool import EnginePool
 
 pytestmark = pytest.mark.slow
@@ -17,6 +19,7 @@ class Doubler:
     """Doubles numbers, and does as the batch says: ("exit", FILE) ends its process, once where FILE is given."""
 
     def __init__(self, fault: str = "") -> None:
+        self.loop = start_loop()
         if fault == "start":
             raise EngineStartError("no such model")
         if fault == "exit":
@@ -34,6 +37,9 @@ class Doubler:
             return os.getpid(), "done again"
         if kind == "exit":
             os._exit(1)
+        if kind == "blocks":
+            self.loop.call_soon_threadsafe(time.sleep, 600)
+            time.sleep(600)
         raise EngineDeadError("the engine is gone")
 
     def close(self) -> None:
@@ -60,11 +66,11 @@ def test_a_stage_without_batches_starts_no_engine(ray_session):
         assert list(pool.run([])) == []
 
 
-@pytest.mark.parametrize("kind", ["exit", "dies"])
+@pytest.mark.parametrize("kind", ["exit", "dies", "blocks"])
 def test_an_engine_that_dies_is_replaced_and_its_batches_are_done_again(tmp_path, ray_session, kind):
     deadly = (kind, str(tmp_path / "once"))
 
-    with make_pool() as pool:
+    with make_pool(silent_s=5.0) as pool:
         found = dict(pool.run([1, 2, deadly, *range(3, 20)]))
 
     assert pool.num_deaths == 1

@@ -13,6 +13,7 @@ from judgetrace.refining.guideline_file import diff_guidelines
 from judgetrace.refining.outcome import CANDIDATES, Outcome, Spent, describe_outcome, tabulate_candidates
 from judgetrace.refining.racing import RaceConfig
 from judgetrace.refining.report import write_report
+from judgetrace.refining.trace_choice import TraceSupply
 from judgetrace.scale import Scale
 from tests.test_refining_contest import Quality, make_held
 
@@ -28,6 +29,7 @@ ENTRIES = list_entries(
     "",
 )
 SCALE = Scale(values=("1", "2", "3"))
+SUPPLY = TraceSupply(50, {"1": 70, "2": 4, "3": 50}, {"not_recovered": 3, "hinted_over_share": 1})
 
 
 def make_outcome(qualities: dict[str, float], confirm: dict[str, float] | None = None) -> Outcome:
@@ -47,7 +49,7 @@ def make_outcome(qualities: dict[str, float], confirm: dict[str, float] | None =
     changes = measure_change(ratings, SCALE, replicates=200, seed=0, level=0.95)
     coverage = {"before": {"a": 1.0, "b": 0.5}, "after": {"a": 1.0, "b": 1.0}}
     spent = {"original": Spent(800, 9000, 80)}
-    return Outcome(ENTRIES, contest, items, "confirm", changes, coverage, spent, ["Few items."])
+    return Outcome(ENTRIES, contest, items, "confirm", changes, coverage, spent, ["Few items."], SUPPLY)
 
 
 WON = make_outcome({"original": 0.3, "rubric-0": 0.9, "both-0": 0.2})
@@ -72,6 +74,7 @@ def test_the_description_is_json_with_verdict_and_interval() -> None:
     assert json.loads(json.dumps(found)) == found
     assert (found["winner"], found["is_replaced"], found["race"]["verdict"]) == ("rubric-0", True, "leads")
     assert found["confirmation"]["low"] > 0
+    assert found["traces"]["left_out"] == {"not_recovered": 3, "hinted_over_share": 1}
     assert found["items"] == {"race": 400, "confirm": 200, "test": 0}
     assert found["race"]["scores"] < found["race"]["scores_without_racing"] == 1200
 
@@ -87,6 +90,9 @@ def test_the_report_of_a_replaced_guideline_shows_before_and_after() -> None:
     assert "| a | exact | 60 | 0.000 [0.000, 0.000] | 1.000 [1.000, 1.000] | +1.000 [+1.000, +1.000] |" in report
     assert "| b | 50.0% | 100.0% |" in report
     assert "not raced: tags: found [] (0 tags)" in report
+    assert "accepted traces of the train split, 50 of each level at most" in report
+    assert "| 2 | 4 |" in report
+    assert "| 3 | not_recovered | a second model could not tell the rating from it |" in report
     assert f"````diff\n{difference}````" in report
 
 
@@ -101,7 +107,9 @@ def test_a_challenger_that_is_not_confirmed_is_named_and_not_returned() -> None:
 
 def test_without_a_race_the_report_says_why() -> None:
     contest = Contest("original", None, keep_original(), "no candidate besides the original is sound")
-    outcome = Outcome(ENTRIES, contest, make_held(0, 0), None, CHANGES.empty_table(), {}, {}, [])
+    outcome = Outcome(
+        ENTRIES, contest, make_held(0, 0), None, CHANGES.empty_table(), {}, {}, [], TraceSupply(50, {}, {})
+    )
     report = write_report(outcome, "", "")
 
     assert "There was no race: no candidate besides the original is sound." in report

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, EngineDeadError, EngineStartError, ModelConfig
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig, load_template
 from judgetrace.ratings import DecodingConfig, RatingDecider
 from judgetrace.refining.rater_worker import RaterSpec, RaterWorker, RatingBatch
 from judgetrace.scale import ScaleConfig
+from tests.loopback import Reply, chat_answer
+from tests.test_endpoint_engine import asked_of, rating_answer, serving
 from tests.trace_tables import make_items
 
 ITEMS = [row | {"fields": json.dumps({"text": f"label {row['target_label']}"})} for row in make_items(40).to_pylist()]
 
 
 def make_worker(decoding: DecodingConfig | None = None, thinking: str = "plain", **script: object) -> RaterWorker:
-    engine = EngineConfig(kind="tests.guided_engine:GuidedEngine", slots=8, args=script)
+    engine = EngineConfig(kind="tests.guided_engine:GuidedEngine", slots=8, args=script, silent_s=5.0)
     decider = RatingDecider("rater", decoding or DecodingConfig(max_tokens=100))
     scale = ScaleConfig(values=("1", "2", "3", "4", "5"))
     shown = PromptConfig(), load_template(None), scale, ThinkingConfig(format=thinking)
@@ -66,6 +71,48 @@ def test_a_dead_engine_ends_the_batch(tmp_path) -> None:
         worker.work(RatingBatch("t", "quality 1.0", ITEMS))
 
 
+def test_an_engine_that_is_alive_and_silent_is_given_up(tmp_path) -> None:
+    worker = make_worker(silent_once=str(tmp_path / "silent"), silent_after=3)
+    time.sleep(1.5)  # until its first signs of life have been seen
+    began = time.monotonic()
+    with pytest.raises(EngineDeadError, match="no sign of life for"):
+        worker.work(RatingBatch("t", "quality 1.0", ITEMS))
+    assert 4 < time.monotonic() - began < 20
+    with pytest.raises(EngineDeadError):
+        worker.work(RatingBatch("t", "quality 1.0", ITEMS))
+
+
 def test_a_model_without_room_for_a_prompt_is_told_at_the_start() -> None:
     with pytest.raises(EngineStartError, match="leaves no room for a prompt"):
         make_worker(DecodingConfig(max_tokens=4096))
+
+
+def make_endpoint_worker(server, decoding: DecodingConfig, thinking: str) -> RaterWorker:
+    endpoint, scale = EndpointConfig(base_url=server.base_url), ScaleConfig(values=("1", "2", "3", "4", "5"))
+    shown = PromptConfig(), load_template(None), scale, ThinkingConfig(format=thinking)
+    decider = RatingDecider("rater", decoding)
+    return RaterWorker(RaterSpec(ModelConfig(path="rater-1"), EngineConfig(slots=8), endpoint, *shown, decider))
+
+
+def test_an_endpoint_rates_by_several_samples_and_counts_the_tokens_itself() -> None:
+    with serving(lambda n, asked: Reply(chat_answer("<rating>4</rating>", reasoning_content="Hm."))) as server:
+        worker = make_endpoint_worker(server, DecodingConfig(samples=2, max_tokens=100), "parser")
+        rows = worker.work(RatingBatch("t", "Be just.", ITEMS[:3])).rows
+        asked = asked_of(server)
+        worker.close()
+
+    assert [(row["outcome"], row["rating"]) for row in rows] == [("rated", 4.0)] * 3
+    assert [(draw["prompt_tokens"], draw["output_tokens"]) for row in rows for draw in row["draws"]] == [(11, 7)] * 6
+    assert all("Be just." in body["messages"][-1]["content"] for body in asked)
+    assert len({body["seed"] for body in asked}) == 6
+
+
+def test_an_endpoint_tells_an_expected_rating_by_its_most_probable_tokens() -> None:
+    half = math.log(0.5)
+    reply = rating_answer([("<rating>", 0.0)], [("4", half), ("5", half)], [("</rating>", 0.0)])
+    with serving(lambda n, asked: reply) as server:
+        worker = make_endpoint_worker(server, DecodingConfig(rating="expected", max_tokens=100), "none")
+        (row,) = worker.work(RatingBatch("t", "Be just.", ITEMS[:1])).rows
+        worker.close()
+
+    assert (row["outcome"], row["rating"]) == ("rated", pytest.approx(4.5))

@@ -70,7 +70,8 @@ def test_the_embedded_model_writes_candidates_in_a_context_of_512_tokens_and_a_r
     run = Folder(str(tmp_path / "run"))
     watch = start_watch(run)
 
-    candidates, critiques = make_candidates(task, sections, run, watch, wait_s=300)
+    made = make_candidates(task, sections, run, watch, wait_s=300, commit_every_s=5, drain_s=20)
+    candidates, critiques = made.candidates, made.critiques
 
     assert [c.name for c in candidates] == ["original", "instructions-0", "rubric-0", "both-0"]
     assert candidates[0].text == GUIDELINE
@@ -92,7 +93,9 @@ def test_the_embedded_model_writes_candidates_in_a_context_of_512_tokens_and_a_r
     assert watch.total.output_tokens > 0
 
     again = start_watch(run)
-    assert make_candidates(task, sections, run, again, wait_s=300)[0] == candidates
+    assert (
+        make_candidates(task, sections, run, again, wait_s=300, commit_every_s=5, drain_s=20).candidates == candidates
+    )
     assert again.total.num_draws == 0
 
 

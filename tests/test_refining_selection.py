@@ -1,4 +1,5 @@
 import pyarrow as pa
+import pytest
 
 from judgetrace.refining.selection import SELECTED, merge_selections, select_traces
 from judgetrace.scale import Scale
@@ -13,7 +14,7 @@ def make_traces(number: int) -> pa.Table:
     for n in range(number):
         outcome, dimension, split = odd[n % 3] if n % 5 == 4 else ("accepted", "fluency", "train")
         rating = None if outcome == "exhausted" else "1" if n % 3 == 0 else "2"
-        rows.append((f"item {n}", dimension, "aggregate", outcome, rating, split))
+        rows.append((f"item {n}", dimension, "aggregate", outcome, rating, split, False))
     return pa.table(dict(zip(SELECTED, map(list, zip(*rows, strict=True)), strict=True)))
 
 
@@ -56,3 +57,53 @@ def test_no_trace_is_no_error() -> None:
     assert found.taken == {"1": (), "2": (), "3": ()}
     assert found.missing == {"1": 2, "2": 2, "3": 2}
     assert found.interleave() == []
+
+
+def make_hinted(num_own: int, num_hinted: int) -> pa.Table:
+    """Traces of level 1, of level 2 as many, and hinted ones of level 3."""
+    rows = [(f"item {n}", "fluency", "aggregate", "accepted", str(n % 2 + 1), "train", False) for n in range(num_own)]
+    rows += [(f"told {n}", "fluency", "aggregate", "accepted", "3", "train", True) for n in range(num_hinted)]
+    return pa.table(dict(zip(SELECTED, map(list, zip(*rows, strict=True)), strict=True)))
+
+
+def test_hinted_traces_take_only_the_places_that_others_leave() -> None:
+    rows = make_traces(300).to_pylist()
+    told = [row | {"item_id": f"told {n}", "hinted": True} for n, row in enumerate(rows)]
+    few = [row for row in rows if row["rating"] == "1"][:8]
+    table = pa.Table.from_pylist([*few, *told], make_traces(1).schema)
+    own = {
+        unit[0]
+        for unit in select_traces(pa.Table.from_pylist(few, table.schema), "fluency", SCALE, 10, seed=0).taken["1"]
+    }
+
+    whole = select_traces(table, "fluency", SCALE, 10, seed=0)
+    parts = [select_traces(table.slice(start, 50), "fluency", SCALE, 10, seed=0) for start in range(0, len(table), 50)]
+
+    assert {unit[0] for unit in whole.taken["1"][: len(own)]} == own
+    assert {level for level, _ in whole.hinted} == {"1", "2"}
+    assert len(whole.taken["1"]) == len(whole.taken["2"]) == 10
+    assert sum(level == "1" for level, _ in whole.hinted) == 10 - len(own)
+    assert merge_selections(parts, seed=0) == merge_selections(parts[::-1], seed=0) == whole
+
+
+def test_a_unit_that_another_run_reached_without_a_hint_counts_as_not_hinted() -> None:
+    own, told = (make_hinted(2, 0), make_hinted(2, 0).to_pylist())
+    hinted = pa.Table.from_pylist([row | {"hinted": True} for row in told], own.schema)
+
+    merged = merge_selections([select_traces(table, "fluency", SCALE, 5, seed=0) for table in (hinted, own)], seed=0)
+
+    assert merged.hinted == frozenset()
+    assert [len(merged.taken[level]) for level in SCALE.values] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("number", "share", "hinted"), [(10, 0.1, 2), (10, 0.0, 0), (10, 1.0, 10), (4, 0.2, 2), (4, 0.5, 4)]
+)
+def test_of_what_is_read_no_more_than_their_share_is_hinted(number: int, share: float, hinted: int) -> None:
+    # 10 of each level: h / (20 + h) <= .1 is h <= 2. 4 of each level: h / (8 + h) <= .2 is h <= 2.
+    selection = select_traces(make_hinted(20, 30), "fluency", SCALE, 10, seed=0)
+
+    found = selection.cut(number, share, seed=0)
+
+    assert [len(found.taken[level]) for level in SCALE.values] == [number, number, hinted]
+    assert len(found.hinted) == hinted

@@ -356,7 +356,8 @@ def test_traces_are_chosen_alike_however_they_lie_in_shards_and_runs(tmp_path) -
         for number, file in enumerate(files):
             survey.add(number, survey_file(file, rule))
         read = [t for n, pairs in survey.wanted().items() for t in read_traces(files[n], pairs)]
-        return {s: dict(x.taken) for s, x in survey.selections.items()}, {(t.level, t.unit): t for t in read}
+        chosen = survey.finish([read])
+        return {s: dict(x.taken) for s, x in chosen.selections.items()}, chosen.traces
 
     names = [f"shard-0000{n}.parquet" for n in range(3)]
     taken, traces = collect([TraceFile(whole, names[0])])

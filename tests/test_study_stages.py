@@ -140,13 +140,15 @@ def test_names_and_keys_that_can_not_be_are_refused(tmp_path: Path, sections: di
         build(tmp_path, **sections)
 
 
-def test_verified_traces_are_told_to_training_whose_arms_all_take_them(tmp_path: Path) -> None:
-    stages = build(tmp_path, infer={"runs": ["plain", "hinted"]}, verify={"hinted": {"limit": 5}})
+def test_verified_traces_are_told_to_training_and_to_refinement(tmp_path: Path) -> None:
+    stages = build(tmp_path, infer={"runs": ["plain", "hinted"]}, verify={"hinted": {"limit": 5}}, refine={})
 
     assert stages["verify.hinted"].wires["traces"] == Ref("infer.hinted")
     assert stages["verify.hinted"].config["limit"] == 5
     assert "limit" not in stages["verify.plain"].config
     assert stages["train.shuffled"].wires["data.verification"] == [Ref("verify.plain"), Ref("verify.hinted")]
+    assert stages["refine"].wires["selection.verification"] == [Ref("verify.plain"), Ref("verify.hinted")]
+    assert "selection.verification" not in build(tmp_path, refine={})["refine"].wires
     assert build(tmp_path, verify={})["verify"].wires["traces"] == Ref("infer")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from judgetrace.config import UserError
 from judgetrace.ledger import list_shard_files, select_current, table_keys
 from judgetrace.schema import UNIT_KEY, VERIFICATIONS, fit_table
 from judgetrace.storage import Folder
@@ -16,6 +17,15 @@ from judgetrace.verification import hash_trace
 NEEDED = (*UNIT_KEY, "outcome", "trace", "hinted")
 """The columns of schema.TRACES that `find_faults` reads."""
 _VERDICT = ("trace_hash", "recovers", "leaks", "mentions_hint")
+
+
+def check_verification(key: str, runs: tuple[str, ...]) -> None:
+    """Raise UserError for what is no run of verify_traces; `key` is what they are called in the config."""
+    for run in runs:
+        if not list_shard_files(Folder(run) / "verifications"):
+            raise UserError(
+                f"{key}: {run}: no verifications/shard-*.parquet there\nexpected: run folders of verify_traces"
+            )
 
 
 def read_verdicts(runs: tuple[str, ...], shard: int) -> pa.Table:

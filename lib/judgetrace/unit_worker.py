@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,12 +29,10 @@ from judgetrace.engine import (
     Engine,
     EngineConfig,
     EngineDeadError,
-    EngineSpec,
-    EngineStartError,
     ModelConfig,
     PromptRefusedError,
-    load_engine,
 )
+from judgetrace.engine_loop import check_room, give_up_when_silent, load_thinking_engine, run_on, start_loop
 from judgetrace.flight_recorder import FlightRecorder, read_crashes
 from judgetrace.guideline import parse_guideline
 from judgetrace.ledger import ShardFinishedError, ShardLedger
@@ -50,7 +47,6 @@ from judgetrace.scheduler import DrawScheduler, UnitWork
 from judgetrace.schema import unit_key
 from judgetrace.storage import Folder
 from judgetrace.suspects import accuse_unit, blame_unit, find_suspects, mark_suspect
-from judgetrace.watchdog import wait_for_silence
 
 ENGINE_DIED_STATUS = 70
 LEFT_STATUS = 71
@@ -136,8 +132,7 @@ class UnitWorker:
         self._quota = LevelQuota(spec.per_level)
         self._report = WorkerReport(worker=f"{os.getpid()}-{uuid.uuid4().hex[:8]}", state="starting")
         self._done = self._report.done
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
+        self._loop = start_loop()
         self._call(self._start())
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,25 +152,17 @@ class UnitWorker:
         self._engine.close()
 
     def _call(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        return run_on(self._loop, coroutine)
 
     async def _start(self) -> None:
         spec = self._spec
         reporting = asyncio.create_task(self._report_forever())
         self._quota.hear((await self._link.report(self._report)).accepted_elsewhere)
-        # An endpoint splits off the thinking by a parser of its own.
-        parser = spec.thinking.parser or ("endpoint" if spec.thinking.format == "parser" else None)
-        self._engine: Engine = load_engine(
-            EngineSpec(spec.model, spec.engine, parser, spec.prompt.chat_template_args, spec.endpoint)
+        self._engine: Engine = load_thinking_engine(
+            spec.model, spec.engine, spec.endpoint, spec.thinking, spec.prompt.chat_template_args
         )
-        limit = self._engine.max_model_tokens
-        sampling = spec.decider.sampling
-        if limit is not None and limit <= sampling.max_tokens:
-            raise EngineStartError(
-                f"max_tokens {sampling.max_tokens} (in [sampling], for rate_items in [decoding]) leaves no room for a "
-                f"prompt: the model takes {limit} tokens; lower it, or raise engine.args.max_model_len (an endpoint's: "
-                "its server's)"
-            )
+        max_tokens = spec.decider.sampling.max_tokens
+        check_room(self._engine, max_tokens, f"max_tokens {max_tokens} (in [sampling], for rate_items in [decoding])")
         guideline = parse_guideline(spec.guideline, spec.by_section)
         self._asker = UnitAsker(
             self._engine,
@@ -183,7 +170,7 @@ class UnitWorker:
             spec.template,
             guideline,
             spec.scale,
-            max_output_tokens=sampling.max_tokens,
+            max_output_tokens=max_tokens,
             thinks=spec.thinking.format != "none",
             tell=spec.decider.tell,
         )
@@ -192,9 +179,13 @@ class UnitWorker:
             spec.engine.slots + spec.engine.slots // QUEUED_SHARE, self._sample, self._may_begin
         )
         self._report.state = "running"
-        self._tasks = [reporting, asyncio.create_task(self._commit_forever())]
-        if self._engine.num_beats is not None:
-            self._tasks.append(asyncio.create_task(self._replace_when_silent()))
+        watching = give_up_when_silent(
+            self._engine,
+            spec.engine.silent_s,
+            lambda: (self._scheduler.in_flight, self._done.num_draws),
+            self._scheduler.fail,
+        )
+        self._tasks = [reporting, asyncio.create_task(self._commit_forever()), asyncio.create_task(watching)]
 
     async def _work_on(self, number: int, num_units: int) -> int:
         self._num_calls += 1
@@ -458,15 +449,6 @@ class UnitWorker:
         self._report.state = "draining"
         self._scheduler.stop()
         self._loop.call_later(self._spec.drain_s if drain_s is None else drain_s, self._scheduler.cancel_draws)
-
-    async def _replace_when_silent(self) -> None:
-        """Give up an engine that is alive and silent."""
-        silent_s = await wait_for_silence(
-            self._spec.engine.silent_s,
-            self._loop.time,
-            lambda: (self._scheduler.in_flight, (self._engine.num_beats, self._done.num_draws)),
-        )
-        self._scheduler.fail(EngineDeadError(f"no sign of life for {silent_s:.0f} s"))
 
     async def _die(self) -> None:
         """Commit what is decided and end the process: Ray starts a new one and replays the shards."""

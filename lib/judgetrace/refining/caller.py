@@ -30,8 +30,8 @@ class Caller:
         watch: DriverWatch,
         contract: Mapping[str, Any],
         *,
-        commit_every_s: float = 5.0,
-        drain_s: float = 20.0,
+        commit_every_s: float,
+        drain_s: float,
     ):
         self._pool, self._log, self._watch, self._contract = pool, log, watch, dict(contract)
         self._commit_every_s, self._drain_s = commit_every_s, drain_s
@@ -78,7 +78,7 @@ class Caller:
         self._watch.check()
 
     def _look(self) -> bool:
-        if self._pending and time.monotonic() - self._committed_at > self._commit_every_s:
+        if time.monotonic() - self._committed_at >= self._commit_every_s:
             self._commit()
         return self._watch.look()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from judgetrace.config import STRICT
 from judgetrace.endpoint_config import EndpointConfig
@@ -30,6 +30,32 @@ class SelectionConfig(BaseModel):
     )
     rubric_per_level: int = Field(default=50, ge=1, description="Traces of each level that critiques are taken from.")
     split: Literal["train"] = Field(default="train", description="The split that traces are taken from.")
+    verification: tuple[str, ...] = Field(
+        default=(), description="Run folders of verify_traces over the runs that the traces are of."
+    )
+    verified: bool = Field(
+        default=False,
+        description="Write only from traces whose rating a second model recovered (needs `verification`).",
+    )
+    max_hinted_share: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Hinted traces among all that are read at most; they take the places that a level's other traces "
+        "leave. They are read only where `verification` says that the label was recovered, that no level is still "
+        "named, and that the trace does not say it was told.",
+    )
+
+    @field_validator("verification", mode="before")
+    @classmethod
+    def _one_or_more(cls, given: object) -> object:
+        return (given,) if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _check(self) -> SelectionConfig:
+        if self.verified and not self.verification:
+            raise ValueError("verified = true needs `verification`: the run folders of verify_traces")
+        return self
 
     @property
     def per_level(self) -> int:

@@ -29,7 +29,7 @@ from judgetrace.refining.lint import LintConfig, LintTask
 from judgetrace.refining.part_log import PartLog
 from judgetrace.refining.refine_prompts import RefinePrompts, load_templates
 from judgetrace.refining.token_counter import load_counter
-from judgetrace.refining.trace_choice import SelectionRule, choose_traces, describe_missing
+from judgetrace.refining.trace_choice import SelectionRule, TraceSupply, choose_traces
 from judgetrace.scale import Scale
 from judgetrace.storage import Folder
 
@@ -57,6 +57,30 @@ class CandidateTask:
     """Run folders of infer_traces."""
 
 
+@dataclass(frozen=True)
+class Generated:
+    """What came of writing candidates: they, the original first; critiques.CRITIQUES; what they are written from."""
+
+    candidates: list[Candidate]
+    critiques: pa.Table
+    traces: TraceSupply
+
+
+def make_rule(task: CandidateTask, sections: CandidateSections) -> SelectionRule:
+    """Say which traces candidates are written from."""
+    config = sections.selection
+    return SelectionRule(
+        task.dimension,
+        task.scale,
+        config.per_level,
+        sections.candidates.seeds,
+        config.split,
+        config.verification,
+        config.verified,
+        config.max_hinted_share,
+    )
+
+
 def make_writer(task: CandidateTask, sections: CandidateSections) -> CandidateWriter:
     """Make the writer of a task. Raises UserError for what can't be used, ValueError for a missing section."""
     counter = load_counter(sections.generator)
@@ -68,7 +92,7 @@ def make_writer(task: CandidateTask, sections: CandidateSections) -> CandidateWr
         sections.generator.system,
         counter.special_tokens,
     )
-    lint = LintTask(task.scale, task.dimension, task.other_dimensions, parts.text)
+    lint = LintTask(task.scale, task.dimension, task.other_dimensions, parts.text, prompts.render_bare())
     return CandidateWriter(
         parts,
         lint,
@@ -89,21 +113,21 @@ def make_candidates(
     check: Callable[[], None] | None = None,
     *,
     wait_s: float,
-) -> tuple[list[Candidate], pa.Table]:
-    """Write all candidates, the original first, and the table of critiques (critiques.CRITIQUES).
+    commit_every_s: float,
+    drain_s: float,
+) -> Generated:
+    """Write all candidates.
 
     Needs a connected Ray. `check` is called before each write into the run folder; `watch` has the pool GENERATOR. What
     the run's calls/ and embeddings/ hold is not asked again. Raises StoppedEarlyError where the run is to end,
     UserError for what can't be used.
     """
     writer = make_writer(task, sections)
-    config, generator = sections.candidates, sections.generator
-    rule = SelectionRule(
-        task.dimension, task.scale, sections.selection.per_level, config.seeds, sections.selection.split
-    )
-    chosen = choose_traces(task.traces, rule)
-    for line in describe_missing(chosen):
-        print(f"few traces: {line}", file=sys.stderr, flush=True)
+    generator = sections.generator
+    chosen = choose_traces(task.traces, make_rule(task, sections))
+    supply = chosen.count_supply()
+    for line in supply.describe():
+        print(f"traces: {line}", file=sys.stderr, flush=True)
     calls = _open_log(run / "calls", CALLS, CALL_KEY, check)
     vectors = _open_log(run / "embeddings", EMBEDDINGS, EMBEDDING_KEY, check)
     contract = generator.contract(check_model(generator.model, generator.endpoint))
@@ -112,8 +136,9 @@ def make_candidates(
         # Workers must not see another address than the contract has.
         resolved = generator.model_copy(update={"endpoint": generator.endpoint.resolve()})
     with EnginePool(GENERATOR, GeneratorWorker, (resolved,), generator.engine, wait_s) as pool:
-        caller = Caller(pool, calls, watch, contract)
-        return writer.write(chosen, caller.ask, partial(embed_texts, config=sections.embedding, log=vectors))
+        caller = Caller(pool, calls, watch, contract, commit_every_s=commit_every_s, drain_s=drain_s)
+        embed = partial(embed_texts, config=sections.embedding, log=vectors)
+        return Generated(*writer.write(chosen, caller.ask, embed), supply)
 
 
 def _open_log(folder: Folder, schema: pa.Schema, key: Sequence[str], check: Callable[[], None] | None) -> PartLog:

@@ -203,14 +203,16 @@ class CandidateWriter:
         errors = [written[part].error for part in needed if written[part].error]
         if errors:
             return Candidate(name, kind, seed, "", error="; ".join(map(str, errors)))
-        rubric, procedure = self._parts.rubric, self._parts.procedure
+        rubric, procedure, own = self._parts.rubric, self._parts.procedure, []
         if kind != "instructions":
             rubric = _lower_headings(written[f"rubric-{seed}"].text or "", "###")
+            own.append(rubric)
         if kind != "rubric":
             procedure = _lower_headings(written[f"instructions-{seed}"].text or "", "####")
+            own.append(procedure)
         text = GuidelineParts(self._parts.frame, rubric, procedure).text
         items = [trace.item for trace in chosen.list_traces(seed, self._selection.per_level)]
-        findings = lint_text(text, self._task, items, self._lint)
+        findings = lint_text(text, self._task, items, self._lint, own)
         return Candidate(name, kind, seed, text, tuple(f"{f.reason}: {f.detail}" for f in findings))
 
 

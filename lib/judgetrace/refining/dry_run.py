@@ -52,8 +52,11 @@ def print_dry_run(console: Console, inputs: RefineInputs) -> None:
 
 
 def describe_generation(inputs: RefineInputs) -> Iterator[str]:
-    """Describe the generator's calls, with the first prompt of each kind."""
+    """Describe what is written from, and the generator's calls, with the first prompt of each kind."""
     plan = plan_generation(inputs)
+    available = ", ".join(f"{number:,} of {level}" for level, number in plan.traces.available.items())
+    yield f"\nTraces that may teach: {available}"
+    yield from (f"Traces: {line}" for line in plan.traces.describe())
     for kind, call in plan.first.items():
         made_up = "" if kind in ("critiques", "instructions") else " (with made-up answers to earlier ones)"
         yield f"\nPrompt of the generator: {kind}{made_up}"

@@ -165,6 +165,9 @@ def embed_texts(texts: Sequence[str], config: EmbeddingConfig, log: PartLog) -> 
     keys = [hash_text(text) for text in texts]
     missing = {key: text for key, text in zip(keys, texts, strict=True) if not log.is_final(embedder, key)}
     if missing:
+        if config.endpoint is not None:
+            # Workers must not see another address than the fingerprint has.
+            config = config.model_copy(update={"endpoint": config.endpoint.resolve()})
         vectors = embed_on_ray(list(missing.values()), config)
         made = [
             {"embedder": embedder, "text": key, "outcome": "embedded", "vector": vector.tolist()}

@@ -6,6 +6,7 @@ not anew for every stage. Knows nothing of what a batch is.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections import deque
@@ -18,6 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from judgetrace.config import UserError
 from judgetrace.engine import EngineConfig, EngineDeadError, EngineStartError
+from judgetrace.loop_guard import guard_loop
 from judgetrace.session import StageWatch
 from judgetrace.unit_run import needs_of
 
@@ -34,6 +36,9 @@ class Worker(Protocol):
 
     `work` is called from several threads at once.
     """
+
+    loop: asyncio.AbstractEventLoop
+    """Where the engine lives; where it stands still for engine.silent_s, the process is ended."""
 
     def work(self, batch: Any) -> Any:
         """Do a batch. Raises EngineDeadError where the engine is gone: the batch is done again by another."""
@@ -60,12 +65,13 @@ class _Member:
 class WorkerActor:
     """What an actor of a pool is: a worker that is made by a call, so that its failure can be told apart."""
 
-    def __init__(self, make_worker: Callable[..., Worker], arguments: tuple[Any, ...]):
-        self._make_worker, self._arguments = make_worker, arguments
+    def __init__(self, make_worker: Callable[..., Worker], arguments: tuple[Any, ...], silent_s: float):
+        self._make_worker, self._arguments, self._silent_s = make_worker, arguments, silent_s
 
     def start(self) -> None:
-        """Make the worker. Raises EngineStartError."""
+        """Make the worker; from then on the process ends where its loop stands still. Raises EngineStartError."""
         self._worker = self._make_worker(*self._arguments)
+        guard_loop(self._worker.loop, self._silent_s)
 
     def work(self, batch: Any) -> Any:
         """Do a batch."""
@@ -93,7 +99,7 @@ class EnginePool:
         wait_s: float,
     ):
         self.name, self._engine, self._wait_s = name, engine, wait_s
-        self._making = (make_worker, arguments)
+        self._making = (make_worker, arguments, engine.silent_s)
         self._members: list[_Member] = []
         self._deaths_at_start = 0
         self.num_deaths = 0

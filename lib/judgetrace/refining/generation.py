@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pyarrow as pa
-
-from judgetrace.refining.candidate_run import CandidateSections, CandidateTask, make_candidates
-from judgetrace.refining.candidates import Candidate
+from judgetrace.refining.candidate_run import CandidateSections, CandidateTask, Generated, make_candidates
 from judgetrace.refining.driver_watch import DriverWatch
 from judgetrace.refining.inputs import RefineInputs
 from judgetrace.run_folder import Fence, RunFolder
 
-Generate = Callable[[RefineInputs, RunFolder, Fence, DriverWatch], tuple[list[Candidate], pa.Table]]
+Generate = Callable[[RefineInputs, RunFolder, Fence, DriverWatch], Generated]
 
 
 def list_sections(inputs: RefineInputs) -> CandidateSections:
@@ -27,10 +24,8 @@ def make_task(inputs: RefineInputs) -> CandidateTask:
     return CandidateTask(inputs.guideline, inputs.dimension, others, inputs.scale, inputs.config.traces)
 
 
-def generate_candidates(
-    inputs: RefineInputs, run: RunFolder, fence: Fence, watch: DriverWatch
-) -> tuple[list[Candidate], pa.Table]:
-    """Have all candidates written, the original first, and the table of critiques. Needs a connected Ray."""
+def generate_candidates(inputs: RefineInputs, run: RunFolder, fence: Fence, watch: DriverWatch) -> Generated:
+    """Have all candidates written. Needs a connected Ray."""
     return make_candidates(
         make_task(inputs),
         list_sections(inputs),
@@ -38,4 +33,6 @@ def generate_candidates(
         watch,
         fence.check,
         wait_s=inputs.config.cluster.wait_s,
+        commit_every_s=inputs.config.ledger.commit_every_s,
+        drain_s=inputs.config.ledger.drain_s,
     )

@@ -9,27 +9,20 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from judgetrace.config import UserError
 from judgetrace.refining.calls import Answer, Call
-from judgetrace.refining.candidate_run import make_writer
+from judgetrace.refining.candidate_run import make_rule, make_writer
 from judgetrace.refining.generation import list_sections, make_task
 from judgetrace.refining.inputs import RefineInputs
 from judgetrace.refining.lint import CLOSE, OPEN
 from judgetrace.refining.token_counter import load_counter
-from judgetrace.refining.trace_choice import (
-    ChosenTraces,
-    SelectionRule,
-    TraceSurvey,
-    list_trace_files,
-    read_traces,
-    survey_file,
-)
+from judgetrace.refining.trace_choice import TraceSupply, choose_traces
 
 FILES_READ_AT_ONCE = 16
 VECTOR_SIZE = 8
@@ -40,6 +33,7 @@ _FILLER = re.compile(r"(?:\bword ?){4,}")
 class GenerationPlan:
     """Calls by kind, the tokens of all, and the first call of each kind."""
 
+    traces: TraceSupply
     num_calls: Counter[str] = field(default_factory=Counter)
     prompt_tokens: int = 0
     output_tokens: int = 0
@@ -49,8 +43,10 @@ class GenerationPlan:
 
 def plan_generation(inputs: RefineInputs) -> GenerationPlan:
     """Plan the calls; reads the traces that guidelines would be written from. Raises UserError where there is none."""
-    writer, counter = make_writer(make_task(inputs), list_sections(inputs)), load_counter(inputs.config.generator)
-    plan = GenerationPlan()
+    task, sections = make_task(inputs), list_sections(inputs)
+    writer, counter = make_writer(task, sections), load_counter(inputs.config.generator)
+    chosen = choose_traces(inputs.config.traces, make_rule(task, sections), _run_here)
+    plan = GenerationPlan(chosen.count_supply())
 
     def ask(_: str, calls: Sequence[Call]) -> list[Answer]:
         for call in calls:
@@ -60,7 +56,7 @@ def plan_generation(inputs: RefineInputs) -> GenerationPlan:
             plan.first.setdefault(call.kind, call)
         return [_make_up(call, inputs.config.candidates.max_critiques) for call in calls]
 
-    writer.write(_choose_traces(inputs), ask, _embed)
+    writer.write(chosen, ask, _embed)
     return plan
 
 
@@ -70,29 +66,10 @@ def show_prompt(call: Call) -> Iterator[str]:
         yield f"--- {role}\n{_FILLER.sub('[...]', content)}"
 
 
-def _choose_traces(inputs: RefineInputs) -> ChosenTraces:
-    """Choose traces as the run would, in this process."""
-    config = inputs.config
-    files = list_trace_files(config.traces)
-    rule = SelectionRule(
-        inputs.dimension,
-        inputs.scale,
-        config.selection.per_level,
-        config.candidates.seeds,
-        config.selection.split,
-    )
-    survey = TraceSurvey(rule)
+def _run_here(_: str, run: Callable[[int, Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+    """Run tasks in this process, which needs no Ray."""
     with ThreadPoolExecutor(FILES_READ_AT_ONCE) as pool:
-        for number, found in enumerate(pool.map(lambda file: survey_file(file, rule), files)):
-            survey.add(number, found)
-        wanted = survey.wanted()
-        if not wanted:
-            raise UserError(
-                f"traces = {list(config.traces)}: no accepted trace of dimension {inputs.dimension!r} in the split "
-                f"{rule.split!r}"
-            )
-        read = list(pool.map(lambda pair: read_traces(files[pair[0]], pair[1]), wanted.items()))
-    return ChosenTraces(survey.selections, {(t.level, t.unit): t for some in read for t in some})
+        yield from pool.map(run, range(len(tasks)), tasks)
 
 
 def _make_up(call: Call, num_critiques: int) -> Answer:

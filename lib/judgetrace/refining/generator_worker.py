@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -16,13 +15,12 @@ from judgetrace.engine import (
     Completion,
     Engine,
     EngineDeadError,
-    EngineSpec,
     Prompt,
     PromptRefusedError,
     Request,
     RequestFailedError,
-    load_engine,
 )
+from judgetrace.engine_loop import give_up_when_silent, load_thinking_engine, run_on, start_loop
 from judgetrace.parsing import THINK_CLOSE
 from judgetrace.refining.calls import Call
 from judgetrace.refining.candidate_config import GeneratorConfig
@@ -47,32 +45,42 @@ class GeneratorWorker:
         self._config = config
         self._name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._in_flight, self._busy_since, self._busy_s, self._num_requests = 0, 0.0, 0.0, 0
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
-        self._engine: Engine = self._call(self._start())
+        self.loop = start_loop()
+        self._engine: Engine = run_on(self.loop, self._start())
 
     def work(self, batch: Sequence[tuple[str, Call]]) -> AnsweredBatch:
         """Answer a batch. Raises EngineDeadError where the engine is gone."""
-        rows: list[dict[str, Any]] = self._call(self._answer_all(batch))
+        rows = run_on(self.loop, self._answer_all(batch))
         return AnsweredBatch(rows, self._name, self._busy_s)
 
     def close(self) -> None:
         """End the engine."""
         self._engine.close()
 
-    def _call(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
     async def _start(self) -> Engine:
         config = self._config
-        # An endpoint splits off the thinking by a parser of its own.
-        parser = config.parser or ("endpoint" if config.thinking == "parser" else None)
-        return load_engine(EngineSpec(config.model, config.engine, parser, config.chat_template_args, config.endpoint))
+        engine = load_thinking_engine(
+            config.model, config.engine, config.endpoint, config.stops_apart, config.chat_template_args
+        )
+        self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        watching = give_up_when_silent(
+            engine,
+            config.engine.silent_s,
+            lambda: (self._in_flight, self._num_requests - self._in_flight),
+            self._gone.set_exception,
+        )
+        self._watching = asyncio.create_task(watching)
+        return engine
 
     async def _answer_all(self, batch: Sequence[tuple[str, Call]]) -> list[dict[str, Any]]:
         conversations = [call.conversation() for _, call in batch]
         prompts = await asyncio.to_thread(self._engine.make_prompts, conversations)
-        return list(await asyncio.gather(*(self._answer(*pair, p) for pair, p in zip(batch, prompts, strict=True))))
+        answers = asyncio.gather(*(self._answer(*pair, p) for pair, p in zip(batch, prompts, strict=True)))
+        await asyncio.wait((answers, self._gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answers.done():
+            answers.cancel()
+            self._gone.result()
+        return list(answers.result())
 
     async def _answer(self, call_id: str, call: Call, prompt: Prompt) -> dict[str, Any]:
         row = {"call_id": call_id, "kind": call.kind, "prompt_tokens": 0, "output_tokens": 0}

@@ -16,6 +16,7 @@ from judgetrace.refining.config import RefineGuidelineConfig, check_raters
 from judgetrace.refining.held_items import HeldItems, Part, merge_items, pick_items
 from judgetrace.run_inputs import SHARDS_READ_AT_ONCE, RunInputs
 from judgetrace.scale import Scale
+from judgetrace.teachable import check_verification
 
 MIN_GROUPS = 10
 
@@ -38,6 +39,7 @@ class RefineInputs:
         """What the guideline tells the rater of the dimension."""
         self.scale = self._find_scale()
         check_raters(config, self.scale)
+        check_verification("selection.verification", config.selection.verification)
         self.score_kind = config.score_kind(self.scale)
         self.templates = [load_template(rater.prompt.template) for rater in config.raters]
         self.model_fingerprints = [check_model(rater.model, rater.endpoint) for rater in config.raters]

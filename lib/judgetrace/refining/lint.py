@@ -1,7 +1,8 @@
 """Lint a candidate guideline as a model wrote it: a usable text, or the reasons why it is none.
 
-Knows the scale, the names of dimensions and the texts of items; knows no model. What the original guideline says is
-never held against a candidate that keeps it.
+Knows the scale, the names of dimensions, the texts of items and the words of our own prompts; knows no model. What the
+original guideline says is never held against a candidate that keeps it. A candidate fails that does not name all
+levels, names other dimensions, copies an item, is too long, is a bare list of the levels, or says our prompt again.
 
 Copied text is found by n-grams of words, as benchmarks look for training data: Brown et al., "Language models are
 few-shot learners" (2020), appendix C (8 to 13 words).
@@ -17,14 +18,12 @@ from pydantic import BaseModel, Field
 
 from judgetrace.config import STRICT
 from judgetrace.guideline import normalise_heading
+from judgetrace.refining.hollow import describe_bare_levels, describe_echo
+from judgetrace.refining.lint_words import is_named, list_grams, list_words
 from judgetrace.scale import Scale
 
 OPEN, CLOSE = "<codebook>", "</codebook>"
 _TAG = re.compile(r"</?codebook>", re.IGNORECASE)
-_LIST_MARK = re.compile(r"^[ \t]*\d+[.)](?=[ \t])", re.MULTILINE)
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+(?:'[^\W_]+)*")
-_NOT_AFTER, _NOT_BEFORE = r"(?<![\w.,/\u2013-])", r"(?![\w/]|[-\u2013.,]\d|-points?\b)"
-_PLAIN = str.maketrans({"\u2019": "'", "\u2212": "-"})
 
 
 class LintConfig(BaseModel):
@@ -48,6 +47,26 @@ class LintConfig(BaseModel):
     whole_item_words: int = Field(
         default=5, ge=2, description="An item shorter than copied_words is copied as a whole if it has so many words."
     )
+    described_words: int = Field(
+        default=5,
+        ge=0,
+        description="What the generator wrote is a bare list of levels, if it names two or more and has fewer "
+        "different words than this besides them (than there are levels, where those are fewer). Numbers and what only "
+        "introduces a list (rate, level, possible, one of, ...) are not counted. 0 allows bare lists.",
+    )
+    echoed_words: int = Field(
+        default=5,
+        ge=3,
+        description="So many words in a row that the generator's prompt has, too, and the original has not, are the "
+        "prompt's, as is a whole clause of it. Levels and numbers are not counted.",
+    )
+    max_echoed: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Share of the words that the generator wrote, but for those of the original, which may be the "
+        "prompt's.",
+    )
 
 
 @dataclass(frozen=True)
@@ -60,13 +79,15 @@ class LintTask:
     """Names of the corpus's other dimensions."""
     original: str
     """The guideline that the candidate is to replace."""
+    prompt: str = ""
+    """What our own prompts say besides guideline, levels and traces."""
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong with a candidate."""
 
-    reason: str  # tags, text_outside, empty, level_missing, other_dimension, copied, too_long
+    reason: str  # tags, text_outside, empty, level_missing, other_dimension, copied, too_long, bare_levels, echoed
     detail: str
 
 
@@ -94,13 +115,19 @@ def lint_guideline(output: str, task: LintTask, items: Iterable[str], config: Li
     return Linted(text, (*findings, *lint_text(text, task, items, config)))
 
 
-def lint_text(text: str, task: LintTask, items: Iterable[str], config: LintConfig) -> list[Finding]:
-    """Lint a guideline's text, whatever its tags were; else as lint_guideline."""
+def lint_text(
+    text: str, task: LintTask, items: Iterable[str], config: LintConfig, written: Sequence[str] | None = None
+) -> list[Finding]:
+    """Lint a guideline's text, whatever its tags were; else as lint_guideline.
+
+    `written` are the parts of it that a model wrote; the whole by default.
+    """
     return [
         *find_missing_levels(text, task.scale),
         *find_other_dimensions(text, task, config.allowed_names),
         *find_copied(text, task.original, items, config),
         *find_overlong(text, task.original, config),
+        *(finding for part in ([text] if written is None else written) for finding in find_hollow(part, task, config)),
     ]
 
 
@@ -122,26 +149,10 @@ def extract_guideline(output: str) -> tuple[str | None, list[Finding]]:
 def find_missing_levels(text: str, scale: Scale) -> list[Finding]:
     """Find levels that the text never names.
 
-    A number that only marks a step ("3. Read ..."), ends a range ("1-5") or counts points ("5-point") does not name a
-    level, nor does a level inside of another ("sexist" in "not sexist").
+    What names a level is `lint_words.is_named`'s to say.
     """
-    plain = text.translate(_PLAIN)
-    missing = [level for level in scale.values if not _is_named(level, plain, scale)]
+    missing = [level for level in scale.values if not is_named(level, text, scale.values)]
     return [Finding("level_missing", f"{len(missing)} of {len(scale.values)}: {missing[:5]}")] if missing else []
-
-
-def _is_named(level: str, text: str, scale: Scale) -> bool:
-    if level.isdecimal():
-        text = _LIST_MARK.sub("", text)
-    for other in scale.values:
-        if len(other) > len(level) and level.casefold() in other.casefold():
-            text = re.sub(_match_phrase(other), "|", text, flags=re.IGNORECASE)
-    return re.search(_match_phrase(level), text, re.IGNORECASE) is not None
-
-
-def _match_phrase(phrase: str) -> str:
-    words = r"\s+".join(re.escape(word) for word in phrase.translate(_PLAIN).split())
-    return f"{_NOT_AFTER}{words}{_NOT_BEFORE}"
 
 
 def find_other_dimensions(text: str, task: LintTask, allowed: Sequence[str] = ()) -> list[Finding]:
@@ -182,28 +193,29 @@ def _count_name(name: str, text: str, own: list[str]) -> int:
 def find_copied(text: str, original: str, items: Iterable[str], config: LintConfig) -> list[Finding]:
     """Find words in a row that items have, too, and the original has not; case and punctuation do not matter."""
     sizes = range(config.whole_item_words, config.copied_words + 1)
-    own = {size: _list_grams(text, size) - _list_grams(original, size) for size in sizes}
+    words, kept = list_words(text), list_words(original)
+    own = {size: list_grams(words, size) - list_grams(kept, size) for size in sizes}
     copied = sorted({" ".join(gram) for item in items for gram in _find_shared(item, own, config)})
     return [Finding("copied", f"{len(copied)} runs of words: {copied[:3]}")] if copied else []
 
 
 def _find_shared(item: str, own: dict[int, set[tuple[str, ...]]], config: LintConfig) -> Iterator[tuple[str, ...]]:
-    words = _list_words(item)
+    words = list_words(item)
     size = min(len(words), config.copied_words)
     if own.get(size):
         yield from (gram for gram in zip(*(words[start:] for start in range(size)), strict=False) if gram in own[size])
-
-
-def _list_words(text: str) -> list[str]:
-    return _WORD.findall(text.translate(_PLAIN).casefold())
-
-
-def _list_grams(text: str, size: int) -> set[tuple[str, ...]]:
-    words = _list_words(text)
-    return set(zip(*(words[start:] for start in range(size)), strict=False))
 
 
 def find_overlong(text: str, original: str, config: LintConfig) -> list[Finding]:
     """Find a text that is longer than allowed."""
     limit = max(config.max_chars, int(config.max_growth * len(original)))
     return [Finding("too_long", f"{len(text)} characters, at most {limit}")] if len(text) > limit else []
+
+
+def find_hollow(part: str, task: LintTask, config: LintConfig) -> list[Finding]:
+    """Find what says nothing of its own in a part that a model wrote: bare levels, words of our prompt."""
+    levels = task.scale.values
+    bare = describe_bare_levels(part, levels, config.described_words)
+    echo = describe_echo(part, task.prompt, task.original, levels, run=config.echoed_words, max_share=config.max_echoed)
+    found = {"bare_levels": bare, "echoed": echo}
+    return [Finding(reason, detail) for reason, detail in found.items() if detail is not None]

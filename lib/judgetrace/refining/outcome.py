@@ -12,6 +12,7 @@ from judgetrace.refining.contest import Contest
 from judgetrace.refining.entries import Entry
 from judgetrace.refining.held_items import HeldItems, Part
 from judgetrace.refining.standings import STANDINGS, list_standings
+from judgetrace.refining.trace_choice import TraceSupply
 
 CANDIDATES = pa.schema(
     [
@@ -58,6 +59,8 @@ class Outcome:
     """By candidate."""
     notes: Sequence[str]
     """What a reader must know, each a sentence."""
+    traces: TraceSupply
+    """What candidates were written from."""
 
     @property
     def winner(self) -> Entry:
@@ -97,6 +100,11 @@ def describe_outcome(outcome: Outcome) -> dict[str, Any]:
         "agreement": outcome.changes.to_pylist(),
         "coverage": {time: dict(shares) for time, shares in outcome.coverage.items()},
         "notes": list(outcome.notes),
+        "traces": {
+            "available": dict(outcome.traces.available),
+            "left_out": dict(outcome.traces.left_out),
+            "wanted_per_level": outcome.traces.wanted,
+        },
     }
     if race is not None:
         found["race"] = {

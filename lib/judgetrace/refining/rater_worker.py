@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,15 +19,13 @@ from judgetrace.engine import (
     Completion,
     Engine,
     EngineConfig,
-    EngineSpec,
-    EngineStartError,
     LevelScores,
     ModelConfig,
     Prompt,
     PromptRefusedError,
     Request,
-    load_engine,
 )
+from judgetrace.engine_loop import check_room, give_up_when_silent, load_thinking_engine, run_on, start_loop
 from judgetrace.guideline import Guideline
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
@@ -112,38 +109,35 @@ class RaterWorker:
     def __init__(self, spec: RaterSpec):
         self._spec = spec
         self._name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._num_batches = 0
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
-        self._call(self._start())
+        self._num_batches = self._num_ended = 0
+        self.loop = start_loop()
+        run_on(self.loop, self._start())
 
     def work(self, batch: RatingBatch) -> RatedBatch:
         """Rate a batch. Raises EngineDeadError where the engine is gone."""
-        rows: list[dict[str, Any]] = self._call(self._rate(batch))
+        rows = run_on(self.loop, self._rate(batch))
         return RatedBatch(rows, self._name, self._scheduler.busy_s)
 
     def close(self) -> None:
         """End the engine."""
         self._engine.close()
 
-    def _call(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
     async def _start(self) -> None:
         spec = self._spec
-        # An endpoint splits off the thinking by a parser of its own.
-        parser = spec.thinking.parser or ("endpoint" if spec.thinking.format == "parser" else None)
-        self._engine = load_engine(
-            EngineSpec(spec.model, spec.engine, parser, spec.prompt.chat_template_args, spec.endpoint)
+        self._engine = load_thinking_engine(
+            spec.model, spec.engine, spec.endpoint, spec.thinking, spec.prompt.chat_template_args
         )
-        limit, wanted = self._engine.max_model_tokens, spec.decider.sampling.max_tokens
-        if limit is not None and limit <= wanted:
-            raise EngineStartError(
-                f"decoding.max_tokens {wanted} of {spec.decider.rater_id} leaves no room for a prompt: the model takes "
-                f"{limit} tokens; lower it, or raise engine.args.max_model_len (an endpoint's: its server's)"
-            )
+        max_tokens = spec.decider.sampling.max_tokens
+        check_room(self._engine, max_tokens, f"decoding.max_tokens {max_tokens} of {spec.decider.rater_id}")
         slots = spec.engine.slots
         self._scheduler = DrawScheduler(slots + slots // QUEUED_SHARE, self._sample)
+        watching = give_up_when_silent(
+            self._engine,
+            spec.engine.silent_s,
+            lambda: (self._scheduler.in_flight, self._num_ended),
+            self._scheduler.fail,
+        )
+        self._watching = asyncio.create_task(watching)
 
     async def _rate(self, batch: RatingBatch) -> list[dict[str, Any]]:
         spec, decider = self._spec, self._spec.decider
@@ -172,6 +166,7 @@ class RaterWorker:
             work.payload = (replace(unit, refused=str(error)), sampler)
             work.sampling.refuse()
             draw = Draw(index, 0, "failed", error=str(error))
+        self._num_ended += 1
         return draw
 
 

@@ -61,7 +61,7 @@ class RefinePrompts:
         """Compile the templates. Raises UserError for one that is no Jinja."""
         environment = SandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         self._templates = {name: _compile(environment, name, text) for name, text in templates.items()}
-        self._about = {"dimension": dimension, "levels": list(levels)}
+        self._about: dict[str, Any] = {"dimension": dimension, "levels": list(levels)}
         self._system, self._special_tokens = system, tuple(special_tokens)
 
     def clean(self, text: str) -> str:
@@ -80,9 +80,17 @@ class RefinePrompts:
         more: dict[str, Any] = {} if kind is None else {"kind": kind}
         return self._render(name, guideline=guideline, parts=cleaned, **more)
 
+    def render_bare(self) -> str:
+        """Render all prompts without guideline, levels and parts: what is left are words of our own."""
+        blank: dict[str, Any] = {"guideline": "", "level": "", "trace": "", "levels": [""] * len(self._about["levels"])}
+        blank["parts"] = [{"level": "", "text": ""}] * 2
+        kinds = [(name, "") for name in TEMPLATE_NAMES[:-1]] + [("merge", "instructions"), ("merge", "rubric")]
+        messages = [message for name, kind in kinds for message in self._render(name, kind=kind, **blank)]
+        return "\n".join(message["content"] for message in messages)
+
     def _render(self, name: TemplateName, **variables: Any) -> list[dict[str, str]]:
         try:
-            text = self._templates[name].render(**self._about, **variables)
+            text = self._templates[name].render({**self._about, **variables})
         except TemplateError as error:
             known = ", ".join(sorted({*self._about, *variables}))
             raise UserError(f"candidates.{name}_template: {error}; known variables: {known}") from error

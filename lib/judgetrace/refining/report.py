@@ -16,6 +16,13 @@ VERDICTS = {
     "none_better": "none of those left was better by what matters",
     "no_items_left": "the items ran out; nothing is claimed about who is best",
 }
+LEFT_OUT = {
+    "not_verified": "verify_traces has no verdict about it",
+    "not_recovered": "a second model could not tell the rating from it",
+    "hinted_unverified": "it was told the label, and verify_traces has no verdict about it",
+    "hinted_leaks": "it was told the label, and names a level or says that it was told",
+    "hinted_over_share": "it was told the label, and selection.max_hinted_share leaves no more room",
+}
 PARTS = {
     "race": "the racing half of the validation split",
     "confirm": "the confirming half of the validation split",
@@ -31,6 +38,7 @@ def write_report(outcome: Outcome, dimension: str, difference: str) -> str:
         lines.append(f"There was no race: {outcome.contest.why_not_raced}.")
     lines += [f"\n**Note.** {note}" for note in outcome.notes]
     lines += ["", "## Agreement", "", *_write_agreement(outcome)]
+    lines += ["", "## Traces", "", *_write_traces(outcome)]
     lines += ["", "## Candidates", "", *_write_candidates(outcome)]
     lines += ["", "## What changed", "", *_write_difference(difference)]
     return "\n".join(lines) + "\n"
@@ -76,6 +84,16 @@ def _show(row: Mapping[str, Any], name: str, mark: str = "") -> str:
     if value is None:
         return ""
     return f"{value:{mark}.3f}" + ("" if low is None else f" [{low:{mark}.3f}, {high:{mark}.3f}]")
+
+
+def _write_traces(outcome: Outcome) -> Iterator[str]:
+    traces = outcome.traces
+    yield f"Candidates were written from accepted traces of the train split, {traces.wanted:,} of each level at most.\n"
+    yield from write_table(("level", "may teach"), ((level, f"{n:,}") for level, n in traces.available.items()))
+    if traces.left_out:
+        yield "\nOther accepted traces were left out:\n"
+        lines = ((f"{n:,}", reason, LEFT_OUT.get(reason, "")) for reason, n in sorted(traces.left_out.items()))
+        yield from write_table(("traces", "reason", "which means"), lines)
 
 
 def _write_candidates(outcome: Outcome) -> Iterator[str]:

@@ -33,6 +33,7 @@ from judgetrace.refining.part_log import PartLog
 from judgetrace.refining.publishing import print_outcome, write_manifest, write_outputs
 from judgetrace.refining.rater_worker import RaterSpec, RaterWorker
 from judgetrace.refining.scores import score_items
+from judgetrace.refining.trace_choice import TraceSupply
 from judgetrace.run_folder import Fence, FencedError, RunFolder
 from judgetrace.session import check_resources
 from judgetrace.storage import Folder
@@ -109,14 +110,14 @@ class RefineRun:
     def work(self) -> Outcome:
         """Do all that is not done yet, and write the outputs. Raises StoppedEarlyError, FencedError."""
         self._ratings.refresh()
-        candidates, critiques = self._generate(self._inputs, self._run, self._fence, self._watch)
-        entries = list_entries(candidates, self._inputs.guideline, self._inputs.dimension)
+        made = self._generate(self._inputs, self._run, self._fence, self._watch)
+        entries = list_entries(made.candidates, self._inputs.guideline, self._inputs.dimension)
         self._print_entries(entries)
         with self._open_panel() as panel:
             contest = self._hold_contest(panel, entries)
-            outcome = self._measure(panel, entries, contest)
+            outcome = self._measure(panel, entries, contest, made.traces)
         self._fence.check()
-        write_outputs(outcome, critiques, self._inputs, self._run.folder)
+        write_outputs(outcome, made.critiques, self._inputs, self._run.folder)
         write_manifest(outcome, self._inputs, self._run, self._list_work(), self._ratings.rows)
         return outcome
 
@@ -193,7 +194,7 @@ class RefineRun:
         scale = self._inputs.scale
         return np.array([scale.numbers[scale.values.index(row["target_label"])] for row in rows])
 
-    def _measure(self, panel: RaterPanel, entries: Sequence[Entry], contest: Contest) -> Outcome:
+    def _measure(self, panel: RaterPanel, entries: Sequence[Entry], contest: Contest, traces: TraceSupply) -> Outcome:
         """Measure agreement before and after on the test split, or without it where the winner was confirmed."""
         inputs = self._inputs
         by_name = {entry.name: entry for entry in entries}
@@ -217,6 +218,7 @@ class RefineRun:
             coverage,
             self._sum_spent(entries),
             list(inputs.list_shortages()),
+            traces,
         )
 
     def _measure_rows(

@@ -177,7 +177,7 @@ class _Builder:
         arms = [rater for rater in self._raters if rater.arm is not None]
         common, own = self._split_names("train", self._train, [rater.name for rater in arms])
         traces = [Ref(name) for name, stage in self._stages.items() if stage.kind == "infer"]
-        verified = [Ref(name) for name, stage in self._stages.items() if stage.kind == "verify"]
+        verified = self._list_verified()
         if arms and not traces:
             raise UserError("train: there are no traces to learn; give the study a section [infer]")
         for rater in arms:
@@ -187,6 +187,10 @@ class _Builder:
                 wires["data.verification"] = verified
             layers = [common, CONTROLS.get(rater.name, {}), own[rater.name]]
             yield self._make(rater.arm, "train", wires, layers, arm=rater.name)
+
+    def _list_verified(self) -> list[Ref]:
+        """List the runs of verify_traces, which say what may teach."""
+        return [Ref(name) for name, stage in self._stages.items() if stage.kind == "verify"]
 
     def _build_rate(self, rater: Rater, refined: bool) -> Stage:
         name = f"rate.{rater.name}" + (".refined" if refined else "")
@@ -243,7 +247,9 @@ class _Builder:
                 section, _, field_name = key.partition(".")
                 asked[section] = {**asked.get(section, {}), field_name: ref}
             raters.append({"rater_id": name, **asked})
-        wires = {"corpus": Ref("prepare"), "traces": traces, "run": Ref("refine"), "raters": raters}
+        wires: dict[str, Any] = {"corpus": Ref("prepare"), "traces": traces, "run": Ref("refine"), "raters": raters}
+        if verified := self._list_verified():
+            wires["selection.verification"] = verified
         generator = {key: getattr(self._study, key) for key in GENERATOR_SECTIONS if getattr(self._study, key)}
         # The study itself measures the test split.
         layers = [{"test": {"enabled": False}}, {"generator": generator} if generator else {}, refine]

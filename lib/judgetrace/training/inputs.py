@@ -14,9 +14,8 @@ from judgetrace.config import UserError
 from judgetrace.corpus import name_shard
 from judgetrace.fingerprints import fingerprint_model, hash_text
 from judgetrace.guideline import parse_guideline
-from judgetrace.ledger import list_shard_files
 from judgetrace.run_inputs import RunInputs
-from judgetrace.storage import Folder
+from judgetrace.teachable import check_verification
 from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.deepspeed_config import read_deepspeed_config, zero_stage
 from judgetrace.training.encoding import EncodingSpec, load_tokenizer
@@ -50,15 +49,7 @@ class TrainInputs:
                 "expected: run folders of infer_traces, finished or ended early"
             )
         self._check_scales()
-        self._check_verification()
-
-    def _check_verification(self) -> None:
-        for run in self.config.data.verification:
-            if not list_shard_files(Folder(run) / "verifications"):
-                raise UserError(
-                    f"data.verification: {run}: no verifications/shard-*.parquet there\n"
-                    "expected: run folders of verify_traces"
-                )
+        check_verification("data.verification", config.data.verification)
 
     def _check_scales(self) -> None:
         nominal = self.corpus.scale.list_nominal()

@@ -1,0 +1,47 @@
+"""Words of guidelines as the lint compares them: case and punctuation do not matter, levels are found by name. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+PLAIN = str.maketrans({"\u2019": "'", "\u2212": "-"})
+_LIST_MARK = re.compile(r"^[ \t]*\d+[.)](?=[ \t])", re.MULTILINE)
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+(?:'[^\W_]+)*")
+_NOT_AFTER, _NOT_BEFORE = r"(?<![\w.,/\u2013-])", r"(?![\w/]|[-\u2013.,]\d|-points?\b)"
+
+
+def list_words(text: str) -> list[str]:
+    """List words in lower case; a character of Chinese or Japanese is one."""
+    return _WORD.findall(text.translate(PLAIN).casefold())
+
+
+def list_grams(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
+    """List all runs of `size` words."""
+    return set(zip(*(words[start:] for start in range(size)), strict=False))
+
+
+def is_named(level: str, text: str, levels: Sequence[str]) -> bool:
+    """Whether a text names a level.
+
+    A number that only marks a step ("3. Read ..."), ends a range ("1-5") or counts points ("5-point") does not name a
+    level, nor does a level inside of another ("sexist" in "not sexist").
+    """
+    text = text.translate(PLAIN)
+    if level.isdecimal():
+        text = _LIST_MARK.sub("", text)
+    longer = [other for other in levels if len(other) > len(level) and level.casefold() in other.casefold()]
+    return re.search(_match_phrase(level), remove_levels(text, longer), re.IGNORECASE) is not None
+
+
+def remove_levels(text: str, levels: Sequence[str]) -> str:
+    """Put a mark, which is no word, in place of every level that a text names; longer ones first."""
+    text = text.translate(PLAIN)
+    for level in sorted(levels, key=len, reverse=True):
+        text = re.sub(_match_phrase(level), "|", text, flags=re.IGNORECASE)
+    return text
+
+
+def _match_phrase(phrase: str) -> str:
+    words = r"\s+".join(re.escape(word) for word in phrase.translate(PLAIN).split())
+    return f"{_NOT_AFTER}{words}{_NOT_BEFORE}"
