@@ -71,7 +71,6 @@ class GuidedEngine:
         self._silence = ScriptedSilence(self._script)
         self.max_model_tokens = 4096
         self.special_tokens = ()
-        self.num_beats = None
 
     @property
     def num_beats(self) -> int:

@@ -22,7 +22,6 @@ class GuidedGenerator:
         self._silence = ScriptedSilence(self._script)
         self.max_model_tokens = 16_384
         self.special_tokens = ()
-        self.num_beats = None
 
     @property
     def num_beats(self) -> int:
