@@ -47,7 +47,7 @@ FULL = {
     "commit_s": 5.0,
     "engine_kill_s": 15.0,
     "node_kill_s": 30.0,
-    "spoilt_rate": 0.1,
+    "spoilt_rate": 0.05,
     "seed": 1,
     "limit_s": 7200.0,
 }
