@@ -5,7 +5,8 @@ import random
 import subprocess
 import sys
 
-from tests.bench.kills import Killed, Killer, list_engines
+from tests.bench.kills import Killed, Killer
+from tests.bench.noted_engine import list_engines
 
 
 class CountedNodes:

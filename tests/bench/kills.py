@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.bench.noted_engine import list_engines
 from tests.test_job_node_faults import Nodes
 
 BOTH_EVERY = 3
@@ -67,18 +68,3 @@ class Killer:
         self.killed.nodes += len(doomed)
         self.killed.losses += 1
         self._alive = [node for node in self._alive if node not in doomed] + [self.nodes.add() for _ in doomed]
-
-
-def list_engines(started: Path) -> list[int]:
-    """List the processes of living engines."""
-    import psutil
-
-    living = []
-    for pid in sorted(int(file.name) for file in started.iterdir()):
-        try:
-            # Another process may have got its number by now.
-            if (psutil.Process(pid).cmdline() or [""])[0].startswith("ray::"):
-                living.append(pid)
-        except psutil.NoSuchProcess:
-            (started / str(pid)).unlink()
-    return living

@@ -17,8 +17,9 @@ strange, otherwise   rows that are not of the corpus; units that ended otherwise
 broken               what else the oracle says against the run, the first five
 peak_rss_mb          peak of the private memory (USS) of the driver and of all Ray workers, added up, read from
                      /proc/PID/smaps_rollup every 0.5 s; servers and proxy are not in it
-ended_early          how often the command ended with which status but 0 before it was complete
-spoilt               requests by what befell them, of `requests` in all
+engines_killed, nodes_killed, losses_of_nodes (moments at which one node, or all, went)
+ended_early          how often the command ended with which other status before it was complete
+requests_spoilt      of `requests` in all; `spoilt` tells by what
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,9 +38,10 @@ from typing import Any
 from judgetrace.engine import EngineConfig, EngineSpec, ModelConfig
 from tests.bench import harness
 from tests.bench.harness import say
-from tests.bench.kills import Killer
+from tests.bench.kills import Killed, Killer
 from tests.bench.streaming_scale import MemoryWatch, read_private_bytes, write_prepare_config
 from tests.scripted_engine import ScriptedEngine
+from tests.test_job_node_faults import Nodes
 
 FULL = {
     "items": 1_000_000,
@@ -55,14 +59,6 @@ QUICK = {**FULL, "items": 20_000, "engine_kill_s": 5.0, "node_kill_s": 10.0}
 FAULTS = ("500", "503", "reset", "truncate", "lost")
 UNUSABLE_INPUT_STATUS = 2
 MOST_TOLD = 5
-
-
-class NotedEngine(ScriptedEngine):
-    """A scripted engine that puts a file, named after its process, into the folder `engine.args.started`."""
-
-    def __init__(self, spec: EngineSpec):
-        super().__init__(spec)
-        (Path(self._script["started"]) / str(os.getpid())).touch()
 
 
 class ClusterMemory(MemoryWatch):
@@ -90,7 +86,7 @@ def run_config(folder: Path, corpus: str, run: str, options: Any) -> dict[str, A
         "run": run,
         "model": {"path": "scripted/none"},
         "engine": {
-            "kind": "tests.bench.million:NotedEngine",
+            "kind": "tests.bench.noted_engine:NotedEngine",
             "min_replicas": 1,
             "max_replicas": options.nodes,
             "num_cpus": 0.8,
@@ -125,39 +121,48 @@ def run_to_the_end(config: Path, address: str, log: Path, killer: Killer, limit_
 def disturb(folder: Path, corpus: str, run: str, options: Any) -> dict[str, Any]:
     """Run the job under all faults; returns its figures."""
     from tests.fault_proxy import mixed, proxied
-    from tests.test_job_node_faults import Nodes
 
     config = harness.write_config(folder / "infer.toml", run_config(folder, corpus, run, options))
     (folder / "started").mkdir()
     (folder / "phase").write_text("infer")
-    with proxied(os.environ["AWS_ENDPOINT_URL"]) as proxy:
-        nodes = Nodes()
-        try:
-            times = (options.engine_kill_s, options.node_kill_s)
-            killer = Killer(nodes, folder / "started", options.nodes, *times, random.Random(options.seed))
-            proxy.plan = mixed(dict.fromkeys(FAULTS, options.spoilt_rate / len(FAULTS)), options.seed)
-            watch = ClusterMemory(os.getpid(), folder / "phase", 0.5)
-            began = time.monotonic()
-            statuses = run_to_the_end(config, nodes.address, folder / "infer.log", killer, options.limit_s)
-            wall_s = time.monotonic() - began
-            peaks = watch.end()["infer"]
-        finally:
-            nodes.cluster.shutdown()
-        spoilt = proxy.count()
-    requests = sum(spoilt.values())
-    del spoilt["passed"]
+    every_s = (options.engine_kill_s, options.node_kill_s)
+    with proxied(os.environ["AWS_ENDPOINT_URL"]) as proxy, cluster() as nodes:
+        killer = Killer(nodes, folder / "started", options.nodes, *every_s, random.Random(options.seed))
+        proxy.plan = mixed(dict.fromkeys(FAULTS, options.spoilt_rate / len(FAULTS)), options.seed)
+        watch = ClusterMemory(os.getpid(), folder / "phase", 0.5)
+        began = time.monotonic()
+        statuses = run_to_the_end(config, nodes.address, folder / "infer.log", killer, options.limit_s)
+        wall_s = time.monotonic() - began
+        peaks = {name: value >> 20 for name, value in watch.end()["infer"].items()}
     return {
         "items_per_s": options.items / wall_s,
+        "peak_rss_mb": peaks["total"],
         "wall_s": round(wall_s, 1),
-        "peak_rss_mb": peaks["total"] >> 20,
-        "peak_private_mb": {name: value >> 20 for name, value in peaks.items()},
-        "engines_killed": killer.killed.engines,
-        "nodes_killed": killer.killed.nodes,
-        "losses_of_nodes": killer.killed.losses,
+        "peak_private_mb": peaks,
+        **count_faults(killer.killed, statuses, proxy.count()),
+    }
+
+
+@contextmanager
+def cluster() -> Iterator[Nodes]:
+    """Start a cluster of a head alone; ends all its nodes."""
+    nodes = Nodes()
+    try:
+        yield nodes
+    finally:
+        nodes.cluster.shutdown()
+
+
+def count_faults(killed: Killed, statuses: list[int], befallen: Counter[str]) -> dict[str, Any]:
+    spoilt = {fault: count for fault, count in befallen.items() if fault != "passed"}
+    return {
+        "engines_killed": killed.engines,
+        "nodes_killed": killed.nodes,
+        "losses_of_nodes": killed.losses,
         "ended_early": {str(status): count for status, count in Counter(statuses[:-1]).items()},
-        "spoilt": dict(spoilt),
-        "num_spoilt": sum(spoilt.values()),
-        "requests": requests,
+        "requests": befallen.total(),
+        "requests_spoilt": sum(spoilt.values()),
+        "spoilt": spoilt,
     }
 
 
@@ -198,7 +203,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # What goes to the workers must be importable by name there, not be part of __main__.
-    from tests.bench.million import main as imported_main
-
-    imported_main(sys.argv[1:])
+    main(sys.argv[1:])
