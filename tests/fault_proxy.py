@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +29,8 @@ ERRORS = {
     "409": (409, "ConditionalRequestConflict", "A conflicting conditional operation is in progress."),
 }
 WRITES = ("PUT", "POST", "DELETE")
+CAN_BEFALL = {"lost": WRITES, "reset": ("GET",), "truncate": ("GET",), "short": ("GET",)}
+"""The requests that some faults make a difference to: only answers to GET have a body of any length."""
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server", "content-encoding"}
 
 
@@ -71,6 +73,21 @@ def at_random(fault: str, rate: float, seed: int = 0) -> Plan:
     """Let a fault befall a share of all requests."""
     chance = random.Random(seed)
     return lambda _: fault if chance.random() < rate else ""
+
+
+def mixed(rates: Mapping[str, float], seed: int = 0) -> Plan:
+    """Let each fault befall its share of the requests that it makes a difference to."""
+    chance = random.Random(seed)
+
+    def plan(seen: Seen) -> str:
+        roll = chance.random()
+        for fault, rate in rates.items():
+            if roll < rate:
+                return fault if seen.method in CAN_BEFALL.get(fault, (seen.method,)) else ""
+            roll -= rate
+        return ""
+
+    return plan
 
 
 def first(num: int, fault: str, pattern: str = "", methods: tuple[str, ...] = ()) -> Plan:

@@ -77,12 +77,19 @@ def check_totals(rows: Sequence[dict[str, Any]], run: str, corpus: str, is_compl
     names = sorted(current_shard_files(folder).values())
     for name in names:
         assert read_tally(folder, name) == tally_traces(folder.read_table(name)), f"{name}: footer and rows differ"
+    tally = add_tallies(read_tally(folder, name) for name in names)
+    assert tally.outcomes() == Counter(row["outcome"] for row in rows)
     assert Folder(run).exists("manifest.json") == is_complete
     if is_complete:
-        manifest = Folder(run).read_json("manifest.json")
-        assert manifest["units"] == manifest["decided"] == len(rows)
-        assert Counter(manifest["outcomes"]) == Counter(row["outcome"] for row in rows)
-        assert Tally.from_json(manifest["tally"]) == add_tallies(read_tally(folder, name) for name in names)
+        check_manifest(run, tally)
+
+
+def check_manifest(run: str, tally: Tally) -> None:
+    """Check that the manifest tells what was counted of all rows."""
+    manifest = Folder(run).read_json("manifest.json")
+    assert manifest["units"] == manifest["decided"] == tally.num_units, (manifest["units"], manifest["decided"])
+    assert Counter(manifest["outcomes"]) == tally.outcomes(), manifest["outcomes"]
+    assert Tally.from_json(manifest["tally"]) == tally
 
 
 def corpus_keys(corpus: str) -> set[UnitKey]:

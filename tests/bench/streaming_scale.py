@@ -132,10 +132,19 @@ def source_schema() -> Any:
 
 
 def write_configs(folder: Path, num_units: int, slots: int) -> tuple[Path, Path]:
+    infer = infer_config(folder / "corpus", folder, slots)
+    return (
+        write_prepare_config(folder, num_units, str(folder / "corpus")),
+        harness.write_config(folder / "infer.toml", infer),
+    )
+
+
+def write_prepare_config(folder: Path, num_units: int, corpus: str, **sections: Any) -> Path:
+    """Write so many items as a source, and the config of prepare_corpus for them; `sections` are added."""
     write_source(folder / "source", num_units)
     (folder / "guideline.md").write_text("Rate how well the text reads, from 1 (badly) to 5 (very well).\n")
     prepare = {
-        "corpus": str(folder / "corpus"),
+        "corpus": corpus,
         "source": {"paths": [str(folder / "source")]},
         "columns": {"item_id": "id", "text": "text", "label": "label"},
         "scale": {"values": [1, 2, 3, 4, 5]},
@@ -143,12 +152,9 @@ def write_configs(folder: Path, num_units: int, slots: int) -> tuple[Path, Path]
         "target": {"rule": "single"},
         # The job's own choice, but at least two, so that both CPUs have one.
         "shards": {"units_per_shard": 1000, "buckets": 2 if num_units < 200_000 else None},
+        **sections,
     }
-    infer = infer_config(folder / "corpus", folder, slots)
-    return (
-        harness.write_config(folder / "prepare.toml", prepare),
-        harness.write_config(folder / "infer.toml", infer),
-    )
+    return harness.write_config(folder / "prepare.toml", prepare)
 
 
 def infer_config(corpus: Path, folder: Path, slots: int, limit: int | None = None, tokenizes: bool = False) -> Any:
@@ -279,13 +285,14 @@ class MemoryWatch:
         while not self._stop.wait(self._every_s):
             phase = self._phase.read_text() if self._phase.exists() else ""
             if phase:
-                driver, workers = self._sample()
+                driver, workers = self.sample()
                 peak = self.peaks.setdefault(phase, {"total": 0, "driver": 0, "largest_worker": 0})
                 found = {"total": driver + sum(workers), "driver": driver, "largest_worker": max(workers, default=0)}
                 for name, value in found.items():
                     peak[name] = max(peak[name], value)
 
-    def _sample(self) -> tuple[int, list[int]]:
+    def sample(self) -> tuple[int, list[int]]:
+        """Read the bytes of the driver, and of each worker."""
         import psutil
 
         workers = []
