@@ -74,7 +74,7 @@ def test_several_dimensions_have_a_mean_where_all_of_them_are_defined() -> None:
 
 
 def test_the_table_reads_as_markdown_and_is_empty_without_figures() -> None:
-    text = write_headline(make_table(RATERS, ROWS, PANELS, SCALES), ["\nWithout tuned: failed."])
+    text = write_headline(make_table(RATERS, ROWS, PANELS, SCALES), ["Without tuned: failed."])
 
     assert "| rater | untuned | original | 0.300 [0.200, 0.400] |  | 40 |" in text
     assert "| change | untuned | refined - original | +0.150 [+0.050, +0.250] p=0.010 |  | 40 |" in text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -147,29 +148,43 @@ def _average(rows: Sequence[Mapping[str, Any]], num_dimensions: int) -> Iterator
             yield about | {"undefined": f"defined in {len(values)} of {num_dimensions} dimensions"}
 
 
-def write_headline(table: pa.Table, notes: Sequence[str] = ()) -> str:
-    """Write the table as Markdown, a part for each dimension; the mean first."""
+LEAD = (
+    "Against the target label, on the test split. In brackets: bootstrap intervals. `change` is paired: the refined "
+    "guideline minus the original one, with p-values after Holm's correction. Of MSE less is better."
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The table of one dimension, as texts."""
+
+    dimension: str
+    columns: list[str]
+    lines: list[list[str]]
+
+
+def list_parts(table: pa.Table) -> list[Part]:
+    """Lay the table (schema TABLE) out for people: a part for each dimension, the mean first."""
     rows = table.to_pylist()
     dimensions = sorted({row["dimension"] for row in rows}, key=lambda name: (name != MEAN, name))
-    lines = ["# Raters and guidelines, against people", ""]
-    lines += [
-        "Against the target label, on the test split. In brackets: bootstrap intervals. `change` is paired: the "
-        "refined guideline minus the original one, with p-values after Holm's correction. Of MSE less is better.",
-        *notes,
-    ]
-    for dimension in dimensions:
-        lines += ["", f"## {dimension}" if dimension else "", *_write_part(rows, dimension)]
+    return [_make_part([row for row in rows if row["dimension"] == name], name) for name in dimensions]
+
+
+def write_headline(table: pa.Table, notes: Sequence[str] = ()) -> str:
+    """Write the table as Markdown."""
+    lines = ["# Raters and guidelines, against people", "", LEAD, *(f"\n{note}" for note in notes)]
+    for part in list_parts(table):
+        lines += ["", f"## {part.dimension}" if part.dimension else "", *write_table(part.columns, part.lines)]
     return "\n".join(lines) + "\n"
 
 
-def _write_part(rows: Sequence[Mapping[str, Any]], dimension: str) -> Iterator[str]:
-    own = [row for row in rows if row["dimension"] == dimension]
-    statistics = list(dict.fromkeys(row["statistic"] for row in own))
+def _make_part(rows: Sequence[Mapping[str, Any]], dimension: str) -> Part:
+    statistics = list(dict.fromkeys(row["statistic"] for row in rows))
     groups: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
-    for row in own:
+    for row in rows:
         groups.setdefault((row["kind"], row["who"], row["guideline"]), {})[row["statistic"]] = row
     columns = ["", "who", "guideline", *map(title, statistics), "units"]
-    yield from write_table(columns, (_write_line(key, found, statistics) for key, found in groups.items()))
+    return Part(dimension, columns, [_write_line(key, found, statistics) for key, found in groups.items()])
 
 
 def _write_line(

@@ -34,6 +34,7 @@ from judgetrace.study.records import (
 )
 from judgetrace.study.resolving import CheckedStage, resolve_stage
 from judgetrace.study.sections import write_toml
+from judgetrace.study.showing import print_headline
 from judgetrace.study.stages import Stage
 from judgetrace.study.table_stage import write_table_stage
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
@@ -176,7 +177,7 @@ class StudyRun:
         kind = KINDS[stage.kind]
         if stage.kind == "table":
             output = Folder(folders[stage.name])
-            self._console.print(write_table_stage(self._study, self._stages, self.records, output), markup=False)
+            print_headline(self._console, *write_table_stage(self._study, self._stages, self.records, output))
             return 0
         text = write_toml(resolve_stage(stage, folders).values)
         self._study.write_atomic(f"configs/{stage.name}.toml", text.encode())

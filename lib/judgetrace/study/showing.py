@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from judgetrace.live import format_seconds
 from judgetrace.run_folder import RunFolder
 from judgetrace.run_report import describe_state
+from judgetrace.study.headline import LEAD, list_parts
 from judgetrace.study.planning import Verdict
 from judgetrace.study.records import FILE
 from judgetrace.study.stages import Stage
@@ -40,6 +44,23 @@ def print_plan(
             plan = f"blocked: {', '.join(lacking)}"
         table.add_row(stage.name, plan, verdict.folder, ", ".join(stage.needs), verdict.why)
     console.print(table)
+
+
+def print_headline(console: Console, table: pa.Table, notes: Sequence[str]) -> None:
+    """Print the paper's table (headline.TABLE)."""
+    console.print(LEAD, markup=False)
+    for part in list_parts(table):
+        shown = Table(title=part.dimension or None, title_justify="left", box=SIMPLE_HEAD)
+        for column in part.columns[2:]:
+            shown.add_column("" if column == "guideline" else column, overflow="fold")
+        for kind, who, guideline, *figures in part.lines:
+            head = who if kind in ("rater", "ceiling", "raters") else f"{kind}: {who}"
+            # Narrow enough for 80 columns.
+            cells = (cell.replace(" [", "\n[").replace(", ", ",\n ") for cell in figures)
+            shown.add_row(Text(f"{head}\n{guideline}"), *map(Text, cells))
+        console.print(shown)
+    for note in notes:
+        console.print(note, markup=False)
 
 
 def read_study_standing(run: RunFolder, now: float) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from judgetrace.corpus import read_finished
 from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder, encode_parquet
@@ -15,8 +17,10 @@ from judgetrace.study.stages import Stage
 PANELS = {ORIGINAL: "agreement.before", REFINED: "agreement.after"}
 
 
-def write_table_stage(study: Folder, stages: Sequence[Stage], records: Mapping[str, Record], output: Folder) -> str:
-    """Write table.parquet and table.md; returns the latter's text."""
+def write_table_stage(
+    study: Folder, stages: Sequence[Stage], records: Mapping[str, Record], output: Folder
+) -> tuple[pa.Table, list[str]]:
+    """Write table.parquet and table.md; returns the table (headline.TABLE) and what it lacks."""
     complete = [stage for stage in stages if records.get(stage.name, Record()).state == "complete"]
     folders = {stage.name: study / records[stage.name].folder for stage in complete}
     measured = set(records["agreement.all"].inputs)
@@ -28,10 +32,10 @@ def write_table_stage(study: Folder, stages: Sequence[Stage], records: Mapping[s
         panels[ORIGINAL] = _read_rows(folders["agreement.all"])
     scales = ScaleConfig.model_validate(read_finished(folders["prepare"])[0]["config"]["scale"])
     table = make_table(raters, _read_rows(folders["agreement.all"]), panels, scales)
-    text = write_headline(table, _list_notes(stages, records))
+    notes = _list_notes(stages, records)
     output.write_atomic("table.parquet", encode_parquet(table))
-    output.write_atomic("table.md", text.encode())
-    return text
+    output.write_atomic("table.md", write_headline(table, notes).encode())
+    return table, notes
 
 
 def _read_rows(folder: Folder) -> list[dict[str, Any]]:
@@ -46,5 +50,5 @@ def _list_notes(stages: Sequence[Stage], records: Mapping[str, Record]) -> list[
         record = records.get(stage.name, Record())
         if stage.kind in ("rate", "recalibrate") and record.state != "complete":
             rater = f"{stage.about['rater'].removesuffix('-refined')} ({stage.about['guideline']} guideline)"
-            notes.append(f"\nWithout {rater}: {record.state}{f', {record.why}' if record.why else ''}.")
+            notes.append(f"Without {rater}: {record.state}{f', {record.why}' if record.why else ''}.")
     return notes
