@@ -118,11 +118,9 @@ def _read_verification(url: str, now: float) -> Section:
 
 def _name_page(config: RenderReportConfig) -> str:
     named = config.study or config.corpus or config.agreement or (config.traces or config.training or ["runs"])[0]
-    return (
-        f"Report on {named.rstrip('/')}"
-        if "/" not in named
-        else f"Report on {'/'.join(named.rstrip('/').split('/')[-2:])}"
-    )
+    # Of a study's corpus: the study.
+    parts = named.rstrip("/").removesuffix("/prepare").split("/")
+    return f"Report on {'/'.join(parts[-2:])}"
 
 
 def _describe_corpus(manifest: Mapping[str, Any]) -> str:
