@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from judgetrace.planning.config import Capacities
 
-READS_PER_SHARD = 8
-"""GET and HEAD: the items, whether the shard is finished (6; tests/test_planning_requests.py counts them); and its
+READS_PER_SHARD = 5
+"""GET and HEAD: the items, whether the shard is finished (3; tests/test_planning_requests.py counts them); and its
 footer when the run is summed up (2)."""
 LISTS_PER_SHARD = 9
 """Of ledger and traces; counted there."""
