@@ -40,7 +40,9 @@ max_tokens = 16
 def test_vllm_rates_with_what_training_made_of_the_embedded_model(demo: Path, tmp_path: Path) -> None:  # noqa: F811
     traces = write_traces(str(demo / "study/prepare"), str(tmp_path / "traces"))
     prompt = f'template = "{ROOT}/jobs/demo_prompt.jinja"\n'
-    config = write_train_config(tmp_path, str(demo / "study/prepare"), traces, str(tmp_path / "run"), EMBEDDED, prompt=prompt)
+    config = write_train_config(
+        tmp_path, str(demo / "study/prepare"), traces, str(tmp_path / "run"), EMBEDDED, prompt=prompt
+    )
     assert train_rater.main([config, "--data.target=label", "--training.max_steps=2", "--validation.max_items=4"]) == 0
     losses = read_losses(str(tmp_path / "run"))
     assert sorted(losses) == [1, 2]
