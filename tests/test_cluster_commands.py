@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,15 +64,17 @@ def end_processes(started: list[subprocess.Popen[bytes]]) -> None:
     """End processes and all that they started, by their ids: other Rays may run on this machine."""
     family = []
     for process in started:
-        if process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
             me = psutil.Process(process.pid)
             family += [me, *me.children(recursive=True)]
     for member in family:
-        if member.is_running():
+        # Some end by themselves meanwhile.
+        with suppress(psutil.NoSuchProcess):
             member.terminate()
     _, alive = psutil.wait_procs(family, timeout=5)
     for member in alive:
-        member.kill()
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
     for process in started:
         process.wait()
 
