@@ -59,6 +59,7 @@ def autoscaling_config(gcs_address: str) -> dict[str, Any]:
         "head_node_type": "ray.head.default",
         **{name: {} for name in ("auth", "docker", "file_mounts")},
         **{name: [] for name in ("initialization_commands", "setup_commands", "head_setup_commands")},
+        "cluster_synced_files": [],
         **{name: [] for name in ("worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands")},
     }
 
