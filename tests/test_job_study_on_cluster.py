@@ -39,7 +39,8 @@ def test_the_demos_study_runs_on_a_cluster_and_leaves_its_report_in_the_store(tm
 
     with started_head({name: os.environ[name] for name in (*S3_ENVIRONMENT, "AWS_ENDPOINT_URL")}) as cluster:
         for count, worker in enumerate(("aws-worker", "raycluster-cpu-on-demand"), start=2):
-            cluster.join(worker, num_cpus=1)
+            # A folder of its own, as machines have: they unpack the job's code there.
+            cluster.join(worker, num_cpus=1, temp_dir=cluster.folder / f"w{count}")
             wait_until(lambda count=count: num_alive(cluster)[0] == count, 60, worker, cluster.logs)
         assert num_alive(cluster) == (3, 2)
         done = cluster.submit(runtime_env, entrypoint, timeout_s=2700)
