@@ -53,7 +53,7 @@ bench: $(DEV_STAMP) ## Run the benchmarks but rater_gain, which takes hours; eac
 	    $(PY) -m tests.bench.$$name
 	done
 
-chaos: $(DEV_STAMP) ## Run the tests that kill processes at random
+chaos: $(DEV_STAMP) ## Run the long tests: kills at random, whole clusters, forecasts against runs
 	@$(PY) -m pytest -m chaos
 
 clean: ## Remove the environment, the converted model and the runs of demo and benchmarks

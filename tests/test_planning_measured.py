@@ -15,7 +15,7 @@ from judgetrace.trace_config import InferTracesConfig
 from tests.test_unit_worker import call, make_worker
 from tests.trace_tables import make_items
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chaos
 
 UNITS_PER_SHARD = 50
 ENGINE = {"slots": 16, "kind": "tests.bench.paced_engine:PacedEngine"}
