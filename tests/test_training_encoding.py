@@ -8,7 +8,7 @@ import pytest
 
 from judgetrace.config import UserError
 from judgetrace.guideline import parse_guideline
-from judgetrace.prompts import PromptConfig, PromptRenderer
+from judgetrace.prompts import SHORTENED_MARK, PromptConfig, PromptRenderer
 from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.tokenization import encode_texts, grow_level_tree, list_special_tokens
 from judgetrace.training.encoding import Encoded, ExampleEncoder, find_turn_end, load_tokenizer
@@ -226,3 +226,22 @@ def test_a_tokenizer_is_loaded_with_its_chat_template(tmp_path: Path) -> None:
     make_tokenizer().save_pretrained(tmp_path)
 
     assert load_tokenizer(str(tmp_path), None).chat_template == CHAT_TEMPLATE
+
+
+def test_an_overlong_item_is_shortened_where_the_prompt_config_says_so(tokenizer: Any) -> None:
+    long = example("begins " + "so good " * 400 + "ends")
+    assert str(encode(tokenizer, long, max_tokens=400).reason).startswith("overlong_prompt")
+
+    found = encode(tokenizer, long, max_tokens=400, prompt=PromptConfig(on_overlong="shorten"))
+
+    assert found.reason is None
+    assert 300 < len(found.tokens) <= 400
+    prompt = read(tokenizer, found.tokens[: found.num_prompt])
+    assert SHORTENED_MARK in prompt
+    assert "begins so good" in prompt
+    assert "so good ends" in prompt
+    assert read(tokenizer, found.tokens[found.num_prompt :]) == f"Well then.\n<rating>-4</rating>{TURN_END}"
+    short = example()
+    assert encode(tokenizer, short, prompt=PromptConfig(on_overlong="shorten")).tokens.tolist() == (
+        encode(tokenizer, short).tokens.tolist()
+    )

@@ -207,7 +207,7 @@ def test_the_expected_rating_stands_where_a_rating_engine_would_score_it(
     if before is None:
         assert found.expected is None
     else:
-        prompt = next(entry[1] for entry in encoder.encode_prompts([row]) if entry is not None)
+        prompt = next(entry[1] for entry in encoder.encode_prompts([row], [encoder.max_tokens]) if entry is not None)
         prefix = [*prompt, *encode_texts(tokenizer, [before])[0]]
         assert found.expected == pytest.approx(expect_by_hand(model, tokenizer, prefix), rel=1e-5)
 

@@ -21,7 +21,7 @@ from judgetrace.guideline import parse_guideline
 from judgetrace.level_tree import LevelTree, find_within_tag
 from judgetrace.model_store import fetch_folder
 from judgetrace.parsing import RATING_OPEN
-from judgetrace.prompts import PromptConfig, PromptRenderer, neutralise
+from judgetrace.prompts import PromptConfig, PromptRenderer, neutralise, shorten_fields
 from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.tokenization import encode_texts, grow_level_tree, list_special_tokens, render_chats
 from judgetrace.training.examples import AnswerText, write_answer
@@ -72,22 +72,42 @@ class ExampleEncoder:
         self._guideline = parse_guideline(spec.guideline, spec.by_section)
         self._turn_end = find_turn_end(tokenizer, spec.prompt.chat_template_args)
 
-    def encode_prompts(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[int]] | None]:
+    def encode_prompts(
+        self, rows: Sequence[Mapping[str, Any]], rooms: Sequence[int]
+    ) -> list[tuple[str, list[int]] | None]:
         """Encode the prompts of units (rows with dimension and fields), with their texts.
 
-        None where the guideline has no section for the dimension.
+        With prompt.on_overlong = "shorten", an item whose prompt has more tokens than its room is shortened, as by a
+        rating engine. None where the guideline has no section for the dimension.
         """
-        messages = [self._render(row) for row in rows]
+        return [self._fit(*parts) for parts in zip(rows, self._encode_whole(rows), rooms, strict=True)]
+
+    def _encode_whole(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[int]] | None]:
+        messages = [self._render(row, json.loads(row["fields"])) for row in rows]
         known = [some for some in messages if some is not None]
         texts = render_chats(self._tokenizer, known, self._spec.prompt.chat_template_args)
         encoded = iter(zip(texts, encode_texts(self._tokenizer, texts), strict=True))
         return [None if some is None else next(encoded) for some in messages]
 
-    def _render(self, row: Mapping[str, Any]) -> list[dict[str, str]] | None:
+    def _fit(
+        self, row: Mapping[str, Any], prompt: tuple[str, list[int]] | None, room: int
+    ) -> tuple[str, list[int]] | None:
+        if prompt is None or len(prompt[1]) <= room or self._spec.prompt.on_overlong != "shorten":
+            return prompt
+
+        def encode(fields: Mapping[str, str]) -> tuple[str, list[int]]:
+            messages = self._render(row, fields)
+            assert messages is not None
+            (text,) = render_chats(self._tokenizer, [messages], self._spec.prompt.chat_template_args)
+            return text, self.encode_text(text)
+
+        shorter = shorten_fields(json.loads(row["fields"]), lambda fields: len(encode(fields)[1]), room)
+        return prompt if shorter is None else encode(shorter)
+
+    def _render(self, row: Mapping[str, Any], fields: Mapping[str, str]) -> list[dict[str, str]] | None:
         guideline = self._guideline.guideline_for(row["dimension"])
         if guideline is None:
             return None
-        fields = json.loads(row["fields"])
         return self._renderer.render(fields, guideline, row["dimension"], self.scale_of(row["dimension"]))
 
     def scale_of(self, dimension: str) -> Scale:
@@ -98,10 +118,13 @@ class ExampleEncoder:
 
     def encode(self, examples: Sequence[Mapping[str, Any]]) -> list[Encoded]:
         """Encode usable examples (rows of EXAMPLES)."""
-        prompts = self.encode_prompts(examples)
-        answers = [self._write_answer(row, prompt) for row, prompt in zip(examples, prompts, strict=True)]
+        whole = self._encode_whole(examples)
+        answers = [self._write_answer(row, prompt) for row, prompt in zip(examples, whole, strict=True)]
         before = encode_texts(self._tokenizer, [answer.before for answer in answers])
         after = self._encode_within_tag([answer.after for answer in answers])
+        taken = (len(one) + len(other) + len(self._turn_end) for one, other in zip(before, after, strict=True))
+        rooms = (self._spec.max_tokens - num_answer for num_answer in taken)
+        prompts = [self._fit(*parts) for parts in zip(examples, whole, rooms, strict=True)]
         return [self._join(*parts) for parts in zip(prompts, before, after, strict=True)]
 
     def _encode_within_tag(self, texts: Sequence[str]) -> list[list[int]]:
@@ -136,6 +159,11 @@ class ExampleEncoder:
         """Decode what a rater wrote, special tokens left out."""
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of prompt and answer at most."""
+        return self._spec.max_tokens
 
     @property
     def stop_ids(self) -> list[int]:

@@ -46,7 +46,7 @@ class Validator:
     ):
         self._encoder, self._thinking, self._pad = encoder, thinking, pad
         self._stop_ids = list(stop_ids)
-        self._max_new_tokens = max_new_tokens
+        self._limit = RATING_TOKENS if thinking.format == "none" else max_new_tokens
 
     def rate(self, model: Any, items: Sequence[Mapping[str, Any]], synced: bool, batch: int) -> list[ItemRating]:
         """Rate items that the guideline covers, `batch` at once.
@@ -61,7 +61,9 @@ class Validator:
         return ratings
 
     def _rate_batch(self, model: Any, items: Sequence[Mapping[str, Any]], synced: bool) -> list[ItemRating]:
-        prompts = [prompt[1] for prompt in self._encoder.encode_prompts(items) if prompt is not None]
+        room = self._encoder.max_tokens - self._limit
+        encoded = self._encoder.encode_prompts(items, [room] * len(items))
+        prompts = [prompt[1] for prompt in encoded if prompt is not None]
         texts, was_cut = self._write(model, prompts, synced)
         scales = [self._encoder.scale_of(row["dimension"]) for row in items]
         parsed = [
@@ -78,12 +80,11 @@ class Validator:
 
     def _write(self, model: Any, prompts: Sequence[Sequence[int]], synced: bool) -> tuple[list[str], list[bool]]:
         """Let the model answer; returns texts, and whether each ran into the limit."""
-        limit = RATING_TOKENS if self._thinking.format == "none" else self._max_new_tokens
         tokens, mask, _ = pad_left(prompts, self._pad, next(model.parameters()).device)
         written = model.generate(
             input_ids=tokens,
             attention_mask=mask,
-            max_new_tokens=limit,
+            max_new_tokens=self._limit,
             do_sample=False,
             use_cache=True,
             temperature=None,
