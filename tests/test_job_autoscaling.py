@@ -30,7 +30,7 @@ from tests.test_job_infer_traces import read_rows, write_config
 pytestmark = pytest.mark.chaos
 
 NUM_ENGINES = 3
-NUM_UNITS = 400
+NUM_UNITS = 1200
 ENGINE_SHAPE = {"CPU": 1, "gpu_shaped": 1}
 
 

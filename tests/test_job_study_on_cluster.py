@@ -53,4 +53,5 @@ def test_the_demos_study_runs_on_a_cluster_and_leaves_its_report_in_the_store(tm
     assert {stage["state"] for stage in stages} <= {"complete", "not needed"}
     assert study.exists("manifest.json")
     page = study.read_bytes("report/report.html").decode()
-    assert "smollm2-135m" in page
+    assert "The demo: how positive or negative is a word?" in page
+    assert "Agreement with people" in page
