@@ -10,15 +10,18 @@ import sys
 import tomllib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 Config = TypeVar("Config", bound=BaseModel)
 
 STRICT = ConfigDict(extra="forbid")
 """Every config model uses this: an unknown key is an error."""
+
+OneOrMore = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+"""Several texts; one may stand without brackets."""
 
 
 class UserError(ValueError):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from judgetrace.acceptance import AcceptanceConfig
-from judgetrace.config import STRICT
+from judgetrace.config import STRICT, OneOrMore
 from judgetrace.decisions import TraceDecider
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, ModelConfig
@@ -61,7 +61,7 @@ class InferTracesConfig(BaseModel):
     proposal: str = Field(
         default=FIRST_PROPOSAL, min_length=1, description="A name for this way of sampling, kept with every trace."
     )
-    after: tuple[str, ...] = Field(
+    after: OneOrMore = Field(
         default=(),
         description="Complete runs of infer_traces over the same corpus: sample only units that they left without an "
         "accepted draw (exhausted or over quota; not those they quarantined).",
@@ -88,11 +88,6 @@ class InferTracesConfig(BaseModel):
         validation_alias=AliasChoices("dry_run", "dry-run"),
         description="Validate without a cluster, print the resolved config and one rendered prompt.",
     )
-
-    @field_validator("after", mode="before")
-    @classmethod
-    def _one_or_more(cls, given: object) -> object:
-        return (given,) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _check(self) -> InferTracesConfig:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from judgetrace.config import STRICT
+from judgetrace.config import STRICT, OneOrMore
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, ModelConfig
 from judgetrace.limits import LimitsConfig
@@ -30,7 +30,7 @@ class SelectionConfig(BaseModel):
     )
     rubric_per_level: int = Field(default=50, ge=1, description="Traces of each level that critiques are taken from.")
     split: Literal["train"] = Field(default="train", description="The split that traces are taken from.")
-    verification: tuple[str, ...] = Field(
+    verification: OneOrMore = Field(
         default=(), description="Run folders of verify_traces over the runs that the traces are of."
     )
     verified: bool = Field(
@@ -45,11 +45,6 @@ class SelectionConfig(BaseModel):
         "leave. They are read only where `verification` says that the label was recovered, that no level is still "
         "named, and that the trace does not say it was told.",
     )
-
-    @field_validator("verification", mode="before")
-    @classmethod
-    def _one_or_more(cls, given: object) -> object:
-        return (given,) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _check(self) -> SelectionConfig:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from judgetrace.config import STRICT, UserError
+from judgetrace.config import STRICT, OneOrMore, UserError
 from judgetrace.limits import LimitsConfig
 from judgetrace.rating_config import check_scales
 from judgetrace.refining.candidate_config import (
@@ -87,7 +87,7 @@ class RefineGuidelineConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     corpus: str = Field(description="The corpus folder; local path, s3:// or any fsspec URL.")
-    traces: tuple[str, ...] = Field(description="Run folders of infer_traces on this corpus: one, or a list.")
+    traces: OneOrMore = Field(description="Run folders of infer_traces on this corpus: one, or a list.")
     run: str = Field(description="The run folder; may be on another filesystem.")
     dimension: str | None = Field(
         default=None, description="Which dimension's guideline is refined; needed where the corpus has several."
@@ -123,11 +123,6 @@ class RefineGuidelineConfig(BaseModel):
         validation_alias=AliasChoices("dry_run", "dry-run"),
         description="Validate without a cluster; print the config, the calls that it takes and a prompt of each kind.",
     )
-
-    @field_validator("traces", mode="before")
-    @classmethod
-    def _take_one_run(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check(self) -> RefineGuidelineConfig:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from judgetrace.config import STRICT
+from judgetrace.config import STRICT, OneOrMore
 from judgetrace.engine import ModelConfig
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
@@ -41,7 +41,7 @@ class DataConfig(BaseModel):
     max_tokens: int = Field(
         default=4096, ge=8, description="Prompt, trace and rating at most; a longer example is skipped with a reason."
     )
-    verification: tuple[str, ...] = Field(
+    verification: OneOrMore = Field(
         default=(), description="Run folders of verify_traces over the runs that the traces are of."
     )
     verified: bool = Field(
@@ -60,11 +60,6 @@ class DataConfig(BaseModel):
         description="Streams that an epoch is dealt into, whatever the number of workers, which share them; at least "
         "as many as workers. Another number is another order.",
     )
-
-    @field_validator("verification", mode="before")
-    @classmethod
-    def _one_or_more(cls, given: object) -> object:
-        return (given,) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
@@ -186,7 +181,7 @@ class TrainRaterConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     corpus: str = Field(description="The corpus folder; local path, s3:// or any fsspec URL.")
-    traces: tuple[str, ...] = Field(min_length=1, description="Run folders of infer_traces over this corpus.")
+    traces: OneOrMore = Field(min_length=1, description="Run folders of infer_traces over this corpus.")
     run: str = Field(description="The run folder: checkpoints, metrics, the rater. All nodes must reach it.")
     guideline: str | None = Field(default=None, description="A guideline to use instead of the corpus's own: a file.")
     model: ModelConfig = Field(description="The base that is tuned.")
@@ -210,11 +205,6 @@ class TrainRaterConfig(BaseModel):
         validation_alias=AliasChoices("dry_run", "dry-run"),
         description="Validate without a cluster; print the config, one example, and what training would take.",
     )
-
-    @field_validator("traces", mode="before")
-    @classmethod
-    def _one_or_more(cls, given: object) -> object:
-        return (given,) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _check(self) -> TrainRaterConfig:
