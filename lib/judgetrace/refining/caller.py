@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from judgetrace.refining.calls import Answer, Call
 from judgetrace.refining.driver_watch import DriverWatch, StoppedEarlyError
 from judgetrace.refining.engine_pool import EnginePool
-from judgetrace.refining.part_log import PartLog
+from judgetrace.refining.part_log import PartLog, PendingRows
 from judgetrace.refining.pool_results import gather_results
 
-MAX_FAILED_RUNS = 3
-"""A call that failed in so many runs has no answer: another run would hardly get one."""
 CALL_KEY = ("call_id",)
 
 
@@ -34,9 +31,7 @@ class Caller:
         drain_s: float,
     ):
         self._pool, self._log, self._watch, self._contract = pool, log, watch, dict(contract)
-        self._commit_every_s, self._drain_s = commit_every_s, drain_s
-        self._pending: list[dict[str, Any]] = []
-        self._committed_at = time.monotonic()
+        self._pending, self._drain_s = PendingRows(log, commit_every_s), drain_s
 
     def ask(self, stage: str, calls: Sequence[Call]) -> list[Answer]:
         """Answer calls, in their order.
@@ -44,20 +39,17 @@ class Caller:
         Raises StoppedEarlyError where the run is to end, and where calls failed that the next run may get.
         """
         ids = [call.identify(self._contract) for call in calls]
-        missing = {key: call for key, call in zip(ids, calls, strict=True) if self._is_missing(key)}
+        missing = {key: call for key, call in zip(ids, calls, strict=True) if self._log.lacks(key)}
         if missing:
             self._watch.begin(stage, len(missing))
             self._watch.check()
             self._ask_pool(list(missing.items()))
-        lost = [key for key in missing if self._is_missing(key)]
+        lost = [key for key in missing if self._log.lacks(key)]
         if lost:
             row = self._log.find(lost[0])
             error = "no answer" if row is None else row["error"]
             raise StoppedEarlyError(f"{stage}: {len(lost)} of {len(missing)} calls failed, one of them: {error}")
         return [self._read(key) for key in ids]
-
-    def _is_missing(self, key: str) -> bool:
-        return not self._log.is_final(key) and self._log.count_failures(key) < MAX_FAILED_RUNS
 
     def _read(self, key: str) -> Answer:
         row = self._log.find(key)
@@ -72,18 +64,11 @@ class Caller:
             for _, _, result in gather_results([(self._pool, batches)], self._look, self._drain_s):
                 self._watch.note(self._pool.name, result.rows)
                 self._watch.note_engine(self._pool.name, result.worker, result.engine_s)
-                self._pending += result.rows
+                self._pending.add(result.rows)
         finally:
-            self._commit()
+            self._pending.commit()
         self._watch.check()
 
     def _look(self) -> bool:
-        if time.monotonic() - self._committed_at >= self._commit_every_s:
-            self._commit()
+        self._pending.commit_when_due()
         return self._watch.look()
-
-    def _commit(self) -> None:
-        rows, self._pending = self._pending, []
-        if rows:
-            self._log.commit(rows)
-        self._committed_at = time.monotonic()

@@ -6,7 +6,6 @@ round, not by the next run, not for another candidate of the same text.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +19,11 @@ from judgetrace.fingerprints import hash_text
 from judgetrace.refining.driver_watch import DriverWatch, StoppedEarlyError
 from judgetrace.refining.engine_pool import EnginePool
 from judgetrace.refining.panel_rows import KNOWN_BY
-from judgetrace.refining.part_log import PartLog
+from judgetrace.refining.part_log import PartLog, PendingRows
 from judgetrace.refining.pool_results import gather_results
 from judgetrace.refining.rater_worker import RatedBatch, RatingBatch
 from judgetrace.scale import Scale
 from judgetrace.schema import UNIT_KEY
-
-MAX_FAILED_RUNS = 3
-"""A rating that failed in so many runs is missing for good: another run would hardly get it."""
 
 MIN_ANSWERED = 10
 
@@ -67,9 +63,7 @@ class RaterPanel:
         drain_s: float = 20.0,
     ):
         self.raters, self._log, self._watch, self._scale = tuple(raters), log, watch, scale
-        self._commit_every_s, self._drain_s = commit_every_s, drain_s
-        self._pending: list[dict[str, Any]] = []
-        self._committed_at = time.monotonic()
+        self._pending, self._drain_s = PendingRows(log, commit_every_s), drain_s
 
     def rate(self, stage: str, wanted: Sequence[tuple[Shown, Sequence[Mapping[str, Any]]]]) -> None:
         """Have items (rows of schema.ITEMS) rated by all raters under each guideline; asks what is not known.
@@ -90,7 +84,9 @@ class RaterPanel:
         self, rater: Rater, wanted: Sequence[tuple[Shown, Sequence[Mapping[str, Any]]]]
     ) -> list[RatingBatch]:
         """Make batches of what a rater is still to be asked, guideline by guideline: engines keep common beginnings."""
-        missing = [(shown, [row for row in rows if self._is_missing(shown, rater, row)]) for shown, rows in wanted]
+        missing = [
+            (shown, [row for row in rows if self._log.lacks(*_make_key(shown, rater, row))]) for shown, rows in wanted
+        ]
         size = rater.pool.choose_batch_size(sum(len(rows) for _, rows in missing))
         return [
             RatingBatch(shown.text, shown.guideline, rows[start : start + size])
@@ -98,38 +94,28 @@ class RaterPanel:
             for start in range(0, len(rows), size)
         ]
 
-    def _is_missing(self, shown: Shown, rater: Rater, row: Mapping[str, Any]) -> bool:
-        key = _make_key(shown, rater, row)
-        return not self._log.is_final(*key) and self._log.count_failures(*key) < MAX_FAILED_RUNS
-
     def _ask(self, asked: Sequence[Sequence[RatingBatch]]) -> None:
         runs = [(rater.pool, batches) for rater, batches in zip(self.raters, asked, strict=True)]
         try:
             for number, batch, result in gather_results(runs, self._look, self._drain_s):
                 self._take(self.raters[number], batch, result)
         finally:
-            self._commit()
+            self._pending.commit()
         self._watch.check()
 
     def _look(self) -> bool:
-        if time.monotonic() - self._committed_at >= self._commit_every_s:
-            self._commit()
+        self._pending.commit_when_due()
         return self._watch.look()
 
     def _take(self, rater: Rater, batch: RatingBatch, result: RatedBatch) -> None:
         rows = [{"text": batch.text, "rater": rater.fingerprint, **_sum_draws(row)} for row in result.rows]
         self._watch.note(rater.rater_id, rows)
         self._watch.note_engine(rater.rater_id, result.worker, result.engine_s)
-        self._pending += rows
-
-    def _commit(self) -> None:
-        rows, self._pending = self._pending, []
-        self._log.commit(rows)
-        self._committed_at = time.monotonic()
+        self._pending.add(rows)
 
     def _check_failures(self, wanted: Sequence[tuple[Shown, Sequence[Mapping[str, Any]]]]) -> None:
         failed = [row for row in self.find_rows(wanted) if row["outcome"] == "failed"]
-        again = [row for row in failed if self._log.count_failures(*(row[name] for name in KNOWN_BY)) < MAX_FAILED_RUNS]
+        again = [row for row in failed if self._log.lacks(*(row[name] for name in KNOWN_BY))]
         if again:
             raise StoppedEarlyError(
                 f"{len(again):,} ratings failed; nothing is decided without them. The last: {again[-1]['error']}"

@@ -9,6 +9,7 @@ in memory: some ten thousand.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +19,8 @@ import pyarrow as pa
 from judgetrace.storage import Folder, encode_parquet
 
 PARTS_READ_AT_ONCE = 16
+MAX_FAILED_RUNS = 3
+"""What failed in so many runs has no row but that: another run would hardly get it."""
 Key = tuple[str, ...]
 Row = Mapping[str, Any]
 
@@ -70,6 +73,10 @@ class PartLog:
         row = self._rows.get(key)
         return row is not None and row["outcome"] != "failed"
 
+    def lacks(self, *key: str) -> bool:
+        """Whether a key has no final row, and another try may get one."""
+        return not self.is_final(*key) and self.count_failures(*key) < MAX_FAILED_RUNS
+
     def count_failures(self, *key: str) -> int:
         """Count the failed rows that a key has had."""
         return self._num_failed.get(key, 0)
@@ -89,3 +96,27 @@ class PartLog:
             if self._num_parts == known:
                 raise RuntimeError(f"{self._folder.url}: {name} exists, but the parts before it are not all there")
         return 0
+
+
+class PendingRows:
+    """Rows on their way into a log: committed when `every_s` seconds have gone by since the last time."""
+
+    def __init__(self, log: PartLog, every_s: float):
+        self._log, self._every_s = log, every_s
+        self._rows: list[Row] = []
+        self._committed_at = time.monotonic()
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Add rows that are to be committed."""
+        self._rows += rows
+
+    def commit_when_due(self) -> None:
+        """Commit, if it is time."""
+        if time.monotonic() - self._committed_at >= self._every_s:
+            self.commit()
+
+    def commit(self) -> None:
+        """Commit all."""
+        rows, self._rows = self._rows, []
+        self._log.commit(rows)
+        self._committed_at = time.monotonic()
