@@ -21,8 +21,8 @@ from judgetrace.prompts import PromptRenderer
 from judgetrace.run_inputs import RunInputs
 from judgetrace.storage import Folder
 from judgetrace.tokenization import list_special_tokens, render_chats
+from judgetrace.trace_shards import TraceShard, list_trace_shards
 from judgetrace.training.encoding import THINK_OPEN, load_tokenizer
-from judgetrace.training.reading import TraceShard, list_trace_shards
 from judgetrace.versions import list_versions
 
 

@@ -30,7 +30,6 @@ from judgetrace.refining.token_counter import TokenCounter, make_estimator
 from judgetrace.refining.trace_choice import (
     ChosenTraces,
     SelectionRule,
-    TraceFile,
     TraceSurvey,
     read_traces,
     survey_file,
@@ -38,6 +37,7 @@ from judgetrace.refining.trace_choice import (
 from judgetrace.refining.writing import Writer, WriterSettings, run_together
 from judgetrace.scale import Scale
 from judgetrace.schema import TRACES
+from judgetrace.trace_shards import TraceShard
 from tests.refine_tables import make_levels, make_trace_row, write_trace_run
 
 SCALE = Scale(values=("1", "2", "3"))
@@ -351,7 +351,7 @@ def test_traces_are_chosen_alike_however_they_lie_in_shards_and_runs(tmp_path) -
     cut = write_trace_run(str(tmp_path / "cut"), [rows[:7], [], rows[7:]])
     more = write_trace_run(str(tmp_path / "more"), [rows[:20]])
 
-    def collect(files: list[TraceFile]) -> tuple[Any, Any]:
+    def collect(files: list[TraceShard]) -> tuple[Any, Any]:
         survey = TraceSurvey(rule)
         for number, file in enumerate(files):
             survey.add(number, survey_file(file, rule))
@@ -360,9 +360,9 @@ def test_traces_are_chosen_alike_however_they_lie_in_shards_and_runs(tmp_path) -
         return {s: dict(x.taken) for s, x in chosen.selections.items()}, chosen.traces
 
     names = [f"shard-0000{n}.parquet" for n in range(3)]
-    taken, traces = collect([TraceFile(whole, names[0])])
-    assert collect([TraceFile(cut, name) for name in names]) == (taken, traces)
-    assert collect([TraceFile(whole, names[0]), TraceFile(more, names[0])]) == (taken, traces)
+    taken, traces = collect([TraceShard(whole, names[0])])
+    assert collect([TraceShard(cut, name) for name in names]) == (taken, traces)
+    assert collect([TraceShard(whole, names[0]), TraceShard(more, names[0])]) == (taken, traces)
     assert {len(keys) for levels in taken.values() for keys in levels.values()} == {5}
     assert "from the test split" not in {trace.trace for trace in traces.values()}
 

@@ -181,6 +181,7 @@ PURE_ROOMS = (
     "text_files",
     "top_tokens",
     "trace_config",
+    "trace_shards",
     "trace_report",
     "traces",
     "training.board",

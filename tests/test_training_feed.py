@@ -11,6 +11,7 @@ from judgetrace.ledger import encode_shard, join_decisions
 from judgetrace.products import TRACE_PRODUCT
 from judgetrace.schema import TRACES
 from judgetrace.storage import Folder
+from judgetrace.trace_shards import list_trace_shards
 from judgetrace.training.encoding import EncodingSpec, ExampleEncoder, load_tokenizer
 from judgetrace.training.feed import STRETCH_ROWS, FeedSpec, WorkerFeed, plan_stretch, read_stretch
 from judgetrace.training.order import EpochOrder, ExampleIndex, Stretch
@@ -19,7 +20,6 @@ from judgetrace.training.reading import (
     USABLE,
     IndexTask,
     ReadingSpec,
-    list_trace_shards,
     name_index,
     read_usable,
     run_index_task,

@@ -10,7 +10,8 @@ import pyarrow as pa
 from judgetrace.ledger import join_decisions
 from judgetrace.schema import TRACES, UNIT_KEY, VERIFICATIONS
 from judgetrace.storage import Folder, encode_parquet
-from judgetrace.training.reading import INDEX, ReadingSpec, TraceShard, read_examples, sum_up
+from judgetrace.trace_shards import TraceShard
+from judgetrace.training.reading import INDEX, ReadingSpec, read_examples, sum_up
 from judgetrace.verification import hash_trace
 from tests.trace_tables import make_decision, make_draw, make_items, table_of
 

@@ -95,7 +95,8 @@ def measure_in_worker(spec: Any, num_steps: int, step_s: float) -> dict[str, dic
 
 def measure_encoder(folder: Path, encoding: Any, reading: Any) -> float:
     """Measure how many examples one core renders and tokenizes in a second."""
-    from judgetrace.training.reading import encode_examples, list_trace_shards, read_examples
+    from judgetrace.trace_shards import list_trace_shards
+    from judgetrace.training.reading import encode_examples, read_examples
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     examples = read_examples(list_trace_shards([str(folder / "store")])[0], reading).slice(0, ENCODED)

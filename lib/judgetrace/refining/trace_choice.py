@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from judgetrace.config import UserError
-from judgetrace.ledger import current_shard_files
 from judgetrace.refining.critiques import ChosenTrace
 from judgetrace.refining.selection import SELECTED, Selection, merge_selections, pick_accepted, select_traces
 from judgetrace.scale import Scale
@@ -24,24 +23,12 @@ from judgetrace.schema import UNIT_KEY, UnitKey, unit_key
 from judgetrace.storage import Folder
 from judgetrace.tasks import run_tasks
 from judgetrace.teachable import find_faults, read_verdicts
+from judgetrace.trace_shards import TraceShard, list_trace_shards
 from judgetrace.traces import read_traces as read_columns
 
 OVER_SHARE = "hinted_over_share"
 RunEach = Callable[[str, Callable[[int, Any], Any], Sequence[Any]], Iterator[Any]]
 """Runs `run(number, task)` for each task of a stage, as tasks.run_tasks."""
-
-
-@dataclass(frozen=True)
-class TraceFile:
-    """A published shard of a run of infer_traces."""
-
-    run: str
-    name: str
-
-    @property
-    def number(self) -> int:
-        """The shard's number, which is the corpus's."""
-        return int(self.name[6:11])
 
 
 @dataclass(frozen=True)
@@ -118,21 +105,19 @@ class ChosenTraces:
         return TraceSupply(selection.per_level, selection.available, left_out)
 
 
-def list_trace_files(runs: Sequence[str]) -> list[TraceFile]:
+def list_some_shards(runs: Sequence[str]) -> list[TraceShard]:
     """List the published shards of runs, in the order of runs and shards. Raises UserError for a run without any."""
-    found = []
-    for run in runs:
-        names = current_shard_files(Folder(run) / "traces")
-        if not names:
-            raise UserError(
-                f"traces = {run}: no traces/shard-*.parquet there\n"
-                "expected: a run folder of infer_traces, finished or ended early"
-            )
-        found += [TraceFile(run, name) for _, name in sorted(names.items())]
-    return found
+    shards = list_trace_shards(runs)
+    empty = [run for run in runs if run not in {shard.run for shard in shards}]
+    if empty:
+        raise UserError(
+            f"traces = {empty[0]}: no traces/shard-*.parquet there\n"
+            "expected: a run folder of infer_traces, finished or ended early"
+        )
+    return shards
 
 
-def survey_file(file: TraceFile, rule: SelectionRule) -> ShardSelection:
+def survey_file(file: TraceShard, rule: SelectionRule) -> ShardSelection:
     """Select from one shard, for each seed, of the traces that may teach."""
     table = _read_accepted(file, rule, SELECTED)
     faults: list[str | None] = [None] * len(table)
@@ -150,11 +135,11 @@ def survey_file(file: TraceFile, rule: SelectionRule) -> ShardSelection:
     )
 
 
-def _read_accepted(file: TraceFile, rule: SelectionRule, columns: Sequence[str]) -> pa.Table:
+def _read_accepted(file: TraceShard, rule: SelectionRule, columns: Sequence[str]) -> pa.Table:
     return pick_accepted(read_columns(Folder(file.run), file.name, columns), rule.dimension, rule.split)
 
 
-def read_traces(file: TraceFile, wanted: frozenset[tuple[str, UnitKey]]) -> list[ChosenTrace]:
+def read_traces(file: TraceShard, wanted: frozenset[tuple[str, UnitKey]]) -> list[ChosenTrace]:
     """Read the traces of units with the levels that are wanted of them."""
     columns = [*UNIT_KEY, "outcome", "rating", "trace", "fields"]
     rows = read_columns(Folder(file.run), file.name, columns).to_pylist()
@@ -202,7 +187,7 @@ class TraceSurvey:
 
 def choose_traces(runs: Sequence[str], rule: SelectionRule, run_each: RunEach = run_tasks) -> ChosenTraces:
     """Choose traces from runs, on Ray unless `run_each` says otherwise. Raises UserError where there is none."""
-    files = list_trace_files(runs)
+    files = list_some_shards(runs)
     survey = TraceSurvey(rule)
     for number, found in run_each("select traces", lambda n, f: (n, survey_file(f, rule)), files):
         survey.add(number, found)

@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from judgetrace.storage import Folder
 from judgetrace.tasks import MAX_RETRIES, quieten_ray_data
+from judgetrace.trace_shards import TraceShard
 from judgetrace.training.encoding import EncodingSpec
 from judgetrace.training.order import EpochOrder, ExampleIndex, Stretch
-from judgetrace.training.reading import ReadingSpec, TraceShard, encode_examples, read_examples, read_usable
+from judgetrace.training.reading import ReadingSpec, encode_examples, read_examples, read_usable
 
 READ_CPUS = 0.5
 """CPUs of a task that reads and tokenizes, as Ray counts them."""

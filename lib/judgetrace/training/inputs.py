@@ -16,11 +16,12 @@ from judgetrace.fingerprints import fingerprint_model, hash_text
 from judgetrace.guideline import parse_guideline
 from judgetrace.run_inputs import RunInputs
 from judgetrace.teachable import check_verification
+from judgetrace.trace_shards import list_trace_shards
 from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.deepspeed_config import read_deepspeed_config, zero_stage
 from judgetrace.training.encoding import EncodingSpec, load_tokenizer
 from judgetrace.training.order import EpochOrder
-from judgetrace.training.reading import ExampleSurvey, ReadingSpec, list_trace_shards
+from judgetrace.training.reading import ExampleSurvey, ReadingSpec
 from judgetrace.training.validation_items import choose_items
 
 

@@ -21,10 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from judgetrace.ledger import current_shard_files, table_keys
+from judgetrace.ledger import table_keys
 from judgetrace.schema import TRACES, UNIT_KEY, UnitKey, fit_table
 from judgetrace.storage import Folder, encode_parquet
 from judgetrace.teachable import find_faults, read_verdicts
+from judgetrace.trace_shards import TraceShard
 from judgetrace.traces import read_traces
 from judgetrace.training.config import Target
 from judgetrace.training.encoding import Encoded, EncodingSpec, make_encoder
@@ -78,19 +79,6 @@ _COUNTED = pa.schema(
 
 
 @dataclass(frozen=True)
-class TraceShard:
-    """A published shard of a run of infer_traces."""
-
-    run: str
-    name: str
-
-    @property
-    def number(self) -> int:
-        """The shard's number, which is the corpus's."""
-        return int(self.name[6:11])
-
-
-@dataclass(frozen=True)
 class ReadingSpec:
     """How examples are read; can be pickled, and hashed so that one process keeps what it made."""
 
@@ -103,13 +91,6 @@ class ReadingSpec:
     """Whether only traces whose rating was recovered teach."""
     max_hinted_share: float = 1.0
     """Of all examples; those beyond it are left out when the indexes are summed up."""
-
-
-def list_trace_shards(runs: Sequence[str]) -> list[TraceShard]:
-    """List the published shards of runs, in the order of runs and shards."""
-    return [
-        TraceShard(run, name) for run in runs for _, name in sorted(current_shard_files(Folder(run) / "traces").items())
-    ]
 
 
 @lru_cache(maxsize=4)

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from judgetrace.storage import Folder
+from judgetrace.trace_shards import TraceShard
 from judgetrace.training.encoding import Encoded, EncodingSpec
 from judgetrace.training.order import EpochOrder, share_padding
 from judgetrace.training.reading import (
     ExampleSurvey,
     ReadingSpec,
-    TraceShard,
     encode_examples,
     index_shard,
     read_examples,
