@@ -57,20 +57,15 @@ class ScriptedSilence:
             await asyncio.Event().wait()
 
 
-class GuidedEngine:
-    """Script, in `engine.args`: journal (a file that every request appends a line to: model, fingerprint of the
-    guideline, item), latency_s, shift
-    (of the rater's own: its chances are lower by that), fail_once (a folder: each item fails the first time asked),
-    poison (an item id that is refused), dies_once (a file: the engine dies after `dies_after` requests unless it
-    exists), those of ScriptedSilence."""
+class GuidedModel:
+    """What engines without a model have in common: words are tokens, and their script is `engine.args`."""
+
+    max_model_tokens = 4096
+    special_tokens = ()
 
     def __init__(self, spec: EngineSpec):
         self._script: dict[str, Any] = spec.engine.args
-        self._path = spec.model.path
-        self._num_requests = 0
         self._silence = ScriptedSilence(self._script)
-        self.max_model_tokens = 4096
-        self.special_tokens = ()
 
     @property
     def num_beats(self) -> int:
@@ -81,6 +76,22 @@ class GuidedEngine:
 
     def continue_prompt(self, prompt: Prompt, text: str) -> Prompt:
         return Prompt(prompt.num_tokens, messages=prompt.messages, begun=text)
+
+    def close(self) -> None:
+        pass
+
+
+class GuidedEngine(GuidedModel):
+    """Script, in `engine.args`: journal (a file that every request appends a line to: model, fingerprint of the
+    guideline, item), latency_s, shift
+    (of the rater's own: its chances are lower by that), fail_once (a folder: each item fails the first time asked),
+    poison (an item id that is refused), dies_once (a file: the engine dies after `dies_after` requests unless it
+    exists), those of ScriptedSilence."""
+
+    def __init__(self, spec: EngineSpec):
+        super().__init__(spec)
+        self._path = spec.model.path
+        self._num_requests = 0
 
     async def generate(self, request: Request) -> Completion:
         item_id = request.request_id.partition("\x1f")[0]
@@ -125,6 +136,3 @@ class GuidedEngine:
     async def score_levels(self, request_id: str, prompt: Prompt, levels: Sequence[str]) -> LevelScores:
         level = self._choose_level(prompt.messages[-1]["content"], request_id.partition("\x1f")[0])
         return LevelScores(tuple(0.0 if n == level else -math.inf for n in range(len(levels))), None, 1)
-
-    def close(self) -> None:
-        pass

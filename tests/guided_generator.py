@@ -6,32 +6,17 @@ All figures made with it are simulated.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from judgetrace.engine import Completion, EngineSpec, LevelScores, Prompt, Request
-from tests.guided_engine import ScriptedSilence
+from judgetrace.engine import Completion, LevelScores, Prompt, Request
+from tests.guided_engine import GuidedModel
 
 
-class GuidedGenerator:
+class GuidedGenerator(GuidedModel):
     """Script, in `engine.args`: qualities (one is chosen by the seed), journal (a file that every request appends its
     id to), latency_s, those of ScriptedSilence."""
 
-    def __init__(self, spec: EngineSpec):
-        self._script: dict[str, Any] = spec.engine.args
-        self._silence = ScriptedSilence(self._script)
-        self.max_model_tokens = 16_384
-        self.special_tokens = ()
-
-    @property
-    def num_beats(self) -> int:
-        return self._silence.num_beats
-
-    def make_prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
-        return [Prompt(len(some[-1]["content"].split()), messages=some) for some in conversations]
-
-    def continue_prompt(self, prompt: Prompt, text: str) -> Prompt:
-        return Prompt(prompt.num_tokens, messages=prompt.messages, begun=text)
+    max_model_tokens = 16_384
 
     async def generate(self, request: Request) -> Completion:
         if "journal" in self._script:
@@ -49,6 +34,3 @@ class GuidedGenerator:
 
     async def score_levels(self, request_id: str, prompt: Prompt, levels: Sequence[str]) -> LevelScores:
         raise NotImplementedError
-
-    def close(self) -> None:
-        pass

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,19 +47,20 @@ def wait_until(what: str, condition: Callable[[], object], seconds: float = 60) 
 
 
 @contextmanager
-def started_job(config: str, address: str, log: Path, *more: str) -> Iterator[subprocess.Popen]:
+def started(command: list[str], log: Path) -> Iterator[subprocess.Popen]:
+    """Start a process whose output goes to a log; it does not outlive the block."""
     with log.open("ab") as file:
-        job = subprocess.Popen(
-            [sys.executable, "-m", "jobs.infer_traces", config, f"--cluster.address={address}", *more],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
+        job = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
     try:
         yield job
     finally:
         if job.poll() is None:
             job.kill()
         job.wait(timeout=30)
+
+
+def started_job(config: str, address: str, log: Path, *more: str) -> AbstractContextManager[subprocess.Popen]:
+    return started([sys.executable, "-m", "jobs.infer_traces", config, f"--cluster.address={address}", *more], log)
 
 
 def read_journal(path: Path) -> list[list[str]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from jobs import refine_guideline
 from judgetrace.storage import Folder
 from tests.refine_runs import make_traces, prepare_labels, write_refine_config
+from tests.test_job_faults import started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 KEPT = ("candidates.parquet", "critiques.parquet", "guideline.md", "guideline.diff", "refinement.json", "report.md")
@@ -26,17 +26,8 @@ def corpus(tmp_path_factory, ray_session) -> tuple[str, str]:
     return corpus, make_traces(folder, corpus, str(folder / "traces"))
 
 
-@contextmanager
-def started_job(config: str, address: str, log: Path) -> Iterator[subprocess.Popen]:
-    command = [sys.executable, "-m", "jobs.refine_guideline", config, f"--cluster.address={address}"]
-    with log.open("ab") as file:
-        job = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-    try:
-        yield job
-    finally:
-        if job.poll() is None:
-            job.kill()
-        job.wait(timeout=30)
+def started_job(config: str, address: str, log: Path) -> AbstractContextManager[subprocess.Popen]:
+    return started([sys.executable, "-m", "jobs.refine_guideline", config, f"--cluster.address={address}"], log)
 
 
 def read_lines(journal: Path) -> list[str]:

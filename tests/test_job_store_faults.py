@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from judgetrace.storage import Folder
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.fault_proxy import FaultProxy, Plan, Seen, at_random, never, proxied
 from tests.oracle import accepted_set, check_run
-from tests.test_job_faults import read_journal, started_job, wait_until
+from tests.test_job_faults import read_journal, started, started_job, wait_until
 from tests.test_job_infer_traces import prepare, read_rows, write_config
 from tests.test_reaper import is_alive
 
@@ -58,17 +58,9 @@ def proxy(corpus, undisturbed) -> Iterator[FaultProxy]:
         yield proxy
 
 
-@contextmanager
-def job_on_its_own_ray(config: str, log: Path) -> Iterator[subprocess.Popen]:
-    command = [sys.executable, "-m", "jobs.infer_traces", config, "--cluster.address=local", "--cluster.num_cpus=2"]
-    with log.open("ab") as file:
-        job = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-    try:
-        yield job
-    finally:
-        if job.poll() is None:
-            job.kill()
-        job.wait(timeout=30)
+def job_on_its_own_ray(config: str, log: Path) -> AbstractContextManager[subprocess.Popen]:
+    own = ["--cluster.address=local", "--cluster.num_cpus=2"]
+    return started([sys.executable, "-m", "jobs.infer_traces", config, *own], log)
 
 
 def wait_for_workers(journal: Path) -> None:
