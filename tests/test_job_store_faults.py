@@ -80,7 +80,8 @@ def test_a_job_through_a_throttling_store_that_then_refuses_stops_clearly_and_go
     tmp_path, s3, corpus, undisturbed, proxy
 ):
     run, log = f"{s3}/{tmp_path.name}/run", tmp_path / "log"
-    config = write_config(tmp_path, corpus, run, latency_s=0.1)
+    # Shards take longer than two commits: draws of half a second, some of them one after another, commits every second.
+    config = write_config(tmp_path, corpus, run, latency_s=0.5)
     throttle = at_random("503", 0.1)
 
     def refuse_after_a_part(seen: Seen) -> str:

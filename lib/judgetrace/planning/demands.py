@@ -9,7 +9,7 @@ from judgetrace.planning.config import Capacities
 READS_PER_SHARD = 5
 """GET and HEAD: the items, whether the shard is finished (3; tests/test_planning_requests.py counts them); and its
 footer when the run is summed up (2)."""
-LISTS_PER_SHARD = 9
+LISTS_PER_SHARD = 8
 """Of ledger and traces; counted there."""
 WRITES_PER_SHARD = 1
 """PUT of the finished shard."""
