@@ -62,7 +62,9 @@ class Service:
             return next(self._turns)
         self.answered[asked.body["model"]] += 1
         if asked.path.endswith("/embeddings"):
-            return Reply({"data": [{"index": n, "embedding": embed(t)} for n, t in enumerate(asked.body["input"])]})
+            texts = asked.body["input"]
+            data = [{"index": n, "embedding": embed(text)} for n, text in enumerate(texts)]
+            return Reply({"data": data, "usage": {"prompt_tokens": 3 * len(texts)}})
         return Reply(self._chat(asked.body), latency_s=0.02)
 
     def _chat(self, body: dict) -> dict:
@@ -128,6 +130,7 @@ thinking = "parser"
 model = "embedder"
 [embedding.endpoint]
 base_url = "{server.base_url}"
+input_price = 0.5
 api_key_env = "{VARIABLE}"
 [scoring]
 max_items = 60
@@ -192,6 +195,10 @@ def test_endpoints_write_embed_and_rate_and_a_run_that_goes_on_asks_nothing_twic
     assert calls["calls"] == answered["writer"]
     assert (calls["prompt_tokens"], calls["output_tokens"]) == (11 * answered["writer"], 7 * answered["writer"])
     assert calls["cost"] == pytest.approx(answered["writer"] * cost_of("writer"))
+    embedded = manifest["embeddings"]
+    assert embedded["embeddings"] > 0
+    assert embedded["prompt_tokens"] == 3 * embedded["embeddings"]
+    assert embedded["cost"] == pytest.approx(embedded["prompt_tokens"] * 0.5e-6)
     for rater, samples in SAMPLES.items():
         own = manifest["ratings"][rater]
         assert own["ratings"] * samples == answered[rater]

@@ -144,7 +144,7 @@ def test_requests_are_counted_per_shard_and_commit():
     requests = count_requests(shape)
     # 2 engines x 3 open shards x 50 intervals = 300 commits.
     assert (requests.writes, requests.deletes) == (100 + 300, 300)
-    assert (requests.lists, requests.reads) == (900 + 300, 500)
+    assert (requests.lists, requests.reads) == (800 + 300, 500)
 
 
 def test_memory_that_is_not_full_limits_nothing():

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from judgetrace.fingerprints import fingerprint_model
-from judgetrace.rating_config import RateItemsConfig
+from judgetrace.rating_config import RateItemsConfig, RaterConfig
 
 
 def make_config(**sections) -> RateItemsConfig:
@@ -73,6 +73,15 @@ def test_scored_levels_without_thinking_need_no_room_for_it():
         make_config(decoding=scored)
     with pytest.raises(ValidationError, match="leaves no room for thinking"):
         make_config(decoding={"max_tokens": 16}, thinking={"constrained_rating": "always"})
+
+
+def test_expected_ratings_without_thinking_are_not_sampled_twice():
+    twice = {"model": {"path": "m"}, "decoding": {"rating": "expected", "samples": 2}, "thinking": {"format": "none"}}
+    with pytest.raises(ValidationError, match="the expected rating is the same every time; use 1"):
+        make_config(**twice)
+    # A rater of refine_guideline is checked as rate_items' own.
+    with pytest.raises(ValidationError, match="the expected rating is the same every time; use 1"):
+        RaterConfig.model_validate(twice)
 
 
 def test_a_rater_has_no_rejected_text_to_keep():

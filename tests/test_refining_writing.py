@@ -393,7 +393,9 @@ def test_embeddings_of_a_server_are_read_by_their_index() -> None:
 
     answer = {"data": [{"index": 1, "embedding": [3, 4]}, {"index": 0, "embedding": [1, 2]}]}
 
-    assert read_embeddings(answer, 2).tolist() == [[1, 2], [3, 4]]
+    vectors, tokens = read_embeddings(answer, 2)
+    assert (vectors.tolist(), tokens) == ([[1, 2], [3, 4]], 0)
+    assert read_embeddings(answer | {"usage": {"prompt_tokens": 7, "total_tokens": 7}}, 2)[1] == 7
     with pytest.raises(MalformedAnswerError):
         read_embeddings(answer, 3)
 

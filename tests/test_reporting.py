@@ -18,11 +18,14 @@ from judgetrace.reporting.discovery import find_runs
 from judgetrace.reporting.embedding import CHUNK_RECORDS, encode, pack_records
 from judgetrace.reporting.guideline_section import compare_lines
 from judgetrace.reporting.page import write_policy
-from judgetrace.reporting.run_reading import name_runs
+from judgetrace.reporting.run_reading import name_runs, read_refinement_spent
 from judgetrace.reporting.trace_reading import list_trace_files, read_records, select_items
 from judgetrace.reporting.trace_records import find_noise, list_noisy, make_records
+from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder
-from tests.report_runs import make_row, make_table, write_trace_run
+from tests.report_runs import LEVELS, make_row, make_table, write_trace_run
+
+FIVE = ScaleConfig(values=tuple(LEVELS))
 
 
 def unpack(text: str) -> Any:
@@ -59,8 +62,24 @@ def test_noise_is_what_no_draw_of_any_run_reached() -> None:
     found.extend(make_records(make_table([make_row("c", {"text": "x"}, "3", ["3"])]), "two", {}, 100))
     noise = find_noise(found, 4)
     assert noise == {("a", "", "aggregate")}
-    (unit,) = list_noisy(found, noise, 10)
+    (unit,) = list_noisy(found, noise, FIVE, 10)
     assert (unit.label, unit.ratings) == ("3", [("1", 3), ("2", 1)])
+
+
+def test_a_draw_that_was_told_the_label_reaches_no_noisy_unit() -> None:
+    missed, told = make_row("a", {"text": "x"}, "3", ["1"] * 4), make_row("a", {"text": "x"}, "3", ["1", "3"])
+    found = make_records(make_table([missed]), "one", {}, 100)
+    found.extend(make_records(make_table([told | {"hinted": True}]), "two", {}, 100))
+    (unit,) = list_noisy(found, find_noise(found, 4), FIVE, 10)
+    assert unit.ratings == [("1", 4)]
+    found.extend(make_records(make_table([told]), "three", {}, 100))
+    assert find_noise(found, 4) == set()
+
+
+def test_of_noisy_units_whose_draws_agree_alike_those_far_from_their_label_come_first() -> None:
+    near, far = make_row("a", {"text": "x"}, "3", ["2"] * 5), make_row("b", {"text": "x"}, "3", ["5"] * 4)
+    found = make_records(make_table([near, far]), "one", {}, 100)
+    assert [unit.item_id for unit in list_noisy(found, find_noise(found, 4), FIVE, 10)] == ["b", "a"]
 
 
 def test_a_sample_is_seeded_takes_whole_items_and_keeps_to_its_limit(tmp_path: Path) -> None:
@@ -89,6 +108,23 @@ def test_chunks_and_index_hold_all_records_in_one_order(tmp_path: Path) -> None:
     assert records == found.records
     assert index["count"] == packed.num_records == len(records) == len(index["facets"]["split"]["codes"])
     assert pack_records(found, set(), 1e-9).num_records == CHUNK_RECORDS
+
+
+def test_what_a_refinement_has_spent_is_that_of_all_models_that_it_asked(tmp_path: Path) -> None:
+    assert read_refinement_spent(str(tmp_path)) == []
+    asked = {"prompt_tokens": 10, "output_tokens": 3, "cost": 0.5}
+    manifest = {
+        "calls": asked,
+        "embeddings": {"prompt_tokens": 5, "output_tokens": 0},
+        "ratings": {"a": asked, "b": {"prompt_tokens": 1, "output_tokens": 1}},
+        "seconds": 9.0,
+        "engine_seconds": 4.0,
+        "config": {"generator": {"engine": {"kind": None}}, "raters": [{"engine": {"kind": "scripts.play"}}]},
+    }
+    Folder(str(tmp_path)).write_json("manifest.json", manifest)
+    (spent,) = read_refinement_spent(str(tmp_path))
+    assert (spent.prompt_tokens, spent.output_tokens, spent.money) == (26, 7, 1.0)
+    assert (spent.engine_s, spent.seconds, spent.is_simulated) == (4.0, 9.0, True)
 
 
 def test_half_a_surrogate_pair_is_packed() -> None:

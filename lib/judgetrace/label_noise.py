@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from judgetrace.scale import ScaleConfig
+from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.schema import UNIT_KEY, UnitKey, unit_key
 
 READ = (
@@ -58,6 +59,52 @@ SUSPECTS = pa.schema(
 _UNFINISHED = ("cancelled", "failed")
 
 
+@dataclass
+class Reach:
+    """What the draws of a unit that were not told its label came to, in all runs that were added."""
+
+    target_label: str
+    rows: int = 0
+    """Runs that have the unit and told it nothing."""
+    accepted: bool = False
+    ratings: Counter[str] = field(default_factory=Counter)
+    """Of finished draws; those without a rating are not in it."""
+
+    def add(self, outcome: str, drawn: Iterable[tuple[str, str | None]]) -> None:
+        """Add the unit's row of a run that told it nothing: `drawn` is each draw's reason and rating."""
+        self.rows += 1
+        self.accepted |= outcome == "accepted"
+        self.ratings.update(said for reason, said in drawn if said is not None and reason not in _UNFINISHED)
+
+    def merge(self, other: Reach) -> None:
+        """Add what others of its runs came to."""
+        self.rows += other.rows
+        self.accepted |= other.accepted
+        self.ratings.update(other.ratings)
+
+    def is_suspect(self, min_draws: int) -> bool:
+        """Return whether at least `min_draws` draws with a rating missed the label, and none matched it."""
+        missed = not self.accepted and not self.ratings[self.target_label]
+        return self.rows > 0 and missed and self.ratings.total() >= max(1, min_draws)
+
+    def distance(self, rating: str, scale: Scale) -> float:
+        """Return how far a rating is from the label, in levels; 1 on a nominal scale."""
+        if scale.type == "nominal":
+            return 1.0
+        return float(abs(scale.values.index(rating) - scale.values.index(self.target_label)))
+
+    def modal_rating(self, scale: Scale) -> str:
+        """Return the most frequent rating; of equals the one farthest from the label, then the lowest."""
+        order = scale.values.index
+        return min(self.ratings, key=lambda said: (-self.ratings[said], -self.distance(said, scale), order(said)))
+
+    def rank(self, scale: Scale) -> tuple[float, float, int]:
+        """Return what suspects are sorted by: agreement of the draws, then distance, then their number."""
+        modal = self.modal_rating(scale)
+        num_rated = self.ratings.total()
+        return -self.ratings[modal] / num_rated, -self.distance(modal, scale), -num_rated
+
+
 def find_suspects(traces: Iterable[pa.Table], scales: ScaleConfig, min_draws: int) -> pa.Table:
     """Find the suspects (SUSPECTS) of a shard in the traces (columns READ) of each run over it, most suspect first."""
     units: dict[UnitKey, list[dict[str, Any]]] = {}
@@ -76,32 +123,28 @@ def rank_suspect(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def _judge_unit(rows: Sequence[Mapping[str, Any]], scales: ScaleConfig, min_draws: int) -> dict[str, Any] | None:
     """Judge a unit by its rows of all runs; None where a draw reached it or too few tried."""
     told_nothing = [row for row in rows if not row["hinted"]]
-    if not told_nothing or any(row["outcome"] == "accepted" for row in told_nothing):
+    if not told_nothing:
         return None
-    draws = [draw for row in told_nothing for draw in row["draws"] if draw["reason"] not in _UNFINISHED]
-    counts = Counter(draw["rating"] for draw in draws if draw["rating"] is not None)
-    num_rated, first = counts.total(), told_nothing[0]
-    if num_rated < max(1, min_draws) or counts[first["target_label"]]:
+    reach, first = Reach(told_nothing[0]["target_label"]), told_nothing[0]
+    for row in told_nothing:
+        reach.add(row["outcome"], [(draw["reason"], draw["rating"]) for draw in row["draws"]])
+    if not reach.is_suspect(min_draws):
         return None
     scale = scales.of(first["dimension"])
     assert scale is not None, f"prepare_corpus lets no unit of dimension {first['dimension']!r} through"
-    label = scale.values.index(first["target_label"])
-
-    def distance(rating: str) -> float:
-        return 1.0 if scale.type == "nominal" else float(abs(scale.values.index(rating) - label))
-
-    order = scale.values.index
-    modal = min(counts, key=lambda rating: (-counts[rating], -distance(rating), order(rating)))
+    modal, num_rated = reach.modal_rating(scale), reach.ratings.total()
+    finished = [draw for row in told_nothing for draw in row["draws"] if draw["reason"] not in _UNFINISHED]
     drawn = [row["proposal"] for row in told_nothing if row["draws"]]
+    said = sorted(reach.ratings, key=scale.values.index)
     return {
         **{name: first[name] for name in SUSPECTS.names if name in READ},
         "proposals": list(dict.fromkeys(drawn)),
-        "num_draws": len(draws),
+        "num_draws": len(finished),
         "num_rated": num_rated,
-        "ratings": [{"rating": rating, "count": counts[rating]} for rating in sorted(counts, key=order)],
+        "ratings": [{"rating": rating, "count": reach.ratings[rating]} for rating in said],
         "modal_rating": modal,
-        "modal_share": counts[modal] / num_rated,
-        "distance": distance(modal),
+        "modal_share": reach.ratings[modal] / num_rated,
+        "distance": reach.distance(modal, scale),
         "reach_at_most": 1 - 0.05 ** (1 / num_rated),
         "reached_by_hint": any(row["outcome"] == "accepted" for row in rows if row["hinted"]),
     }

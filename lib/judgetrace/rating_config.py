@@ -1,20 +1,22 @@
-"""The config of `rate_items`. Imports neither Ray nor vLLM."""
+"""The config of a rater, and of `rate_items`. Imports neither Ray nor vLLM."""
 
 from __future__ import annotations
 
+import json
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from judgetrace.config import STRICT, UserError
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, ModelConfig
+from judgetrace.fingerprints import hash_text
 from judgetrace.limits import LimitsConfig
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
 from judgetrace.ratings import DecodingConfig, RatingDecider
-from judgetrace.run_config import check_asking, make_contract
+from judgetrace.run_config import check_asking, check_cost_limit, make_contract
 from judgetrace.scale import ScaleConfig
 from judgetrace.session import RayConfig
 
@@ -35,30 +37,15 @@ class RatingLedgerConfig(BaseModel):
     )
 
 
-class RateItemsConfig(BaseModel):
-    """Let a rater label a corpus: any vLLM model, with or without an adapter, or any OpenAI-compatible endpoint.
-
-    Reads CORPUS/items (written by prepare_corpus), writes RUN/annotations: a row an item and dimension. Run the same
-    command again after any end: it goes on where it stopped.
-    """
+class RaterConfig(BaseModel):
+    """A rater: any vLLM model, with or without an adapter, or any OpenAI-compatible endpoint."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    corpus: str = Field(description="The corpus folder; local path, s3:// or any fsspec URL.")
-    run: str = Field(description="The run folder; may be on another filesystem.")
     rater_id: str | None = Field(
         default=None,
         description="What the rater is called in its annotations; by default the name of model or adapter.",
     )
-    splits: tuple[Literal["train", "validation", "test"], ...] = Field(
-        default=(), description="Rate only the items of these splits; all by default."
-    )
-    dropped: bool = Field(
-        default=False,
-        description="Rate the items that the target rule dropped too, so that measure_agreement can tell how far the "
-        "filtered figures flatter.",
-    )
-    guideline: str | None = Field(default=None, description="A guideline to use instead of the corpus's own: a file.")
     model: ModelConfig = Field(description="The rater's model.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="The pool of engines.")
     endpoint: EndpointConfig | None = Field(
@@ -69,30 +56,20 @@ class RateItemsConfig(BaseModel):
     decoding: DecodingConfig = Field(
         default_factory=DecodingConfig, description="How the rating is read off the model."
     )
-    ledger: RatingLedgerConfig = Field(default_factory=RatingLedgerConfig, description="How ratings are kept.")
-    limits: LimitsConfig = Field(default_factory=LimitsConfig, description="When the job ends early.")
-    cluster: RayConfig = Field(default_factory=RayConfig, description="Where the job runs.")
-    limit: int | None = Field(default=None, ge=1, description="A pilot: only the first so many items.")
-    dry_run: bool = Field(
-        default=False,
-        validation_alias=AliasChoices("dry_run", "dry-run"),
-        description="Validate without a cluster, print the resolved config and one rendered prompt.",
-    )
 
     @model_validator(mode="after")
-    def _check(self) -> RateItemsConfig:
+    def _check_rater(self) -> Self:
         scores_levels, sampling = self.decoding.rating == "expected", self.decoding.sampling()
         check_asking(
             self.engine,
             self.thinking,
             self.endpoint,
             sampling,
-            self.limits,
             prompt=self.prompt,
             scores_levels=scores_levels,
             section="decoding",
         )
-        if self.decoding.rating == "expected" and self.thinking.format == "none" and self.decoding.samples > 1:
+        if scores_levels and self.thinking.format == "none" and self.decoding.samples > 1:
             raise ValueError(
                 f"decoding.samples {self.decoding.samples}: without thinking the expected rating is the same "
                 "every time; use 1"
@@ -106,13 +83,59 @@ class RateItemsConfig(BaseModel):
 
     def decider(self) -> RatingDecider:
         """Return what decides units."""
+        return RatingDecider(self.rater, self.decoding)
+
+    def contract(self, **texts: str) -> dict[str, Any]:
+        """Collect what a rating depends on; see run_config.make_contract."""
+        sections = {"decoding": self.decoding, "thinking": self.thinking}
+        return make_contract(sections, self.model, self.engine, self.endpoint, self.prompt, **texts)
+
+    def fingerprint(self, **texts: str) -> str:
+        """Fingerprint the contract."""
+        return hash_text(json.dumps(self.contract(**texts), sort_keys=True))
+
+
+class RateItemsConfig(RaterConfig):
+    """Let a rater label a corpus: any vLLM model, with or without an adapter, or any OpenAI-compatible endpoint.
+
+    Reads CORPUS/items (written by prepare_corpus), writes RUN/annotations: a row an item and dimension. Run the same
+    command again after any end: it goes on where it stopped.
+    """
+
+    corpus: str = Field(description="The corpus folder; local path, s3:// or any fsspec URL.")
+    run: str = Field(description="The run folder; may be on another filesystem.")
+    splits: tuple[Literal["train", "validation", "test"], ...] = Field(
+        default=(), description="Rate only the items of these splits; all by default."
+    )
+    dropped: bool = Field(
+        default=False,
+        description="Rate the items that the target rule dropped too, so that measure_agreement can tell how far the "
+        "filtered figures flatter.",
+    )
+    guideline: str | None = Field(default=None, description="A guideline to use instead of the corpus's own: a file.")
+    ledger: RatingLedgerConfig = Field(default_factory=RatingLedgerConfig, description="How ratings are kept.")
+    limits: LimitsConfig = Field(default_factory=LimitsConfig, description="When the job ends early.")
+    cluster: RayConfig = Field(default_factory=RayConfig, description="Where the job runs.")
+    limit: int | None = Field(default=None, ge=1, description="A pilot: only the first so many items.")
+    dry_run: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("dry_run", "dry-run"),
+        description="Validate without a cluster, print the resolved config and one rendered prompt.",
+    )
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> RateItemsConfig:
+        check_cost_limit(self.limits, self.endpoint)
+        return self
+
+    def decider(self) -> RatingDecider:
+        """Return what decides units."""
         return RatingDecider(self.rater, self.decoding, self.splits, self.dropped, self.ledger.keep_text)
 
     def contract(self, **texts: str) -> dict[str, Any]:
         """Collect what the rows of a run depend on; see run_config.make_contract."""
-        sections = {"decoding": self.decoding, "thinking": self.thinking}
-        contract = make_contract(sections, self.model, self.engine, self.endpoint, self.prompt, **texts)
-        return contract | {"rater_id": self.rater, "splits": list(self.splits), "dropped": self.dropped}
+        rows = {"rater_id": self.rater, "splits": list(self.splits), "dropped": self.dropped}
+        return super().contract(**texts) | rows
 
 
 def check_scales(decoding: DecodingConfig, scales: ScaleConfig) -> None:

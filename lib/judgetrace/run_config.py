@@ -29,7 +29,6 @@ def check_asking(
     thinking: ThinkingConfig,
     endpoint: EndpointConfig | None,
     sampling: SamplingConfig,
-    limits: LimitsConfig,
     *,
     prompt: PromptConfig,
     scores_levels: bool = False,
@@ -69,10 +68,6 @@ def check_asking(
     limit = engine.args.get("max_model_len")
     if limit is not None and max_tokens >= int(limit):
         raise ValueError(f"{tokens_key} {max_tokens} leaves no room for a prompt in engine.args.max_model_len {limit}")
-    if limits.max_cost is not None and (endpoint is None or not (endpoint.input_price or endpoint.output_price)):
-        raise ValueError(
-            "limits.max_cost needs endpoint.input_price or endpoint.output_price: without them it never ends"
-        )
     if endpoint is not None:
         if prompt.on_overlong == "shorten":
             raise ValueError(
@@ -90,6 +85,15 @@ def check_asking(
         )
         if conflict is not None:
             raise ValueError(conflict)
+
+
+def check_cost_limit(limits: LimitsConfig, *endpoints: EndpointConfig | None) -> None:
+    """Raise ValueError for a limit of money where none of the endpoints has a price."""
+    priced = any(endpoint and (endpoint.input_price or endpoint.output_price) for endpoint in endpoints)
+    if limits.max_cost is not None and not priced:
+        raise ValueError(
+            "limits.max_cost needs endpoint.input_price or endpoint.output_price: without them it never ends"
+        )
 
 
 def make_contract(

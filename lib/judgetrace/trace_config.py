@@ -16,7 +16,7 @@ from judgetrace.limits import LimitsConfig
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
 from judgetrace.quota import QuotaConfig
-from judgetrace.run_config import check_asking, make_contract
+from judgetrace.run_config import check_asking, check_cost_limit, make_contract
 from judgetrace.sampling import SamplingConfig
 from judgetrace.schema import FIRST_PROPOSAL
 from judgetrace.session import RayConfig
@@ -93,7 +93,8 @@ class InferTracesConfig(BaseModel):
     def _check(self) -> InferTracesConfig:
         if self.thinking.format == "none":
             raise ValueError("thinking.format = 'none' leaves no trace to infer; use plain, tags or parser")
-        check_asking(self.engine, self.thinking, self.endpoint, self.sampling, self.limits, prompt=self.prompt)
+        check_asking(self.engine, self.thinking, self.endpoint, self.sampling, prompt=self.prompt)
+        check_cost_limit(self.limits, self.endpoint)
         if self.sampling.keep > self.sampling.max_draws:
             raise ValueError(f"sampling.keep {self.sampling.keep} is more than max_draws {self.sampling.max_draws}")
         if self.hint.enabled:

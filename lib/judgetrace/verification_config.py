@@ -12,7 +12,7 @@ from judgetrace.limits import LimitsConfig
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
 from judgetrace.rating_config import RatingLedgerConfig
-from judgetrace.run_config import check_asking, make_contract
+from judgetrace.run_config import check_asking, check_cost_limit, make_contract
 from judgetrace.session import RayConfig
 from judgetrace.stripping import RULES_VERSION
 from judgetrace.verification import RecoveryConfig, VerificationDecider
@@ -56,10 +56,10 @@ class VerifyTracesConfig(BaseModel):
             self.thinking,
             self.endpoint,
             self.decoding.sampling(),
-            self.limits,
             prompt=self.prompt,
             section="decoding",
         )
+        check_cost_limit(self.limits, self.endpoint)
         if self.prompt.severity is not None:
             raise ValueError("prompt.severity: nobody rates here; leave it out")
         if self.run.rstrip("/") == self.traces.rstrip("/"):

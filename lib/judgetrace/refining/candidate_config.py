@@ -6,51 +6,29 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from judgetrace.config import STRICT, OneOrMore
+from judgetrace.config import STRICT
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, ModelConfig
-from judgetrace.limits import LimitsConfig
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
 from judgetrace.run_config import check_asking, make_contract
 from judgetrace.sampling import SamplingConfig, Temperature, TopK, TopP
+from judgetrace.teachable_config import TeachableConfig
 
 GENERATOR = "generator"
-"""What the pool of the generator is called, beside the raters' names."""
+EMBEDDER = "embedder"
+"""What generator and embedder are called, beside the raters' names."""
 Kind = Literal["instructions", "rubric", "both"]
 
 
-class SelectionConfig(BaseModel):
+class SelectionConfig(TeachableConfig):
     """Which accepted traces guidelines are written from."""
-
-    model_config = STRICT
 
     instructions_per_level: int = Field(
         default=10, ge=1, description="Traces of each level that instructions are written from."
     )
     rubric_per_level: int = Field(default=50, ge=1, description="Traces of each level that critiques are taken from.")
     split: Literal["train"] = Field(default="train", description="The split that traces are taken from.")
-    verification: OneOrMore = Field(
-        default=(), description="Run folders of verify_traces over the runs that the traces are of."
-    )
-    verified: bool = Field(
-        default=False,
-        description="Write only from traces whose rating a second model recovered (needs `verification`).",
-    )
-    max_hinted_share: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="Hinted traces among all that are read at most; they take the places that a level's other traces "
-        "leave. They are read only where `verification` says that the label was recovered, that no level is still "
-        "named, and that the trace does not say it was told.",
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> SelectionConfig:
-        if self.verified and not self.verification:
-            raise ValueError("verified = true needs `verification`: the run folders of verify_traces")
-        return self
 
     @property
     def per_level(self) -> int:
@@ -124,7 +102,6 @@ class GeneratorConfig(BaseModel):
             self.endpoint,
             # A guideline's length yields to the context; a critique's does not.
             SamplingConfig(max_tokens=longest if limit is None else self.critique_tokens, top_k=self.top_k),
-            LimitsConfig(),
             prompt=PromptConfig(chat_template_args=self.chat_template_args),
             section="generator",
         )

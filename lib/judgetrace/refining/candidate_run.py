@@ -14,6 +14,7 @@ from judgetrace.guideline import Guideline
 from judgetrace.refining.caller import CALL_KEY, Caller
 from judgetrace.refining.calls import CALLS
 from judgetrace.refining.candidate_config import (
+    EMBEDDER,
     GENERATOR,
     CandidatesConfig,
     EmbeddingConfig,
@@ -118,9 +119,9 @@ def make_candidates(
 ) -> Generated:
     """Write all candidates.
 
-    Needs a connected Ray. `check` is called before each write into the run folder; `watch` has the pool GENERATOR. What
-    the run's calls/ and embeddings/ hold is not asked again. Raises StoppedEarlyError where the run is to end,
-    UserError for what can't be used.
+    Needs a connected Ray. `check` is called before each write into the run folder; `watch` knows GENERATOR and
+    EMBEDDER. What the run's calls/ and embeddings/ hold is not asked again. Raises StoppedEarlyError where the run is
+    to end, UserError for what can't be used.
     """
     writer = make_writer(task, sections)
     generator = sections.generator
@@ -137,7 +138,7 @@ def make_candidates(
         resolved = generator.model_copy(update={"endpoint": generator.endpoint.resolve()})
     with EnginePool(GENERATOR, GeneratorWorker, (resolved,), generator.engine, wait_s) as pool:
         caller = Caller(pool, calls, watch, contract, commit_every_s=commit_every_s, drain_s=drain_s)
-        embed = partial(embed_texts, config=sections.embedding, log=vectors)
+        embed = partial(embed_texts, config=sections.embedding, log=vectors, note=partial(watch.note, EMBEDDER))
         return Generated(*writer.write(chosen, caller.ask, embed), supply)
 
 

@@ -7,9 +7,11 @@ from typing import Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from judgetrace.config import STRICT, OneOrMore, UserError
+from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.limits import LimitsConfig
-from judgetrace.rating_config import check_scales
+from judgetrace.rating_config import RaterConfig, check_scales
 from judgetrace.refining.candidate_config import (
+    EMBEDDER,
     GENERATOR,
     CandidatesConfig,
     EmbeddingConfig,
@@ -20,8 +22,8 @@ from judgetrace.refining.confirm import ConfirmConfig
 from judgetrace.refining.held_items import ItemRule
 from judgetrace.refining.lint import LintConfig
 from judgetrace.refining.racing import RaceConfig
-from judgetrace.refining.rater_config import RaterConfig
 from judgetrace.refining.scores import ScoreKind
+from judgetrace.run_config import check_cost_limit
 from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.session import RayConfig
 
@@ -128,16 +130,20 @@ class RefineGuidelineConfig(BaseModel):
     def _check(self) -> RefineGuidelineConfig:
         if not self.traces:
             raise ValueError("traces: give at least one run of infer_traces")
-        names = [GENERATOR, *(rater.rater for rater in self.raters)]
+        names = [GENERATOR, EMBEDDER, *(rater.rater for rater in self.raters)]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(
-                f"raters: two are called {repeated[:5]}; give each a rater_id of its own, other than {GENERATOR!r}"
+                f"raters: two are called {repeated[:5]}; give each a rater_id of its own, other than {GENERATOR!r} "
+                f"and {EMBEDDER!r}"
             )
-        priced = [e for e in (self.generator.endpoint, *(rater.endpoint for rater in self.raters)) if e is not None]
-        if self.limits.max_cost is not None and not any(e.input_price or e.output_price for e in priced):
-            raise ValueError("limits.max_cost needs the prices of an endpoint: without them it never ends")
+        check_cost_limit(self.limits, *self.endpoints().values())
         return self
+
+    def endpoints(self) -> dict[str, EndpointConfig | None]:
+        """Return the endpoint of every model that is asked, by the model's name in this run; None for one's own."""
+        named = {GENERATOR: self.generator.endpoint, EMBEDDER: self.embedding.endpoint}
+        return named | {rater.rater: rater.endpoint for rater in self.raters}
 
     def item_rule(self, dimension: str) -> ItemRule:
         """Return which items candidates are held against."""

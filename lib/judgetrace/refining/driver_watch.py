@@ -37,7 +37,7 @@ class DriverWatch:
         endpoints: Mapping[str, EndpointConfig | None],
         clock: Callable[[], float] = time.monotonic,
     ):
-        """Begin; `endpoints` has the name of every pool, with the endpoint that has its prices."""
+        """Begin; `endpoints` has the name of every model that is asked, with the endpoint that has its prices."""
         self._run, self._driver, self._limits, self._clock = run, driver, limits, clock
         self._fence = Fence(run, driver)
         self._endpoints = dict(endpoints)
@@ -65,14 +65,14 @@ class DriverWatch:
         self.stage, self.progress = stage, (0, wanted)
 
     def note(self, pool: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Count rows that a pool has made; each has outcome, error, prompt_tokens, output_tokens."""
+        """Count rows that a pool has made: outcome and, where there are any, error, prompt_tokens, output_tokens."""
         counts = self.counts[pool]
         for row in rows:
             counts.outcomes[row["outcome"]] += 1
             counts.num_draws += 1
-            counts.prompt_tokens += row["prompt_tokens"] or 0
-            counts.output_tokens += row["output_tokens"] or 0
-            if row["error"]:
+            counts.prompt_tokens += row.get("prompt_tokens") or 0
+            counts.output_tokens += row.get("output_tokens") or 0
+            if row.get("error"):
                 counts.errors[f"{row['outcome']}: {row['error']}"[:200]] += 1
             self.progress = (self.progress[0] + 1, self.progress[1])
 

@@ -9,7 +9,7 @@ import asyncio
 import importlib.util
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from judgetrace.engine import ModelConfig
 from judgetrace.fingerprints import fingerprint_model, hash_text
 from judgetrace.model_store import fetch_folder, is_folder
 from judgetrace.refining.candidate_config import EmbeddingConfig
-from judgetrace.refining.part_log import PartLog
+from judgetrace.refining.part_log import PartLog, Row
 
 EMBEDDINGS = pa.schema(
     [
@@ -29,6 +29,7 @@ EMBEDDINGS = pa.schema(
         ("text", pa.string()),  # fingerprint of the sentence
         ("outcome", pa.string()),  # embedded
         ("vector", pa.list_(pa.float32())),
+        ("prompt_tokens", pa.int64()),  # of a batch, as its server counts them, at its first sentence; 0 at the others
     ]
 )
 """One row a sentence; what RUN/embeddings holds."""
@@ -38,10 +39,10 @@ NOTICE_S = 55.0
 
 
 class Embedder(Protocol):
-    """Turns sentences into vectors [N, D]."""
+    """Turns sentences into vectors."""
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed sentences, in their order."""
+    def embed(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
+        """Embed sentences, in their order; returns vectors [N, D], and the tokens that a server counts for them."""
 
 
 class LocalEmbedder:
@@ -57,9 +58,9 @@ class LocalEmbedder:
         self._model = SentenceTransformer(str(fetch_folder(folder)), device=device)
         self._batch_size = config.batch_size
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed sentences, in their order."""
-        return np.asarray(self._model.encode(list(texts), batch_size=self._batch_size, show_progress_bar=False))
+    def embed(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
+        """Embed sentences, in their order; a model of one's own counts no tokens."""
+        return np.asarray(self._model.encode(list(texts), batch_size=self._batch_size, show_progress_bar=False)), 0
 
 
 class EndpointEmbedder:
@@ -69,11 +70,11 @@ class EndpointEmbedder:
         assert config.endpoint is not None
         self._config, self._endpoint, self._model = config, config.endpoint, config.model or ""
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
+    def embed(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
         """Embed sentences, in their order. Raises RuntimeError that names the server where it does not answer."""
         return asyncio.run(self._embed(texts))
 
-    async def _embed(self, texts: Sequence[str]) -> np.ndarray:
+    async def _embed(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
         from judgetrace.endpoint_client import EndpointClient
 
         client = EndpointClient(self._endpoint, self._model, 1)
@@ -84,13 +85,17 @@ class EndpointEmbedder:
             await client.close()
 
 
-def read_embeddings(answer: Any, number: int) -> np.ndarray:
-    """Read the vectors [N, D] of a server's answer, by their index. Raises MalformedAnswerError."""
+def read_embeddings(answer: Any, number: int) -> tuple[np.ndarray, int]:
+    """Read the vectors [N, D] of a server's answer, by their index, and its tokens. Raises MalformedAnswerError.
+
+    A server that states no usage has counted none.
+    """
     from judgetrace.endpoint_answers import MalformedAnswerError
 
     try:
         rows = {int(entry["index"]): entry["embedding"] for entry in answer["data"]}
-        return np.array([rows[n] for n in range(number)], dtype=np.float32)
+        vectors = np.array([rows[n] for n in range(number)], dtype=np.float32)
+        return vectors, int((answer.get("usage") or {}).get("prompt_tokens") or 0)
     except (KeyError, TypeError, ValueError) as error:
         raise MalformedAnswerError(f"no {number} embeddings in the answer: {error!r}") from error
 
@@ -126,12 +131,15 @@ class EmbeddingStage:
         self._embedder: Embedder = LocalEmbedder(config) if config.endpoint is None else EndpointEmbedder(config)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Embed the column `text`; returns `position` and `vector`."""
-        return {"position": batch["position"], "vector": self._embedder.embed([str(text) for text in batch["text"]])}
+        """Embed the column `text`; returns `position`, `vector` and `prompt_tokens`."""
+        vectors, tokens = self._embedder.embed([str(text) for text in batch["text"]])
+        counted = np.zeros(len(vectors), np.int64)
+        counted[0] = tokens
+        return {"position": batch["position"], "vector": vectors, "prompt_tokens": counted}
 
 
-def embed_on_ray(texts: Sequence[str], config: EmbeddingConfig) -> np.ndarray:
-    """Embed sentences [N] on a pool of Ray Data workers; returns vectors [N, D]."""
+def embed_on_ray(texts: Sequence[str], config: EmbeddingConfig) -> list[dict[str, Any]]:
+    """Embed sentences on a pool of Ray Data workers; returns vector and prompt_tokens of each, in their order."""
     import ray
 
     from judgetrace.session import StageWatch
@@ -150,17 +158,23 @@ def embed_on_ray(texts: Sequence[str], config: EmbeddingConfig) -> np.ndarray:
         max_restarts=MAX_RETRIES,
         max_task_retries=MAX_RETRIES,
     )
-    vectors: dict[int, np.ndarray] = {}
+    found: dict[int, dict[str, Any]] = {}
     needs = {"CPU": config.num_cpus, "GPU": config.num_gpus}
     with StageWatch("embed critiques", needs, limit_s=math.inf, notice_s=NOTICE_S) as watch:
         for row in stage.iter_rows():
             watch.progress()
-            vectors[int(row["position"])] = row["vector"]
-    return np.array([vectors[position] for position in range(len(texts))], dtype=np.float32)
+            vector = np.asarray(row["vector"], np.float32).tolist()
+            found[int(row["position"])] = {"vector": vector, "prompt_tokens": int(row["prompt_tokens"])}
+    return [found[position] for position in range(len(texts))]
 
 
-def embed_texts(texts: Sequence[str], config: EmbeddingConfig, log: PartLog) -> np.ndarray:
-    """Embed sentences [N], those that the log does not have on Ray; returns vectors [N, D]."""
+def embed_texts(
+    texts: Sequence[str], config: EmbeddingConfig, log: PartLog, note: Callable[[Sequence[Row]], None]
+) -> np.ndarray:
+    """Embed sentences [N], those that the log does not have on Ray; returns vectors [N, D].
+
+    `note` is told the rows of EMBEDDINGS that were made.
+    """
     embedder = fingerprint_embedder(config)
     keys = [hash_text(text) for text in texts]
     missing = {key: text for key, text in zip(keys, texts, strict=True) if not log.is_final(embedder, key)}
@@ -168,11 +182,10 @@ def embed_texts(texts: Sequence[str], config: EmbeddingConfig, log: PartLog) -> 
         if config.endpoint is not None:
             # Workers must not see another address than the fingerprint has.
             config = config.model_copy(update={"endpoint": config.endpoint.resolve()})
-        vectors = embed_on_ray(list(missing.values()), config)
-        made = [
-            {"embedder": embedder, "text": key, "outcome": "embedded", "vector": vector.tolist()}
-            for key, vector in zip(missing, vectors, strict=True)
-        ]
+        rows = embed_on_ray(list(missing.values()), config)
+        known = {"embedder": embedder, "outcome": "embedded"}
+        made = [known | {"text": key} | row for key, row in zip(missing, rows, strict=True)]
         log.commit(made)
+        note(made)
     found = [log.find(embedder, key) for key in keys]
     return np.array([row["vector"] for row in found if row is not None], dtype=np.float32)

@@ -12,6 +12,7 @@ from rich.console import Console
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.refining.caller import CALL_KEY
 from judgetrace.refining.calls import CALLS
+from judgetrace.refining.embeddings import EMBEDDING_KEY, EMBEDDINGS
 from judgetrace.refining.guideline_file import diff_guidelines
 from judgetrace.refining.inputs import RefineInputs
 from judgetrace.refining.outcome import Outcome, describe_outcome, tabulate_candidates
@@ -49,8 +50,11 @@ def write_manifest(
         fingerprint = inputs.rater_fingerprint(place)
         own = [row for row in kept if row["rater"] == fingerprint]
         by_rater[rater.rater] = sum_rows("ratings", own, rater.endpoint)
+    config = inputs.config
     calls = PartLog(run.folder / "calls", CALLS, CALL_KEY)
+    embeddings = PartLog(run.folder / "embeddings", EMBEDDINGS, EMBEDDING_KEY)
     calls.refresh()
+    embeddings.refresh()
     manifest = {
         "job": "refine_guideline",
         "config": inputs.config.model_dump(mode="json"),
@@ -61,7 +65,8 @@ def write_manifest(
         "winner": outcome.contest.winner,
         "is_replaced": outcome.contest.confirmation.is_replaced,
         "items": {part: len(rows) for part, rows in outcome.items.rows.items()},
-        "calls": sum_rows("calls", calls.rows, inputs.config.generator.endpoint),
+        "calls": sum_rows("calls", calls.rows, config.generator.endpoint),
+        "embeddings": sum_rows("embeddings", embeddings.rows, config.embedding.endpoint),
         "ratings": by_rater,
         "seconds": sum(one["seconds"] for one in work),
         "engine_seconds": sum(one["engine_s"] for one in work),
@@ -72,7 +77,7 @@ def write_manifest(
 def sum_rows(name: str, rows: Rows, endpoint: EndpointConfig | None) -> dict[str, float]:
     """Sum up rows: their number, tokens, and what these cost at an endpoint."""
     kept = list(rows)
-    prompt, output = (sum(row[f"{kind}_tokens"] or 0 for row in kept) for kind in ("prompt", "output"))
+    prompt, output = (sum(row.get(f"{kind}_tokens") or 0 for row in kept) for kind in ("prompt", "output"))
     found: dict[str, float] = {name: len(kept), "prompt_tokens": prompt, "output_tokens": output}
     return found if endpoint is None else found | {"cost": endpoint.cost(prompt, output)}
 

@@ -52,8 +52,7 @@ def refine(console: Console, inputs: RefineInputs, started_here: bool, generate:
     run.check_store()
     run.check_contract(inputs.contract())
     driver = run.claim(time.time(), describe_run(inputs))
-    endpoints = {GENERATOR: config.generator.endpoint, **{rater.rater: rater.endpoint for rater in config.raters}}
-    watch = DriverWatch(run, driver, config.limits, endpoints)
+    watch = DriverWatch(run, driver, config.limits, config.endpoints())
     job = RefineRun(console, inputs, run, driver=driver, watch=watch, generate=generate)
     with watch.signals():
         try:

@@ -25,6 +25,7 @@ from judgetrace.reporting.embedding import Packed, pack_records
 from judgetrace.reporting.guideline_section import make_guideline
 from judgetrace.reporting.page import Page
 from judgetrace.reporting.run_reading import (
+    count_spent,
     is_simulated,
     list_rating_runs,
     list_simulated_raters,
@@ -36,6 +37,7 @@ from judgetrace.reporting.run_reading import (
     read_rating_run,
     read_rationale_tables,
     read_refinement,
+    read_refinement_spent,
     read_trace_run,
     read_training_run,
 )
@@ -44,6 +46,7 @@ from judgetrace.reporting.trace_records import Records, find_noise, list_noisy
 from judgetrace.reporting.traces_section import TraceRun, make_acceptance, make_noise, make_utilisation
 from judgetrace.reporting.training_section import make_training
 from judgetrace.reporting.verification_section import make_verification
+from judgetrace.scale import ScaleConfig
 from judgetrace.sources import SourceConfig, list_source_files
 from judgetrace.storage import Folder
 from judgetrace.versions import list_versions
@@ -90,8 +93,7 @@ def gather_report(config: RenderReportConfig, now: float) -> Page:
     _add_traces(report, config, now)
     _add_training(report, config)
     _add_guideline(report, config)
-    if config.verification:
-        report.sections.append(_read_verification(config.verification, now))
+    _add_verification(report, config, now)
     _add_ratings(report, config, now)
     if report.spent:
         report.sections.append(make_cost(report.spent, config.currency))
@@ -108,12 +110,16 @@ def gather_report(config: RenderReportConfig, now: float) -> Page:
     )
 
 
-def _read_verification(url: str, now: float) -> Section:
+def _add_verification(report: Report, config: RenderReportConfig, now: float) -> None:
+    url = config.verification
+    if not url:
+        return
     about = read_about(url, now)
     if about["job"] != "verify_traces":
         raise UserError(f"verification = {url}: is a run of {about['job']}\nexpected: the run folder of verify_traces")
     tally = read_published_tally(url, VERIFICATION_PRODUCT.folder)
-    return make_verification(about, tally, is_simulated(about["config"]))
+    report.sections.append(make_verification(about, tally, is_simulated(about["config"])))
+    report.spent.append(count_spent("verification", about, tally))
 
 
 def _name_page(config: RenderReportConfig) -> str:
@@ -189,7 +195,7 @@ def _add_traces(report: Report, config: RenderReportConfig, now: float) -> None:
     report.sections += [make_utilisation(runs), make_acceptance(runs)]
     report.facts += _list_trace_facts(runs, [spent for _, spent in read])
     if config.browser.max_items:
-        _add_browser(report, config, names)
+        _add_browser(report, config, names, runs[0].scale)
 
 
 def _list_trace_facts(runs: list[TraceRun], spent: list[Spent]) -> Iterator[Fact]:
@@ -205,7 +211,7 @@ def _list_trace_facts(runs: list[TraceRun], spent: list[Spent]) -> Iterator[Fact
         yield Fact(f"{spent[0].tokens_per_trace:,.0f}", f"output tokens per accepted trace{named}")
 
 
-def _add_browser(report: Report, config: RenderReportConfig, names: list[str]) -> None:
+def _add_browser(report: Report, config: RenderReportConfig, names: list[str], scales: ScaleConfig) -> None:
     wanted = config.browser
     files = list_trace_files(list(zip(names, config.traces, strict=True)))
     selection = select_items(files, wanted.max_items, wanted.seed)
@@ -218,7 +224,7 @@ def _add_browser(report: Report, config: RenderReportConfig, names: list[str]) -
     noise = find_noise(found, MIN_NOISE_DRAWS)
     report.packed = pack_records(found, noise, wanted.max_megabytes)
     report.browser_note = describe_browser(report.packed, found, selection.num_units, config)
-    noisy = list_noisy(found, noise, MAX_NOISY_ROWS)
+    noisy = list_noisy(found, noise, scales, MAX_NOISY_ROWS)
     report.sections.append(make_noise(noisy, len(noise), len(set(found.keys)), MIN_NOISE_DRAWS))
 
 
@@ -247,6 +253,7 @@ def _add_guideline(report: Report, config: RenderReportConfig) -> None:
     if config.refinement:
         original = read_guideline(config.corpus) if config.corpus else None
         report.sections.append(make_guideline(read_refinement(config.refinement, original)))
+        report.spent += read_refinement_spent(config.refinement)
 
 
 def _add_ratings(report: Report, config: RenderReportConfig, now: float) -> None:

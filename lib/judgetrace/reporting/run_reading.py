@@ -97,7 +97,7 @@ def read_trace_run(name: str, url: str, corpus: str | None, now: float) -> tuple
     )
     if about["job"] == "decide_again":
         return run, Spent(name, "decide_again", 0, 0, accepted=tally.num_accepted, is_simulated=run.is_simulated)
-    return run, _count_spent(name, about, tally, tally.num_accepted)
+    return run, count_spent(name, about, tally, tally.num_accepted)
 
 
 def _read_scale(corpus: str | None, url: str) -> Any:
@@ -111,10 +111,11 @@ def read_rating_run(name: str, url: str, now: float) -> Spent:
     about = read_about(url, now)
     if about["job"] == "recalibrate_rater":
         return Spent(name, about["job"], 0, 0)
-    return _count_spent(name, about, read_published_tally(url, "annotations"), None)
+    return count_spent(name, about, read_published_tally(url, "annotations"))
 
 
-def _count_spent(name: str, about: Mapping[str, Any], tally: Tally, accepted: int | None) -> Spent:
+def count_spent(name: str, about: Mapping[str, Any], tally: Tally, accepted: int | None = None) -> Spent:
+    """Count what a run (read_about) has spent, by its published tally; `accepted` traces, where it makes them."""
     tokens, endpoint = tally.tokens, about["config"].get("endpoint") or {}
     prices = float(endpoint.get("input_price") or 0), float(endpoint.get("output_price") or 0)
     money = (tokens["prompt"] * prices[0] + tokens["output"] * prices[1]) / 1e6 if any(prices) else None
@@ -206,6 +207,28 @@ def read_refinement(url: str, original: str | None) -> Refinement:
             critiques = int(file.metadata.num_rows)
     facts = folder.read_json("refinement.json") if folder.exists("refinement.json") else {}
     return Refinement(original, _read_text(folder, "guideline.md"), candidates, facts, critiques)
+
+
+def read_refinement_spent(url: str) -> list[Spent]:
+    """Read what a run of refine_guideline has spent; nothing where it is not complete."""
+    folder = Folder(url)
+    if not folder.exists("manifest.json"):
+        return []
+    manifest = folder.read_json("manifest.json")
+    asked = [manifest["calls"], manifest.get("embeddings", {}), *manifest["ratings"].values()]
+    money = [one["cost"] for one in asked if one.get("cost")]
+    config = manifest["config"]
+    spent = Spent(
+        "refinement",
+        "refine_guideline",
+        sum(one.get("prompt_tokens", 0) for one in asked),
+        sum(one.get("output_tokens", 0) for one in asked),
+        engine_s=manifest["engine_seconds"],
+        seconds=manifest["seconds"],
+        money=sum(money) if money else None,
+        is_simulated=any(map(is_simulated, (config["generator"], *config["raters"]))),
+    )
+    return [spent]
 
 
 def read_guideline(corpus: str) -> str | None:

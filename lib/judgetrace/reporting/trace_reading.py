@@ -100,7 +100,7 @@ def _sort(found: Records, seed: int) -> Records:
         [found.records[n] for n in order],
         {name: [values[n] for n in order] for name, values in found.facets.items()},
         [found.keys[n] for n in order],
-        [found.said[n] for n in order],
+        found.reaches,
     )
 
 

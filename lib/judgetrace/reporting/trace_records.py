@@ -8,7 +8,6 @@ rationales, error]. A field is [name, text, characters cut off]; a draw [reason,
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from judgetrace.label_noise import Reach
 from judgetrace.reporting.traces_section import NoisyUnit
+from judgetrace.scale import ScaleConfig
 from judgetrace.schema import UnitKey
 
 READ_COLUMNS = (
@@ -36,6 +37,7 @@ READ_COLUMNS = (
     "accepted_by",
     "error",
     "proposal",
+    "hinted",
     "draws",
 )
 """Columns that are read where a file has them: older runs know no proposals."""
@@ -57,8 +59,8 @@ class Records:
     records: list[list[Any]] = field(default_factory=list)
     facets: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in FACETS})
     keys: list[UnitKey] = field(default_factory=list)
-    said: list[Counter[str]] = field(default_factory=list)
-    """Ratings of the draws that disagree."""
+    reaches: dict[UnitKey, Reach] = field(default_factory=dict)
+    """What the draws of a unit came to in all runs, hinted ones left out."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -67,7 +69,8 @@ class Records:
         """Append other records."""
         self.records += other.records
         self.keys += other.keys
-        self.said += other.said
+        for key, reach in other.reaches.items():
+            self.reaches.setdefault(key, Reach(reach.target_label)).merge(reach)
         for name, values in other.facets.items():
             self.facets[name] += values
 
@@ -80,7 +83,7 @@ def make_records(table: pa.Table, run: str, rationales: Rationales, max_chars: i
     columns = {name: table.column(name).to_pylist() for name in table.column_names if name != "draws"}
     draws = _split_draws(table.column("draws").combine_chunks())
     empty = [None] * table.num_rows
-    proposals = columns.get("proposal", empty)
+    proposals, hinted = columns.get("proposal", empty), columns.get("hinted", empty)
     for n in range(table.num_rows):
         item, dimension, accepted = columns["item_id"][n], columns["dimension"][n], columns["draw_index"][n]
         own = draws[n]
@@ -102,7 +105,9 @@ def make_records(table: pa.Table, run: str, rationales: Rationales, max_chars: i
         )
         source = columns["target_source"][n]
         found.keys.append((item, dimension, source))
-        found.said.append(Counter(d.rating for d in own if d.rating is not None and d.reason == "disagrees"))
+        if not hinted[n]:
+            reach = found.reaches.setdefault(found.keys[-1], Reach(columns["target_label"][n]))
+            reach.add(columns["outcome"][n], [(draw.reason, draw.rating) for draw in own])
         at_accepted = next((d.proposal for d in own if d.index == accepted and d.proposal), None)
         values = (
             columns["outcome"][n],
@@ -167,34 +172,28 @@ def _round(value: float | None) -> float | None:
 
 
 def find_noise(found: Records, min_draws: int) -> set[UnitKey]:
-    """Find the units that no draw of any run reached, among `min_draws` rated draws or more."""
-    said: Counter[UnitKey] = Counter()
-    reached: set[UnitKey] = set()
-    for key, outcome, ratings in zip(found.keys, found.facets["outcome"], found.said, strict=True):
-        said[key] += ratings.total()
-        if outcome != "exhausted":
-            reached.add(key)
-    return {key for key, count in said.items() if count >= min_draws and key not in reached}
+    """Find the units that no draw of any run reached, among `min_draws` rated draws or more; see label_noise.py."""
+    return {key for key, reach in found.reaches.items() if reach.is_suspect(min_draws)}
 
 
-def list_noisy(found: Records, noise: set[UnitKey], limit: int, max_chars: int = 160) -> list[NoisyUnit]:
-    """List the noisy units whose draws agree most on another level, those with most draws first among equals."""
-    said: dict[UnitKey, Counter[str]] = {}
+def list_noisy(
+    found: Records, noise: set[UnitKey], scales: ScaleConfig, limit: int, max_chars: int = 160
+) -> list[NoisyUnit]:
+    """List the noisy units, the most suspect first; see label_noise.rank_suspect."""
     place: dict[UnitKey, int] = {}
     for n, key in enumerate(found.keys):
         if key in noise:
-            said.setdefault(key, Counter()).update(found.said[n])
             place.setdefault(key, n)
 
-    def rank(key: UnitKey) -> tuple[float, int, UnitKey]:
-        counts = said[key]
-        return -counts.most_common(1)[0][1] / counts.total(), -counts.total(), key
+    def rank(key: UnitKey) -> tuple[Any, ...]:
+        scale = scales.of(key[1])
+        assert scale is not None, f"prepare_corpus lets no unit of dimension {key[1]!r} through"
+        return (*found.reaches[key].rank(scale), key)
 
     units = []
-    for key in sorted(said, key=rank)[:limit]:
-        record = found.records[place[key]]
+    for key in sorted(place, key=rank)[:limit]:
+        record, reach = found.records[place[key]], found.reaches[key]
         text = " · ".join(" ".join(part[1].split()) for part in record[1])
         short = text if len(text) <= max_chars else text[:max_chars] + "…"
-        label = found.facets["label"][place[key]]
-        units.append(NoisyUnit(key[0], key[1], label, record[2], said[key].most_common(), short))
+        units.append(NoisyUnit(key[0], key[1], reach.target_label, record[2], reach.ratings.most_common(), short))
     return units

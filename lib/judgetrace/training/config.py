@@ -11,14 +11,13 @@ from judgetrace.engine import ModelConfig
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
 from judgetrace.session import RayConfig
+from judgetrace.teachable_config import TeachableConfig
 
 Target = Literal["traces", "label", "label_first", "first_draw", "shuffled_traces"]
 
 
-class DataConfig(BaseModel):
+class DataConfig(TeachableConfig):
     """What the rater learns, and in which order."""
-
-    model_config = STRICT
 
     target: Target = Field(
         default="traces",
@@ -41,19 +40,6 @@ class DataConfig(BaseModel):
     max_tokens: int = Field(
         default=4096, ge=8, description="Prompt, trace and rating at most; a longer example is skipped with a reason."
     )
-    verification: OneOrMore = Field(
-        default=(), description="Run folders of verify_traces over the runs that the traces are of."
-    )
-    verified: bool = Field(
-        default=False, description="Learn only traces whose rating a second model recovered (needs `verification`)."
-    )
-    max_hinted_share: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="Hinted traces among all examples at most. They are learned only where `verification` says that "
-        "the label was recovered, that no level is still named, and that the trace does not say it was told.",
-    )
     lanes: int = Field(
         default=32,
         ge=1,
@@ -63,8 +49,6 @@ class DataConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
-        if self.verified and not self.verification:
-            raise ValueError("verified = true needs `verification`: the run folders of verify_traces")
         if self.verified and self.target == "first_draw":
             raise ValueError(
                 "target = 'first_draw' learns draws that nobody verifies; leave out `verified`, or learn traces"
@@ -73,7 +57,7 @@ class DataConfig(BaseModel):
 
     def find_changes(self) -> dict[str, Any]:
         """Collect what is not the default of the settings that earlier versions did not have; null otherwise."""
-        names = ("verification", "verified", "max_hinted_share")
+        names = tuple(TeachableConfig.model_fields)
         default = DataConfig()
         return {
             name: None if getattr(self, name) == getattr(default, name) else self.model_dump(mode="json")[name]
