@@ -17,7 +17,7 @@ from judgetrace.refining.candidate_config import (
     GeneratorConfig,
     SelectionConfig,
 )
-from judgetrace.refining.candidate_run import GENERATOR, CandidateSections, CandidateTask, make_candidates
+from judgetrace.refining.candidate_run import EMBEDDER, GENERATOR, CandidateSections, CandidateTask, make_candidates
 from judgetrace.refining.driver_watch import DriverWatch
 from judgetrace.refining.lint import LintConfig
 from judgetrace.run_folder import RunFolder
@@ -45,7 +45,7 @@ def make_sections(**generator: Any) -> CandidateSections:
 
 def start_watch(run: Folder) -> DriverWatch:
     folder = RunFolder(run)
-    return DriverWatch(folder, folder.claim(0.0), LimitsConfig(), {GENERATOR: None})
+    return DriverWatch(folder, folder.claim(0.0), LimitsConfig(), {GENERATOR: None, EMBEDDER: None})
 
 
 def test_the_embedded_model_writes_candidates_in_a_context_of_512_tokens_and_a_restart_asks_nothing(

@@ -138,7 +138,9 @@ def make_candidates(
         resolved = generator.model_copy(update={"endpoint": generator.endpoint.resolve()})
     with EnginePool(GENERATOR, GeneratorWorker, (resolved,), generator.engine, wait_s) as pool:
         caller = Caller(pool, calls, watch, contract, commit_every_s=commit_every_s, drain_s=drain_s)
-        embed = partial(embed_texts, config=sections.embedding, log=vectors, note=partial(watch.note, EMBEDDER))
+        embed = partial(
+            embed_texts, config=sections.embedding, log=vectors, note=partial(watch.note_embedded, EMBEDDER)
+        )
         return Generated(*writer.write(chosen, caller.ask, embed), supply)
 
 

@@ -65,16 +65,20 @@ class DriverWatch:
         self.stage, self.progress = stage, (0, wanted)
 
     def note(self, pool: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Count rows that a pool has made: outcome and, where there are any, error, prompt_tokens, output_tokens."""
+        """Count rows that a pool has made; each has outcome, error, prompt_tokens, output_tokens."""
         counts = self.counts[pool]
         for row in rows:
             counts.outcomes[row["outcome"]] += 1
             counts.num_draws += 1
-            counts.prompt_tokens += row.get("prompt_tokens") or 0
-            counts.output_tokens += row.get("output_tokens") or 0
-            if row.get("error"):
+            counts.prompt_tokens += row["prompt_tokens"] or 0
+            counts.output_tokens += row["output_tokens"] or 0
+            if row["error"]:
                 counts.errors[f"{row['outcome']}: {row['error']}"[:200]] += 1
             self.progress = (self.progress[0] + 1, self.progress[1])
+
+    def note_embedded(self, embedder: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Count the prompt_tokens of sentences that were embedded. They are no calls, of which too many may fail."""
+        self.counts[embedder].prompt_tokens += sum(row["prompt_tokens"] for row in rows)
 
     def note_engine(self, pool: str, worker: str, busy_s: float) -> None:
         """Note how long a worker's engine has been busy since its start."""
