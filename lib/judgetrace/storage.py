@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,7 +224,7 @@ class Folder:
         """Read a Parquet file, or some of its columns. Raises FileNotFoundError, StoreError, CorruptFileError."""
         data = self.read_bytes(name)
         with self.parsing(name):
-            return pq.read_table(pa.BufferReader(data), columns=columns, page_checksum_verification=True)
+            return decode_parquet(data, columns)
 
     def open_parquet(self, name: str) -> pq.ParquetFile:
         """Open a Parquet file for its footer and single row groups, without reading the rest.
@@ -263,3 +263,18 @@ def encode_parquet(table: pa.Table, metadata: dict[str, str] | None = None) -> b
     # Without checksums most single wrong bits of a page are read as other values.
     pq.write_table(table, sink, compression=PARQUET_COMPRESSION, write_page_checksum=True)
     return cast(bytes, sink.getvalue().to_pybytes())
+
+
+def decode_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Decode a Parquet file, or some of its columns, in their order. Raises KeyError for columns that it has not.
+
+    What is no Parquet raises an ArrowException or OSError.
+    """
+    # Not pq.read_table: its scanner lives on in threads, and aborts the process where they let go of Python's bytes
+    # while the interpreter ends (https://github.com/apache/arrow/issues/45214).
+    with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+        missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
+        if missing:
+            raise KeyError(f"no columns {missing}; it has {file.schema_arrow.names}")
+        table = file.read(columns=columns)
+    return table if columns is None else table.select(columns)

@@ -25,7 +25,7 @@ from judgetrace.reporting.training_section import TrainingRun
 from judgetrace.run_folder import RunFolder
 from judgetrace.run_report import describe_state
 from judgetrace.scale import ScaleConfig
-from judgetrace.storage import Folder
+from judgetrace.storage import Folder, decode_parquet
 
 _READERS = 16
 
@@ -251,4 +251,4 @@ def read_rationale_tables(urls: Sequence[str], columns: Mapping[str, str | None]
         missing = [column for column in wanted if column not in names]
         if missing:
             raise UserError(f"rationales: {url} has no columns {missing}; it has {names}")
-        yield pq.read_table(pa.BufferReader(data), columns=wanted)
+        yield decode_parquet(data, wanted)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from judgetrace.ledger import current_shard_files
 from judgetrace.reporting.trace_records import READ_COLUMNS, Rationales, Records, make_records
-from judgetrace.storage import Folder
+from judgetrace.storage import Folder, decode_parquet
 
 _READERS = 4
 
@@ -87,9 +87,9 @@ def read_records(files: Sequence[TraceFile], selection: Selection, rationales: R
 
 
 def _read_selected(file: TraceFile, selection: Selection) -> pa.Table:
-    data = pa.BufferReader(file.folder.read_bytes(file.name))
-    names = pq.read_schema(data).names
-    table = pq.read_table(data, columns=[name for name in READ_COLUMNS if name in names])
+    data = file.folder.read_bytes(file.name)
+    names = pq.read_schema(pa.BufferReader(data)).names
+    table = decode_parquet(data, [name for name in READ_COLUMNS if name in names])
     return table.filter(pa.array(selection.covers(table.column("item_id").to_pylist())))
 
 

@@ -9,7 +9,6 @@ No text is copied: examples are read and tokenized again as they are learned.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from judgetrace.ledger import table_keys
 from judgetrace.schema import TRACES, UNIT_KEY, UnitKey, fit_table
@@ -277,4 +275,4 @@ def write_usable(folder: Folder, usable: pa.Table) -> None:
 
 def read_usable(folder: Folder) -> ExampleIndex:
     """Read index.parquet."""
-    return to_index(pq.read_table(io.BytesIO(folder.read_bytes("index.parquet"))))
+    return to_index(folder.read_table("index.parquet"))
