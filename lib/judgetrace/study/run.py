@@ -239,7 +239,6 @@ class StudyRun:
             self._console.print("Run the command again, without --redo: what is complete is skipped, the rest goes on.")
         return FAILED_STATUS if bad else STOPPED_EARLY_STATUS if early else 0
 
-
     def _name_report(self) -> None:
         """Say where the report is, which is what a person wants to see."""
         for stage in self._stages:
