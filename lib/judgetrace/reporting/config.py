@@ -43,6 +43,9 @@ class ComparisonConfig(BaseModel):
     before: str = Field(description="A rater_id: untuned, or asked with the original guideline.")
     after: str = Field(description="A rater_id: tuned, or asked with the refined guideline.")
     what: str = Field(default="", description="What lies between them, for the table.")
+    required: bool = Field(
+        default=True, description="A rater that was not measured is an error; if false, the pair is left out then."
+    )
 
 
 class RenderReportConfig(BaseModel):

@@ -283,7 +283,19 @@ class _Builder:
         wires |= {key: kinds[kind] for key, kind in REPORT_LISTS.items() if kind in kinds}
         wires |= {key: kinds[kind][0] for key, kind in REPORT_SINGLES.items() if kind in kinds}
         takes = tuple(dict.fromkeys(ref.stage for ref in list_refs(wires) if ref.stage not in ("prepare", "report")))
-        return self._make("report", "report", wires, [section], needs=("prepare",), takes=(*takes, "table"))
+        layers = [{"comparisons": list(self._list_comparisons())}, section]
+        return self._make("report", "report", wires, layers, needs=("prepare",), takes=(*takes, "table"))
+
+    def _list_comparisons(self) -> Iterator[dict[str, Any]]:
+        """List the pairs of raters that a study is about: what tuning, the refined guideline and the traces change."""
+        tuned = [rater.name for rater in self._raters if rater.name == TUNED]
+        pairs = [(UNTUNED, name, "tuned on traces") for name in tuned]
+        pairs += [(name, f"{name}-refined", "the refined guideline") for name in self._refined]
+        for control in self._controls:
+            pairs += [(control, name, f"traces instead of {control}") for name in tuned]
+        for before, after, what in pairs:
+            # What is not needed, or failed, has no ratings.
+            yield {"before": before, "after": after, "what": what, "required": False}
 
     def _split_names(
         self, where: str, section: Mapping[str, Any], names: Sequence[str]
