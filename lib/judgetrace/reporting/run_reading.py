@@ -206,7 +206,8 @@ def read_refinement(url: str, original: str | None) -> Refinement:
         with folder.open_parquet("critiques.parquet") as file:
             critiques = int(file.metadata.num_rows)
     facts = folder.read_json("refinement.json") if folder.exists("refinement.json") else {}
-    return Refinement(original, _read_text(folder, "guideline.md"), candidates, facts, critiques)
+    difference = _read_text(folder, "guideline.diff") if folder.exists("guideline.diff") else None
+    return Refinement(original, _read_text(folder, "guideline.md"), candidates, facts, critiques, difference)
 
 
 def read_refinement_spent(url: str) -> list[Spent]:
