@@ -126,9 +126,10 @@ def test_the_page_shows_verdict_change_of_agreement_and_why_a_candidate_is_out()
     verdict, standings, changed, difference = section.blocks
 
     assert verdict == Notes("Verdict", [WON.contest.confirmation.describe(), "Few items."])
+    assert standings.rows[1][0].detail == "rubric, is returned"
     assert [row[-1] for row in standings.rows] == ["", "", "clearly behind rubric-0", "tags: found [] (0 tags)"]
     assert changed.caption.endswith(", on the half of the validation split that confirms")
-    exact = next(row for row in changed.rows if row[0].text == "a" and row[1] == "exact agreement")
+    exact = next(row for row in changed.rows if row[0].text == "a" and row[1] == "exact")
     # Rater a is one level off in every item before, and right after.
     assert [cell.text for cell in exact[2:5]] == ["0.000", "1.000", "1.000"]
     assert exact[4].detail == "1.000 to 1.000"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from judgetrace.agreement.figures import title
 from judgetrace.reporting import blocks
 from judgetrace.reporting.blocks import Block, Cell, DiffLine, Section, Table
 
@@ -17,7 +18,7 @@ MEASURED_ON = {
 }
 MAX_LINES = 2000
 _SHOWN = ("name", "kind", "seed", "is_winner", "problems", "error")
-_HIDDEN = ("text", "out_at_look")
+_HIDDEN = ("text", "out_at_look", "is_challenger")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _tabulate_agreement(facts: Mapping[str, Any]) -> Table | None:
     rows = [
         [
             Cell(row["who"], "with the target label" if row["comparison"] == "target" else "among raters"),
-            row["statistic"].replace("_", " "),
+            title(row["statistic"]),
             _show_interval(row, "before"),
             _show_interval(row, "after"),
             _show_interval(row, "change"),
@@ -102,15 +103,20 @@ def _tabulate_candidates(candidates: Sequence[Mapping[str, Any]]) -> Table:
     ]
     rows = [
         [
-            Cell(str(row.get("name", "")), str(row.get("kind") or ""), "good" if row.get("is_winner") else ""),
-            "winner" if row.get("is_winner") else "",
+            Cell(str(row.get("name", "")), _describe_place(row), "good" if row.get("is_winner") else ""),
             *(_show(row.get(name)) for name in scores),
             _say_why(row),
         ]
         for row in candidates
     ]
-    columns = ["candidate", "", *(name.replace("_", " ") for name in scores), "out because"]
+    columns = ["candidate", *(name.replace("_", " ") for name in scores), "out because"]
     return Table("Candidates", columns, rows)
+
+
+def _describe_place(row: Mapping[str, Any]) -> str:
+    """Say what kind of guideline a candidate is, and how far it came."""
+    place = "is returned" if row.get("is_winner") else "won the race" if row.get("is_challenger") else ""
+    return ", ".join(filter(None, (str(row.get("kind") or ""), place)))
 
 
 def _say_why(row: Mapping[str, Any]) -> str:
