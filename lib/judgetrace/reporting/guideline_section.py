@@ -9,7 +9,7 @@ from typing import Any
 
 from judgetrace.agreement.figures import title
 from judgetrace.reporting import blocks
-from judgetrace.reporting.blocks import Block, Cell, DiffLine, Section, Table
+from judgetrace.reporting.blocks import Block, Cell, Cells, DiffLine, Section, Table
 
 CONTEXT_LINES = 3
 MEASURED_ON = {
@@ -71,7 +71,7 @@ def _find_verdict(facts: Mapping[str, Any]) -> list[str]:
 
 def _tabulate_agreement(facts: Mapping[str, Any]) -> Table | None:
     """Tabulate how far raters agree before and after: rows of refining.agreement_change.CHANGES."""
-    rows = [
+    rows: list[Cells] = [
         [
             Cell(row["who"], "with the target label" if row["comparison"] == "target" else "among raters"),
             title(row["statistic"]),
@@ -101,7 +101,7 @@ def _tabulate_candidates(candidates: Sequence[Mapping[str, Any]]) -> Table:
         for name in present
         if name not in (*_SHOWN, *_HIDDEN) and any(isinstance(row.get(name), int | float) for row in candidates)
     ]
-    rows = [
+    rows: list[Cells] = [
         [
             Cell(str(row.get("name", "")), _describe_place(row), "good" if row.get("is_winner") else ""),
             *(_show(row.get(name)) for name in scores),

@@ -29,8 +29,8 @@ RATER_SECTIONS = ("model", "engine", "endpoint", "prompt", "thinking", "decoding
 """What a rater of refine_guideline has in common with one of rate_items."""
 GENERATOR_SECTIONS = ("model", "engine")
 """What the generator of refine_guideline takes of the shared sections."""
-REPORT_LISTS = {"traces": "infer", "training": "train", "ratings": "rate"}
-REPORT_SINGLES = {"refinement": "refine", "verification": "verify"}
+REPORT_LISTS = {"traces": "infer", "training": "train", "ratings": "rate", "verification": "verify"}
+REPORT_SINGLES = {"refinement": "refine"}
 """Keys of render_report, and which kinds of stages they name."""
 RATES_AT_ONCE = frozenset({"label", "label_first"})
 """Arms that learn to rate without thinking first."""
