@@ -38,6 +38,21 @@ def count_workers(folder: Path) -> int:
     return int(Folder(str(folder)).read_json(LAYOUT_FILE)["workers"])
 
 
+def explain_load_failure(error: BaseException, saved_by: int, workers: int) -> str | None:
+    """Explain why `workers` can't load what another number saved; None for what that number is no reason for.
+
+    A worker that is lost while the others load is replaced, and they load again.
+    """
+    is_lost_peer = type(error).__module__.startswith("torch.distributed") or "gloo" in str(error)
+    if saved_by == workers or is_lost_peer:
+        return None
+    return (
+        f"the last checkpoint was saved by {saved_by} worker(s), and {workers} can't load it: "
+        f"{type(error).__name__}: {error}\nThe checkpoint is intact: run again with workers.num_workers = {saved_by} "
+        "and without workers.max_workers."
+    )
+
+
 def convert_state(folder: Path, name: str) -> Path:
     """Convert a checkpoint's state so that any number of workers can load it; returns a folder that holds it as `name`.
 

@@ -17,7 +17,7 @@ from judgetrace.run_folder import RunFolder
 from judgetrace.session import check_resources
 from judgetrace.storage import Folder, encode_json
 from judgetrace.tasks import run_tasks
-from judgetrace.training.board import watch_board
+from judgetrace.training.board import ask_fault, watch_board
 from judgetrace.training.card import write_card
 from judgetrace.training.checkpoints import STATE
 from judgetrace.training.config import TrainRaterConfig
@@ -121,7 +121,7 @@ def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, p
     wait_for_room(f"train_rater with {count} worker(s)", needs_of(config.workers), count, config.cluster.wait_s)
     with watch_board(console, plan.num_steps) as board:
         result = _fit(config, spec, board)
-    fault = read_fault(run, driver)
+        fault = read_fault(run, driver) or ask_fault(board)
     if fault is not None:
         raise UserError(fault)
     # Of equals the newest, as Ray Train keeps it.
@@ -164,6 +164,7 @@ def _fit(config: TrainRaterConfig, spec: TrainSpec, board: Any) -> Any:
     except TrainingFailedError as error:
         raise UserError(
             read_fault(run, spec.driver)
+            or ask_fault(board)
             or f"training failed more often than workers.max_failures {workers.max_failures} allows; the last error:\n"
             f"{error}\nThe last checkpoint is intact: run the same command again to go on."
         ) from error
