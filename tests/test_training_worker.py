@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+from judgetrace.config import UserError
 from judgetrace.engine import ModelConfig
 from judgetrace.storage import Folder
 from judgetrace.training import worker
 from judgetrace.training.build_lock import StaleBuildLockError
-from judgetrace.training.checkpoints import explain_load_failure
+from judgetrace.training.checkpoints import STATE, convert_state, explain_load_failure, save_progress
 from judgetrace.training.deepspeed_engine import share_step, warm_up
 from judgetrace.training.order import EpochOrder
+from judgetrace.training.progress import Progress
 from judgetrace.training.standing import read_fault
 from judgetrace.training.worker import is_disk_full, train
 
@@ -90,3 +92,13 @@ def test_a_checkpoint_that_cannot_be_loaded_is_explained_by_the_number_of_worker
     lost = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1")
     assert explain_load_failure(lost, 4, 2) is None
     assert explain_load_failure(torch.distributed.DistNetworkError("peer gone"), 4, 2) is None
+
+
+def test_a_checkpoint_without_a_workers_part_is_not_converted(tmp_path):
+    # DeepSpeed would convert what there is, and leave out the values of the part that is lost.
+    (tmp_path / STATE).mkdir()
+    save_progress(Progress(), 2, tmp_path)
+    (tmp_path / STATE / "zero_pp_rank_0_mp_rank_00_optim_states.pt").touch()
+    (tmp_path / STATE / "mp_rank_00_model_states.pt").touch()
+    with pytest.raises(UserError, match=r"damaged: it has the states of 1 worker\(s\); 2 saved it"):
+        convert_state(tmp_path, STATE)

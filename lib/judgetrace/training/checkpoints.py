@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from judgetrace.config import UserError
 from judgetrace.storage import Folder
 from judgetrace.training.progress import Progress
 
@@ -48,7 +49,7 @@ def explain_load_failure(error: BaseException, saved_by: int, workers: int) -> s
         return None
     return (
         f"the last checkpoint was saved by {saved_by} worker(s), and {workers} can't load it: "
-        f"{type(error).__name__}: {error}\nThe checkpoint is intact: run again with workers.num_workers = {saved_by} "
+        f"{type(error).__name__}: {error}\nRun again with workers.num_workers = {saved_by} "
         "and without workers.max_workers."
     )
 
@@ -56,10 +57,11 @@ def explain_load_failure(error: BaseException, saved_by: int, workers: int) -> s
 def convert_state(folder: Path, name: str) -> Path:
     """Convert a checkpoint's state so that any number of workers can load it; returns a folder that holds it as `name`.
 
-    DeepSpeed's universal format. The caller deletes the folder.
+    DeepSpeed's universal format. The caller deletes the folder. Raises UserError for a checkpoint that lacks a part.
     """
     from deepspeed.checkpoint import ds_to_universal
 
+    _check_parts(folder)
     target = Path(tempfile.mkdtemp(prefix="judgetrace-universal-"))
     arguments = argparse.Namespace(
         input_folder=str(folder / STATE),
@@ -78,3 +80,13 @@ def convert_state(folder: Path, name: str) -> Path:
         shutil.rmtree(target, ignore_errors=True)
         raise
     return target
+
+
+def _check_parts(folder: Path) -> None:
+    """DeepSpeed converts what parts there are, and would leave out the values of one that is lost."""
+    found, expected = len(list((folder / STATE).glob("*_optim_states.pt"))), count_workers(folder)
+    if found != expected:
+        raise UserError(
+            f"{folder}: the checkpoint is damaged: it has the states of {found} worker(s); {expected} saved it\n"
+            "Bring the lost files of state/ back, or train in another run folder."
+        )

@@ -279,6 +279,8 @@ class TrainingWorker:
         with self._checkpoint.as_directory() as name:
             try:
                 self._load_state(Path(name))
+            except UserError:
+                raise
             except Exception as error:
                 explained = explain_load_failure(error, count_workers(Path(name)), self._world)
                 if explained is None:
