@@ -28,7 +28,7 @@ from judgetrace.training.inputs import TrainInputs, TrainPlan
 from judgetrace.training.progress import Progress
 from judgetrace.training.reading import ExampleSurvey, IndexTask, run_index_task, survey_examples, write_usable
 from judgetrace.training.standing import read_fault
-from judgetrace.training.waiting import needs_of, wait_for_room
+from judgetrace.training.waiting import allowing_slow_start, needs_of, wait_for_room
 from judgetrace.training.worker import TrainSpec, train
 from judgetrace.versions import list_versions
 
@@ -137,8 +137,6 @@ def _fit(config: TrainRaterConfig, spec: TrainSpec, board: Any) -> Any:
 
     # Else every worker would look for relative paths in a folder of its own.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    # Ray Train's 60 s are less than a new node with GPUs, or the import of torch from a cold disk, may take.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     workers, run = config.workers, Folder(config.run)
     count = workers.num_workers if workers.max_workers is None else (workers.num_workers, workers.max_workers)
     trainer = TorchTrainer(
@@ -160,7 +158,8 @@ def _fit(config: TrainRaterConfig, spec: TrainSpec, board: Any) -> Any:
         ),
     )
     try:
-        return trainer.fit()
+        with allowing_slow_start(workers):
+            return trainer.fit()
     except TrainingFailedError as error:
         raise UserError(
             read_fault(run, spec.driver)
