@@ -9,8 +9,21 @@ import pytest
 
 from jobs import train_rater
 from judgetrace.config import UserError
+from judgetrace.run_folder import RunFolder
 from judgetrace.storage import Folder
-from tests.train_runs import make_tiny_model, prepare_words, read_losses, write_traces, write_train_config
+from judgetrace.training import run as run_module
+from judgetrace.training.checkpoints import STATE
+from judgetrace.training.progress import Progress
+from judgetrace.training.standing import read_standing
+from tests import scripted_scores
+from tests.train_runs import (
+    list_checkpoints,
+    make_tiny_model,
+    prepare_words,
+    read_losses,
+    write_traces,
+    write_train_config,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -116,12 +129,25 @@ def test_the_adapter_alone_can_be_what_is_left(corpus, traces, model, tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(corpus, traces, model, tmp_path):
+    import torch
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
     run = str(tmp_path / "run")
     config = write_train_config(tmp_path, corpus, traces, run, model, training="max_grad_norm = 1e30\n")
-    changes = ["--training.learning_rate=1e20", "--training.warmup_steps=0", "--full_weights"]
-    with pytest.raises(UserError, match="diverged"):
-        train_rater.main([config, *changes, "--workers.max_failures=0"])
+    # Decay that multiplies all weights by about -100 in each step: they overflow after some.
+    changes = ["--training.weight_decay=1e5", "--training.warmup_steps=0", "--training.max_steps=40"]
+    changes += ["--full_weights", "--validation.max_items=0", "--workers.max_failures=0"]
+    with pytest.raises(UserError, match="diverged") as raised:
+        train_rater.main([config, *changes])
     assert not Folder(run).exists("manifest.json")
+    (newest,) = list_checkpoints(run)
+    saved = Progress.load(newest)
+    print(f"the last checkpoint is of step {saved.step}; {raised.value}")
+    assert saved.step >= 2
+    assert f"at step {saved.step + 1}:" in str(raised.value) or f"at step {saved.step + 2}:" in str(raised.value)
+    weights = get_fp32_state_dict_from_zero_checkpoint(str(newest), tag=STATE, exclude_frozen_parameters=True)
+    assert weights
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
 
 
 def test_traces_that_teach_nothing_are_refused_with_what_was_found(corpus, model, tmp_path):
@@ -148,3 +174,41 @@ def test_a_base_without_a_chat_template_is_refused(corpus, traces, model, tmp_pa
     config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), bare)
     with pytest.raises(UserError, match="chat template"):
         train_rater.main([config])
+
+
+def test_the_best_and_the_newest_checkpoint_remain_and_the_best_becomes_the_rater(
+    corpus, traces, model, tmp_path, monkeypatch
+):
+    import torch
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(run_module, "train", scripted_scores.train)
+    run = str(tmp_path / "run")
+    config = write_train_config(tmp_path, corpus, traces, run, model, output='dtype = "float32"\n')
+    assert train_rater.main([config, "--training.max_steps=8", "--full_weights"]) == 0
+    kept = list_checkpoints(run)
+    assert {path.name for path in (tmp_path / "run/checkpoints").iterdir() if path.is_dir()} == {
+        path.name for path in kept
+    }
+    assert [Progress.load(path).step for path in kept] == [6, 8]
+    standing = read_standing(RunFolder(Folder(run)), now=0.0)
+    assert (standing["best"]["step"], standing["rater_step"]) == (6, 6)
+    best = get_fp32_state_dict_from_zero_checkpoint(str(kept[0]), tag=STATE, exclude_frozen_parameters=True)
+    rater = AutoModelForCausalLM.from_pretrained(f"{run}/rater", dtype=torch.float32).state_dict()
+    assert all(torch.equal(rater[name.removeprefix("model.")], weights) for name, weights in best.items())
+
+
+@pytest.mark.parametrize(("stage", "workers"), [(1, (1, 2)), (2, (2, 1)), (3, (2, 1)), (3, (1, 2))])
+def test_another_number_of_workers_goes_on_with_the_same_losses(
+    stage, workers, undisturbed, corpus, traces, model, tmp_path
+):
+    run = str(tmp_path / "run")
+    config = write_train_config(tmp_path, corpus, traces, run, model)
+    changes = [f"--deepspeed={DEEPSPEED}/zero{stage}.json"]
+    first, second = ([*changes, f"--workers.num_workers={number}"] for number in workers)
+    assert train_rater.main([config, *first, "--training.max_steps=4"]) == 0
+    # As it is left where training has not come to its end.
+    Folder(run).delete(["manifest.json"])
+    assert train_rater.main([config, *second]) == 0
+    assert read_losses(run) == pytest.approx(read_losses(undisturbed), abs=1e-4)

@@ -17,6 +17,7 @@ from judgetrace.training.inputs import TrainInputs
 from judgetrace.training.order import EpochOrder, share_padding
 from judgetrace.training.outlook import measure_shape, plan_pass, read_sharing
 from judgetrace.training.sample import ExampleSample, estimate_epoch, sample_examples
+from tests.disk_store import ASKED
 from tests.trace_tables import make_items
 from tests.train_runs import make_tiny_model, prepare_model, write_traces, write_train_config
 
@@ -88,6 +89,21 @@ def test_a_dry_run_shows_an_example_and_what_training_takes_and_writes_nothing(t
     assert "max_steps 6 = 6 steps" in told
     assert "A100 80 GB" in told
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_with_a_base_by_url_fetches_all_but_its_weights(tmp_path, corpus, traces, model, capsys, monkeypatch):
+    monkeypatch.setenv("JUDGETRACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv(ASKED, str(tmp_path / "asked"))
+    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
+    assert train_rater.main([config, "--dry-run"]) == 0
+    told_of_a_folder = capsys.readouterr().out
+    assert train_rater.main([config, "--dry-run", f"--model.path=disk://{model}"]) == 0
+    told = capsys.readouterr().out
+    assert [line for line in told.splitlines() if "parameters" in line]
+    assert told.partition("Units of train")[2] == told_of_a_folder.partition("Units of train")[2]
+    assert "config.json" in (tmp_path / "asked").read_text().split()
+    assert "model.safetensors" not in (tmp_path / "asked").read_text().split()
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
 def test_a_dry_run_refuses_what_a_run_would_refuse(tmp_path, corpus, model, capsys):

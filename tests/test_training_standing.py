@@ -60,10 +60,10 @@ def test_a_run_under_way_tells_its_last_step_its_last_validation_and_the_best(tm
     assert (told["step"], told["best"]["step"], told["rater_step"]) == (4, 2, None)
 
 
-def test_the_first_of_equal_validations_is_the_best_as_in_training(tmp_path):
+def test_the_newest_of_equal_validations_is_the_best_as_of_the_checkpoints(tmp_path):
     run = begin(tmp_path, 0.0)
     save_steps(run, 0.1, 0.4, 0.4, at=1.0)
-    assert read_standing(run, 2.0)["best"]["step"] == 1
+    assert read_standing(run, 2.0)["best"]["step"] == 2
 
 
 def test_what_an_earlier_driver_saved_is_called_so(tmp_path):

@@ -8,13 +8,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from judgetrace.config import UserError
 from judgetrace.engine import ModelConfig
 from judgetrace.storage import Folder
 from judgetrace.training import worker
 from judgetrace.training.build_lock import StaleBuildLockError
+from judgetrace.training.checkpoints import STATE, convert_state, explain_load_failure, save_progress
 from judgetrace.training.deepspeed_engine import share_step, warm_up
 from judgetrace.training.order import EpochOrder
+from judgetrace.training.progress import Progress
 from judgetrace.training.standing import read_fault
 from judgetrace.training.worker import is_disk_full, train
 
@@ -75,3 +79,26 @@ def test_all_workers_accumulate_as_many_passes_as_the_largest_share_needs(batch,
 def test_the_learning_rate_rises_evenly_and_stays():
     assert [warm_up(step, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     assert warm_up(0, 0) == 1.0
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_explained_by_the_number_of_workers_where_that_may_be_why():
+    broken = ValueError("a part is missing")
+    told = explain_load_failure(broken, 4, 2)
+    assert told is not None
+    assert told.startswith("the last checkpoint was saved by 4 worker(s), and 2 can't load it: ValueError: a part is")
+    assert "workers.num_workers = 4" in told
+    assert explain_load_failure(broken, 2, 2) is None
+    # A lost worker is replaced; the next attempt may well load.
+    lost = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1")
+    assert explain_load_failure(lost, 4, 2) is None
+    assert explain_load_failure(torch.distributed.DistNetworkError("peer gone"), 4, 2) is None
+
+
+def test_a_checkpoint_without_a_workers_part_is_not_converted(tmp_path):
+    # DeepSpeed would convert what there is, and leave out the values of the part that is lost.
+    (tmp_path / STATE).mkdir()
+    save_progress(Progress(), 2, tmp_path)
+    (tmp_path / STATE / "zero_pp_rank_0_mp_rank_00_optim_states.pt").touch()
+    (tmp_path / STATE / "mp_rank_00_model_states.pt").touch()
+    with pytest.raises(UserError, match=r"damaged: it has the states of 1 worker\(s\); 2 saved it"):
+        convert_state(tmp_path, STATE)

@@ -14,6 +14,7 @@ from judgetrace.accounting import tally_traces
 from judgetrace.ledger import encode_shard, join_decisions
 from judgetrace.schema import TRACES
 from judgetrace.storage import Folder
+from judgetrace.training.progress import Progress
 from tests.trace_tables import make_decision, make_draw, table_of
 
 ROOT = Path(__file__).parents[1]
@@ -126,3 +127,10 @@ def read_losses(run: str) -> dict[int, float]:
     """Read the loss curve of a run."""
     rows = Folder(run).read_table("metrics.parquet").to_pylist()
     return {row["step"]: row["loss"] for row in rows if row["loss"] is not None}
+
+
+def list_checkpoints(run: str) -> list[Path]:
+    """List the complete checkpoints of a run on local disk, the oldest first."""
+    snapshot = Folder(run).read_json("checkpoints/checkpoint_manager_snapshot.json")
+    names = {found["checkpoint_dir_name"] for found in snapshot["checkpoint_results"]}
+    return sorted((Path(run) / "checkpoints" / name for name in names), key=lambda path: Progress.load(path).step)

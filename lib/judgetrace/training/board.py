@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +20,7 @@ class Board:
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
+        self._fault: str | None = None
 
     def note(self, row: dict[str, Any]) -> None:
         """Take a row."""
@@ -30,13 +31,46 @@ class Board:
         rows, self._rows = self._rows, []
         return rows
 
+    def note_fault(self, fault: str) -> None:
+        """Take what trying again would not mend: the run folder may be on the disk that is full."""
+        self._fault = fault
+
+    def fetch_fault(self) -> str | None:
+        """Tell the fault; None where there was none."""
+        return self._fault
+
+
+def tell_fault(board: Any, fault: str) -> None:
+    """Note a fault on a board; None stands for a board that nobody watches."""
+    import ray
+
+    if board is not None:
+        with suppress(ray.exceptions.RayActorError):
+            ray.get(board.note_fault.remote(fault))
+
+
+def ask_fault(board: Any) -> str | None:
+    """Ask a board for a fault; None where there was none, or the board is gone."""
+    import ray
+
+    if board is None:
+        return None
+    try:
+        fault: str | None = ray.get(board.fetch_fault.remote())
+    except ray.exceptions.RayActorError:
+        return None
+    return fault
+
 
 @contextmanager
 def watch_board(console: Console, num_steps: int) -> Iterator[Any]:
     """Make a board, and show what is noted on it while the block runs."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    board = ray.remote(num_cpus=0)(Board).remote()
+    # Beside the driver: it must not go with a lost node.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
     stop = threading.Event()
 
     def watch() -> None:

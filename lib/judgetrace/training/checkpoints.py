@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from judgetrace.config import UserError
 from judgetrace.storage import Folder
 from judgetrace.training.progress import Progress
 
@@ -38,13 +39,29 @@ def count_workers(folder: Path) -> int:
     return int(Folder(str(folder)).read_json(LAYOUT_FILE)["workers"])
 
 
+def explain_load_failure(error: BaseException, saved_by: int, workers: int) -> str | None:
+    """Explain why `workers` can't load what another number saved; None for what that number is no reason for.
+
+    A worker that is lost while the others load is replaced, and they load again.
+    """
+    is_lost_peer = type(error).__module__.startswith("torch.distributed") or "gloo" in str(error)
+    if saved_by == workers or is_lost_peer:
+        return None
+    return (
+        f"the last checkpoint was saved by {saved_by} worker(s), and {workers} can't load it: "
+        f"{type(error).__name__}: {error}\nRun again with workers.num_workers = {saved_by} "
+        "and without workers.max_workers."
+    )
+
+
 def convert_state(folder: Path, name: str) -> Path:
     """Convert a checkpoint's state so that any number of workers can load it; returns a folder that holds it as `name`.
 
-    DeepSpeed's universal format. The caller deletes the folder.
+    DeepSpeed's universal format. The caller deletes the folder. Raises UserError for a checkpoint that lacks a part.
     """
     from deepspeed.checkpoint import ds_to_universal
 
+    _check_parts(folder)
     target = Path(tempfile.mkdtemp(prefix="judgetrace-universal-"))
     arguments = argparse.Namespace(
         input_folder=str(folder / STATE),
@@ -63,3 +80,13 @@ def convert_state(folder: Path, name: str) -> Path:
         shutil.rmtree(target, ignore_errors=True)
         raise
     return target
+
+
+def _check_parts(folder: Path) -> None:
+    """DeepSpeed converts what parts there are, and would leave out the values of one that is lost."""
+    found, expected = len(list((folder / STATE).glob("*_optim_states.pt"))), count_workers(folder)
+    if found != expected:
+        raise UserError(
+            f"{folder}: the checkpoint is damaged: it has the states of {found} worker(s); {expected} saved it\n"
+            "Bring the lost files of state/ back, or train in another run folder."
+        )

@@ -24,10 +24,14 @@ def load_base(model: ModelConfig, dtype: torch.dtype) -> Any:
 
 
 def outline_model(model: ModelConfig, adapter: LoraConfig | None) -> Any:
-    """Make a model for training without its weights, on torch's meta device: it has shapes, and takes no memory."""
+    """Make a model for training without its weights, on torch's meta device: it has shapes, and takes no memory.
+
+    Of a base by URL all but the weights is fetched.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(model.path, revision=model.revision)
+    folder = fetch_folder(model.path, weights=False)
+    config = AutoConfig.from_pretrained(str(folder), revision=model.revision)
     with torch.device("meta"):
         return add_adapter(AutoModelForCausalLM.from_config(config), adapter, seed=0)
 

@@ -36,6 +36,7 @@ class Progress:
     step: int = 0
     best_score: float | None = None
     best_step: int = 0
+    """Of equals the first, from which early stopping counts; the rater is the newest, which Ray Train keeps."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """Rows of METRICS; validation as a mapping."""
 

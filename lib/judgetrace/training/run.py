@@ -17,7 +17,7 @@ from judgetrace.run_folder import RunFolder
 from judgetrace.session import check_resources
 from judgetrace.storage import Folder, encode_json
 from judgetrace.tasks import run_tasks
-from judgetrace.training.board import watch_board
+from judgetrace.training.board import ask_fault, watch_board
 from judgetrace.training.card import write_card
 from judgetrace.training.checkpoints import STATE
 from judgetrace.training.config import TrainRaterConfig
@@ -28,6 +28,7 @@ from judgetrace.training.inputs import TrainInputs, TrainPlan
 from judgetrace.training.progress import Progress
 from judgetrace.training.reading import ExampleSurvey, IndexTask, run_index_task, survey_examples, write_usable
 from judgetrace.training.standing import read_fault
+from judgetrace.training.waiting import allowing_slow_start, needs_of, wait_for_room
 from judgetrace.training.worker import TrainSpec, train
 from judgetrace.versions import list_versions
 
@@ -52,6 +53,7 @@ def survey_traces(inputs: TrainInputs) -> ExampleSurvey:
         IndexTask(number, shard, config.run, inputs.reading, inputs.encoding)
         for number, shard in enumerate(inputs.shards)
     ]
+    wait_for_room("read traces", {"CPU": 1.0}, 1, config.cluster.wait_s)
     for _ in run_tasks("read traces", run_index_task, tasks):
         pass
     survey = survey_examples(folder, len(tasks), inputs.reading)
@@ -78,8 +80,7 @@ def check_cluster(config: TrainRaterConfig, started_here: bool) -> None:
     import ray
 
     workers = config.workers
-    needs = {"CPU": workers.num_cpus, "GPU": workers.num_gpus, **workers.resources}
-    check_resources("train", needs, started_here)
+    check_resources("train", needs_of(workers), started_here)
     have = ray.cluster_resources().get("CPU", 0.0)
     wanted = workers.num_workers * workers.num_cpus + READ_CPUS
     if started_here and wanted > have:
@@ -116,12 +117,15 @@ def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, p
             "No item of the validation split has an aggregated label: nothing stops training early, and the newest "
             "checkpoint becomes the rater."
         )
+    count = config.workers.num_workers
+    wait_for_room(f"train_rater with {count} worker(s)", needs_of(config.workers), count, config.cluster.wait_s)
     with watch_board(console, plan.num_steps) as board:
         result = _fit(config, spec, board)
-    fault = read_fault(run, driver)
+        fault = read_fault(run, driver) or ask_fault(board)
     if fault is not None:
         raise UserError(fault)
-    best, metrics = max(result.best_checkpoints, key=lambda pair: pair[1]["score"])
+    # Of equals the newest, as Ray Train keeps it.
+    best, metrics = max(result.best_checkpoints, key=lambda pair: (pair[1]["score"], pair[1]["step"]))
     with result.checkpoint.as_directory() as name:
         progress = Progress.load(Path(name))
     return Trained(progress, best, metrics)
@@ -134,7 +138,6 @@ def _fit(config: TrainRaterConfig, spec: TrainSpec, board: Any) -> Any:
     # Else every worker would look for relative paths in a folder of its own.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     workers, run = config.workers, Folder(config.run)
-    resources = {"CPU": workers.num_cpus, "GPU": workers.num_gpus, **workers.resources}
     count = workers.num_workers if workers.max_workers is None else (workers.num_workers, workers.max_workers)
     trainer = TorchTrainer(
         train,
@@ -142,7 +145,7 @@ def _fit(config: TrainRaterConfig, spec: TrainSpec, board: Any) -> Any:
         scaling_config=ScalingConfig(
             num_workers=count,
             use_gpu=workers.num_gpus > 0,
-            resources_per_worker={name: amount for name, amount in resources.items() if amount},
+            resources_per_worker=needs_of(workers),
         ),
         torch_config=TorchConfig(backend="nccl" if spec.on_gpu else "gloo"),
         run_config=RunConfig(
@@ -155,10 +158,12 @@ def _fit(config: TrainRaterConfig, spec: TrainSpec, board: Any) -> Any:
         ),
     )
     try:
-        return trainer.fit()
+        with allowing_slow_start(workers):
+            return trainer.fit()
     except TrainingFailedError as error:
         raise UserError(
             read_fault(run, spec.driver)
+            or ask_fault(board)
             or f"training failed more often than workers.max_failures {workers.max_failures} allows; the last error:\n"
             f"{error}\nThe last checkpoint is intact: run the same command again to go on."
         ) from error

@@ -21,7 +21,7 @@ def read_standing(run: RunFolder, now: float) -> dict[str, Any]:
     step, loss       of the last step that was saved; null where none was
     saved_at         when it was made, in seconds since 1970
     validation       {step, and metrics as in validation.measure_ratings} of the last validation, or null
-    best             likewise, of the best so far
+    best             likewise, of the best so far; of equals the newest, as the rater is chosen
     rater_step       the step whose weights the rater has; null before there is one
     fault            why the newest driver's workers gave up, or null
     """
@@ -34,7 +34,7 @@ def read_standing(run: RunFolder, now: float) -> dict[str, Any]:
         "loss": last.get("loss"),
         "saved_at": last.get("at"),
         "validation": validations[-1] if validations else None,
-        "best": max(validations, key=lambda one: one["score"], default=None),
+        "best": max(validations, key=lambda one: (one["score"], one["step"]), default=None),
         "rater_step": None,
         "fault": read_fault(folder, driver),
     }

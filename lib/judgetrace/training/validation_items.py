@@ -6,12 +6,16 @@ import heapq
 from collections.abc import Iterable
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from judgetrace.guideline import Guideline
 from judgetrace.sampling import draw_seed
 from judgetrace.schema import TARGET_AGGREGATE, unit_key
 from judgetrace.storage import Folder
 
 ITEM_COLUMNS = ["item_id", "dimension", "target_source", "target_label", "fields", "split"]
+_KEY_COLUMNS = ["item_id", "dimension", "target_source", "split"]
 
 
 def choose_items(
@@ -23,13 +27,28 @@ def choose_items(
 
     Returns rows with ITEM_COLUMNS. The choice does not depend on shards.
     """
+    names = list(shard_names)
 
-    def rows() -> Iterable[tuple[int, str, dict[str, Any]]]:
-        for name in shard_names:
-            for row in corpus.read_table(f"items/{name}", ITEM_COLUMNS).to_pylist():
-                is_covered = guideline.guideline_for(row["dimension"]) is not None
-                if is_covered and row["split"] == split and row["target_source"] == TARGET_AGGREGATE:
-                    key = unit_key(row)
-                    yield draw_seed(seed, key, 0), "\x1f".join(key), row
+    def keys() -> Iterable[tuple[int, str, int, int]]:
+        for shard, name in enumerate(names):
+            for row, unit in _list_rateable(corpus.read_table(f"items/{name}", _KEY_COLUMNS), guideline, split):
+                key = unit_key(unit)
+                yield draw_seed(seed, key, 0), "\x1f".join(key), shard, row
 
-    return [row for _, _, row in heapq.nsmallest(max_items, rows(), key=lambda entry: entry[:2])]
+    chosen = heapq.nsmallest(max_items, keys())
+    found: dict[tuple[int, int], dict[str, Any]] = {}
+    # Texts are read of the shards that hold a chosen unit alone, and kept of the chosen units alone.
+    for shard in sorted({shard for _, _, shard, _ in chosen}):
+        rows = [row for _, _, own, row in chosen if own == shard]
+        texts = corpus.read_table(f"items/{names[shard]}", ITEM_COLUMNS).take(rows).to_pylist()
+        found |= {(shard, row): text for row, text in zip(rows, texts, strict=True)}
+    return [found[shard, row] for _, _, shard, row in chosen]
+
+
+def _list_rateable(items: pa.Table, guideline: Guideline, split: str) -> Iterable[tuple[int, dict[str, Any]]]:
+    """List the row numbers and keys (_KEY_COLUMNS) of a shard's units that can be held against people."""
+    is_wanted = pc.and_(pc.equal(items["split"], split), pc.equal(items["target_source"], TARGET_AGGREGATE))
+    wanted = pc.indices_nonzero(is_wanted)
+    for row, unit in zip(wanted.to_pylist(), items.take(wanted).to_pylist(), strict=True):
+        if guideline.guideline_for(unit["dimension"]) is not None:
+            yield row, unit

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,18 @@ from judgetrace.engine import ModelConfig
 from judgetrace.model_store import is_folder
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.run_folder import Fence, FencedError, RunFolder
-from judgetrace.storage import Folder
+from judgetrace.storage import Folder, StoreError
 from judgetrace.training.batches import MicroBatch, lay_out
+from judgetrace.training.board import ask_fault, tell_fault
 from judgetrace.training.build_lock import StaleBuildLockError, check_build_locks, extensions_root
-from judgetrace.training.checkpoints import STATE, convert_state, count_workers, save_progress, save_state
+from judgetrace.training.checkpoints import (
+    STATE,
+    convert_state,
+    count_workers,
+    explain_load_failure,
+    save_progress,
+    save_state,
+)
 from judgetrace.training.config import LoraConfig, TrainingConfig, ValidationConfig
 from judgetrace.training.curves import write_curves
 from judgetrace.training.deepspeed_config import complete_config, zero_stage
@@ -73,17 +82,20 @@ def train(config: Mapping[str, Any]) -> None:
 
     config  {"spec": TrainSpec, "board": a handle of board.Board}
 
-    A fault that trying again would not mend is written down before it is raised; the workers that are started in place
-    of these find it, and end.
+    A fault that trying again would not mend is told before it is raised; the workers that are started in place of these
+    find it, and end.
     """
     spec: TrainSpec = config["spec"]
     run = Folder(spec.feed.run)
-    if run.exists(name_fault(spec.driver)):
+    if run.exists(name_fault(spec.driver)) or ask_fault(config["board"]) is not None:
         return
     try:
         TrainingWorker(spec, config["board"]).run()
     except (TrainingFaultError, StaleBuildLockError, FencedError, UserError) as error:
-        run.write_json(name_fault(spec.driver), {"fault": str(error)})
+        tell_fault(config["board"], str(error))
+        # The run folder keeps it for jobs.status, where it has room for it.
+        with suppress(OSError, StoreError):
+            run.write_json(name_fault(spec.driver), {"fault": str(error)})
         raise
 
 
@@ -265,11 +277,22 @@ class TrainingWorker:
         if self._checkpoint is None:
             return
         with self._checkpoint.as_directory() as name:
-            if self._engine.load_universal_checkpoint():
-                self._load_converted(Path(name))
-            else:
-                self._engine.load_checkpoint(name, tag=STATE, load_module_strict=False)
+            try:
+                self._load_state(Path(name))
+            except UserError:
+                raise
+            except Exception as error:
+                explained = explain_load_failure(error, count_workers(Path(name)), self._world)
+                if explained is None:
+                    raise
+                raise TrainingFaultError(explained) from error
             self._progress = Progress.load(Path(name))
+
+    def _load_state(self, checkpoint: Path) -> None:
+        if self._engine.load_universal_checkpoint():
+            self._load_converted(checkpoint)
+        else:
+            self._engine.load_checkpoint(str(checkpoint), tag=STATE, load_module_strict=False)
 
     def _load_converted(self, checkpoint: Path) -> None:
         """Load the state that another number of workers saved; every worker converts it for itself."""
