@@ -12,12 +12,13 @@ from rich.console import Console
 from judgetrace.config import load_config, run_job
 from judgetrace.dry_run import print_dry_run
 from judgetrace.fingerprints import check_model
+from judgetrace.prompts import check_variables
 from judgetrace.run_folder import RunFolder
 from judgetrace.run_inputs import RunInputs
 from judgetrace.session import connect_ray
 from judgetrace.trace_config import InferTracesConfig
 from judgetrace.trace_report import print_trace_summary, print_traces
-from judgetrace.traces import check_trace_runs
+from judgetrace.traces import check_new_draws, check_trace_runs
 from judgetrace.unit_job import UnitJob, run_units
 
 
@@ -27,7 +28,10 @@ def main(arguments: list[str]) -> int:
     console = Console(highlight=False)
     inputs = RunInputs(config.corpus, config.guideline, config.prompt.template)
     after = check_trace_runs("after", config.after, inputs.corpus_id)
+    check_variables(inputs.template, severity=config.prompt.severity is not None, hint=config.hint.enabled)
     fingerprint = check_model(config.model, config.endpoint)
+    job = UnitJob("infer_traces", config, inputs, config.decider(), fingerprint, "accepted", {"after": after})
+    check_new_draws(job.contract(), config.after)
     if config.dry_run:
         print_dry_run(console, config, inputs)
         return 0
@@ -38,7 +42,6 @@ def main(arguments: list[str]) -> int:
         console.print(f"\nTraces: [bold]{run.folder.url}/traces[/]", soft_wrap=True)
 
     with connect_ray(config.cluster) as started_here:
-        job = UnitJob("infer_traces", config, inputs, config.decider(), fingerprint, "accepted", {"after": after})
         return run_units(console, job, started_here, show)
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from judgetrace.config import load_config, run_job
 from judgetrace.dry_run import print_dry_run
 from judgetrace.fingerprints import check_model
+from judgetrace.prompts import check_variables
 from judgetrace.rating_config import RateItemsConfig, check_scales
 from judgetrace.rating_report import print_rating_summary, print_ratings
 from judgetrace.run_folder import RunFolder
@@ -25,6 +26,7 @@ def main(arguments: list[str]) -> int:
     config = load_config(RateItemsConfig, "rate_items", arguments)
     console = Console(highlight=False)
     inputs = RunInputs(config.corpus, config.guideline, config.prompt.template)
+    check_variables(inputs.template, severity=config.prompt.severity is not None)
     fingerprint = check_model(config.model, config.endpoint)
     check_scales(config.decoding, inputs.scale)
     if config.dry_run:

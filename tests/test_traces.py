@@ -7,7 +7,7 @@ from judgetrace.config import UserError
 from judgetrace.ledger import join_decisions
 from judgetrace.schema import DECISIONS, TRACES, UNIT_KEY, fit_table
 from judgetrace.storage import Folder, encode_parquet
-from judgetrace.traces import check_trace_runs, read_earlier, read_traces, select_left
+from judgetrace.traces import check_new_draws, check_trace_runs, read_earlier, read_traces, select_left
 from tests.trace_tables import make_decision, make_draw, make_items, table_of
 
 ITEMS = make_items(6)
@@ -93,3 +93,31 @@ def test_earlier_runs_may_lie_on_s3(tmp_path, s3):
     earlier = read_earlier([run.url, f"{s3}/{tmp_path.name}/none"], 0, ["trace", "hinted"])
     assert earlier["outcome"].to_pylist() == list(OUTCOMES)
     assert earlier["trace"].to_pylist()[0] == "because"
+
+
+@pytest.mark.parametrize(
+    ("changed", "repeats"),
+    [
+        ({"proposal": "more", "sampling.max_draws": 32, "after": ["x"], "quota.per_level": 5}, True),
+        ({"proposal": "looser", "acceptance.rule": "tolerance"}, True),
+        ({"proposal": "more", "sampling.seed": 1}, False),
+        ({"proposal": "strict", "prompt.severity": "strict"}, False),
+        ({"proposal": "other", "model.path": "another"}, False),
+    ],
+)
+def test_a_further_proposal_that_would_draw_the_same_again_is_refused(tmp_path, changed, repeats):
+    contract = {
+        "proposal": None,
+        "after": None,
+        "quota.per_level": None,
+        "model.path": "m",
+        "prompt.severity": None,
+        "acceptance.rule": "exact",
+        **{"sampling.seed": 0, "sampling.max_draws": 16},
+    }
+    Folder(str(tmp_path)).write_json("manifest.json", {"job": "infer_traces", "contract": contract})
+    if repeats:
+        with pytest.raises(UserError, match=r"another sampling\.seed"):
+            check_new_draws(contract | changed, [str(tmp_path)])
+    else:
+        check_new_draws(contract | changed, [str(tmp_path)])

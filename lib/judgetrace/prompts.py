@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, Field
 
@@ -58,6 +58,19 @@ def load_template(path: str | None, shipped: str = "rate_item.jinja") -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"prompt.template = {path}: can't be read ({error}); expected a UTF-8 Jinja file") from error
+
+
+def check_variables(template: str, **wanted: bool) -> None:
+    """Raise UserError where a template ignores a variable that the config sets: it would change no prompt."""
+    try:
+        used = meta.find_undeclared_variables(SandboxedEnvironment().parse(template))
+    except TemplateError as error:
+        raise UserError(f"prompt template: {error}; expected Jinja") from error
+    for name in sorted(name for name, is_set in wanted.items() if is_set and name not in used):
+        raise UserError(
+            f"prompt.template: does not use `{name}`, so that setting it changes no prompt\nuse it in the template (as "
+            "lib/judgetrace/templates/rate_item.jinja does), or leave the setting out"
+        )
 
 
 class PromptRenderer:

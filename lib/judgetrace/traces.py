@@ -6,7 +6,8 @@ A run is one proposal: one way of sampling. Further proposals are runs over the 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +21,8 @@ from judgetrace.storage import Folder
 
 LEFT_OUTCOMES = ("exhausted", "over_quota")
 """Outcomes without a trace that another proposal may change. What was quarantined can't be asked."""
+SAME_DRAWS = ("proposal", "after", "quota.per_level", "sampling.max_draws", "sampling.keep", "acceptance.")
+"""Beginnings of what may differ between the contracts of two runs that draw the very same."""
 _AS_OF_OLD = {"proposal": FIRST_PROPOSAL, "hinted": False}
 
 
@@ -73,6 +76,21 @@ def check_trace_runs(key: str, runs: Sequence[str], corpus_id: str) -> list[str]
     `key` is what they are called in the config.
     """
     return [_check_trace_run(key, run, corpus_id) for run in runs]
+
+
+def check_new_draws(contract: Mapping[str, Any], runs: Sequence[str]) -> None:
+    """Raise UserError where a run with this contract would make draws of earlier, complete runs again.
+
+    A draw's seed is of the run's seed, the unit and the draw's index, and not of the proposal.
+    """
+    for run in runs:
+        earlier = Folder(run).read_json("manifest.json")["contract"]
+        changed = {key for key in {*earlier, *contract} if earlier.get(key) != contract.get(key)}
+        if all(key.startswith(SAME_DRAWS) for key in changed):
+            raise UserError(
+                f"after: {run} has drawn with the same model, prompt and seed: the same draws would be made again, and "
+                "counted twice\ngive the next proposal another sampling.seed, prompt, model or decoding"
+            )
 
 
 def _check_trace_run(key: str, run: str, corpus_id: str) -> str:
