@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 
 from judgetrace.config import UserError, load_config, run_job
 from judgetrace.exporting.config import ExportTracesConfig
 from judgetrace.exporting.conversations import ConversationWriter, write_chats
 from judgetrace.exporting.run import export_shard, write_descriptions
+from judgetrace.exporting.selection import TraceFilter, make_filter
 from judgetrace.guideline import parse_guideline
 from judgetrace.prompts import PromptRenderer
 from judgetrace.run_inputs import RunInputs
+from judgetrace.schema import TRACES
 from judgetrace.storage import Folder
+from judgetrace.teachable import check_verification
 from judgetrace.tokenization import list_special_tokens, render_chats
 from judgetrace.trace_shards import TraceShard, list_trace_shards
+from judgetrace.traces import read_traces
 from judgetrace.training.encoding import THINK_OPEN, load_tokenizer
 from judgetrace.versions import list_versions
 
@@ -33,8 +40,10 @@ def main(arguments: list[str]) -> int:
     if not shards:
         raise UserError(f"traces = {config.traces}: no traces/shard-*.parquet there\nexpected: runs of infer_traces")
     writer = make_writer(config)
+    check_verification("selection.verification", config.selection.verification)
+    chosen = make_filter(shards, config.selection, config.split)
     if config.dry_run:
-        first = next((chat for shard in shards for chat in write_chats(read(shard), config.split, writer)), None)
+        first = next(list_chats(shards, chosen, config, writer), None)
         print(json.dumps(first, indent=1, ensure_ascii=False))
         return 0
     output = Folder(config.output)
@@ -42,7 +51,9 @@ def main(arguments: list[str]) -> int:
     clear(output)
     counts: Counter[str] = Counter()
     for number, shard in enumerate(shards):
-        counts += export_shard(read(shard), number, config, writer, output)
+        traces = read(shard)
+        faults = chosen.find_faults(traces, shard.number)
+        counts += export_shard(traces, number, config, writer, output, faults=faults)
     write_descriptions(config, writer, output, counts)
     output.write_json(
         "manifest.json",
@@ -61,9 +72,18 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def read(shard: TraceShard):  # type: ignore[no-untyped-def]  # a pa.Table
+def list_chats(
+    shards: list[TraceShard], chosen: TraceFilter, config: ExportTracesConfig, writer: ConversationWriter
+) -> Iterator[dict[str, Any]]:
+    """List the conversations that would be exported."""
+    for shard in shards:
+        traces = read(shard)
+        yield from write_chats(traces, config.split, writer, chosen.find_faults(traces, shard.number))
+
+
+def read(shard: TraceShard) -> pa.Table:
     """Read a shard of traces."""
-    return (Folder(shard.run) / "traces").read_table(shard.name)
+    return read_traces(Folder(shard.run), shard.name, TRACES.names)
 
 
 def clear(output: Folder) -> None:

@@ -1,23 +1,32 @@
 """Exports: each format is loaded with the tool it is for, and teaches what train_rater would teach."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from jobs import export_traces
 from judgetrace.exporting.config import ExportTracesConfig
 from judgetrace.exporting.conversations import ConversationWriter, write_chats, write_pairs
 from judgetrace.exporting.formats import write_argilla_records, write_argilla_settings
 from judgetrace.exporting.run import export_shard, write_descriptions
+from judgetrace.exporting.selection import make_filter
 from judgetrace.guideline import Guideline
 from judgetrace.prompts import PromptConfig, PromptRenderer, load_template
 from judgetrace.scale import ScaleConfig
-from judgetrace.storage import Folder
+from judgetrace.schema import TRACES, VERIFICATIONS
+from judgetrace.storage import Folder, encode_parquet
+from judgetrace.teachable_config import TeachableConfig
+from judgetrace.trace_shards import TraceShard, list_trace_shards
+from judgetrace.traces import read_traces
 from judgetrace.training.encoding import EncodingSpec, ExampleEncoder
 from judgetrace.training.examples import make_examples
-from tests.report_runs import LEVELS, make_row, make_table
+from judgetrace.verification import hash_trace
+from tests.report_runs import LEVELS, make_row, make_table, write_trace_run
+from tests.test_job_infer_traces import prepare
 
 MODEL = Path(__file__).parents[1] / ".cache/judgetrace/smollm2-135m"
 SCALE = ScaleConfig(values=tuple(LEVELS))
@@ -57,6 +66,69 @@ def test_a_pair_sets_the_accepted_draw_against_as_many_rejected_ones_as_asked_fo
 def test_thinking_in_tags_stands_between_them() -> None:
     (chat,) = write_chats(make_traces(), "train", make_writer(form="tags"))
     assert chat["messages"][1]["content"] == "<think>\nIt is fine.\n</think>\n<rating>3</rating>"
+
+
+def test_a_trace_that_may_not_teach_is_in_no_chat_and_no_pair(tmp_path: Path) -> None:
+    config = ExportTracesConfig(corpus="c", traces=["r"], output=str(tmp_path))
+    counts = export_shard(
+        make_traces(), 0, config, make_writer(), Folder(str(tmp_path)), faults=["hinted_leaks", None, "not_verified"]
+    )
+    # The third trace is of another split. People review all accepted traces.
+    assert counts == Counter({"left out: hinted_leaks": 1, "records": 2, "train": 2, "test": 1})
+
+
+def write_hinted_run(folder: Path) -> list[TraceShard]:
+    """Write a run with 6 accepted traces of the train split that were told the label, and 3 that were not."""
+    rows = [make_row(f"i{n}", {"text": "x"}, "3", ["3"], f"Reasons {n}.", hinted=n < 6) for n in range(9)]
+    write_trace_run(Folder(str(folder)), [make_table(rows)])
+    return list_trace_shards([str(folder)])
+
+
+def write_verdicts(folder: Path, leaks: int) -> str:
+    """Write verdicts of the hinted traces: all recovered, the first `leaks` of them still name a level."""
+    rows = [
+        dict.fromkeys(VERIFICATIONS.names)
+        | {"item_id": f"i{n}", "dimension": "", "target_source": "aggregate", "trace_hash": hash_trace(f"Reasons {n}.")}
+        | {"recovers": True, "leaks": n < leaks, "mentions_hint": False}
+        for n in range(6)
+    ]
+    table = pa.Table.from_pylist(rows, schema=VERIFICATIONS)
+    Folder(str(folder)).write_atomic("verifications/shard-00000.parquet", encode_parquet(table))
+    return str(folder)
+
+
+def test_hinted_traces_are_exported_only_verified_without_a_leak_and_up_to_their_share(tmp_path: Path) -> None:
+    shards = write_hinted_run(tmp_path / "run")
+    traces = read_traces(Folder(str(tmp_path / "run")), shards[0].name, TRACES.names)
+    plain = make_filter(shards, TeachableConfig(), "train").find_faults(traces, 0)
+    assert plain == ["hinted_unverified"] * 6 + [None] * 3
+
+    verification = (write_verdicts(tmp_path / "verdicts", leaks=2),)
+    config = TeachableConfig(verification=verification, max_hinted_share=0.4)
+    found = make_filter(shards, config, "train").find_faults(traces, 0)
+    assert found[:2] == ["hinted_leaks"] * 2
+    # 2 of 5 are 0.4; 3 of 6 would be 0.5.
+    assert sorted(map(str, found[2:6])) == ["None", "None", "hinted_over_share", "hinted_over_share"]
+    assert found[6:] == [None] * 3
+
+
+@pytest.mark.slow
+def test_the_job_leaves_out_what_train_rater_would_and_names_hinted_traces(
+    tmp_path: Path, ray_session: str, capsys: Any
+) -> None:
+    corpus = prepare(tmp_path, str(tmp_path / "corpus"), num=20)
+    write_hinted_run(tmp_path / "run")
+    config = tmp_path / "export.toml"
+    output = json.dumps(str(tmp_path / "out"))
+    config.write_text(
+        f"corpus = {json.dumps(corpus)}\ntraces = [{json.dumps(str(tmp_path / 'run'))}]\noutput = {output}"
+    )
+    assert export_traces.main([str(config)]) == 0
+    assert "6 left out: hinted_unverified" in " ".join(capsys.readouterr().out.split())
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["counts"]["chats"] == 3
+    records = (tmp_path / "out/argilla/records-00000.jsonl").read_text().splitlines()
+    assert [json.loads(record)["metadata"].get("hinted") for record in records] == ["True"] * 6 + [None] * 3
 
 
 @pytest.fixture

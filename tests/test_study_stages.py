@@ -191,3 +191,14 @@ def test_the_report_shows_what_the_study_is_about_first_and_not_every_pair_there
     ]
     given = [{"before": "a", "after": "b"}]
     assert build(tmp_path, report={"comparisons": given})["report"].config["comparisons"] == given
+
+
+def test_training_and_guidelines_learn_from_the_proposals_that_they_name(tmp_path: Path) -> None:
+    infer, some = {"runs": ["plain", "hinted"], "hinted": {"hint": {"enabled": True}}}, {"proposals": ["plain"]}
+    stages = build(tmp_path, infer=infer, verify={}, refine={}, train=some)
+    assert stages["train.tuned"].wires["traces"] == [Ref("infer.plain")]
+    assert stages["train.tuned"].wires["data.verification"] == [Ref("verify.plain")]
+    assert stages["refine"].wires["traces"] == [Ref("infer.plain"), Ref("infer.hinted")]
+    assert stages["refine"].wires["selection.verification"] == [Ref("verify.plain"), Ref("verify.hinted")]
+    with pytest.raises(UserError, match=r"refine\.proposals: \['strict'\] are none of infer\.runs"):
+        build(tmp_path, infer=infer, refine={"proposals": ["strict"]})

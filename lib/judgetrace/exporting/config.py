@@ -9,6 +9,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from judgetrace.engine import ModelConfig
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
+from judgetrace.teachable_config import TeachableConfig
 
 Format = Literal["trl", "llamafactory", "datasets", "argilla"]
 
@@ -29,6 +30,10 @@ class ExportTracesConfig(BaseModel):
     )
     split: Literal["train", "validation", "test"] = Field(
         default="train", description="Chat messages and pairs are made of this split alone."
+    )
+    selection: TeachableConfig = Field(
+        default_factory=TeachableConfig,
+        description="Which traces chat messages and pairs are made of, as `data` of train_rater says it.",
     )
     max_pairs: int = Field(
         default=1, ge=0, description="Preference pairs of a unit at most: its accepted draw against as many rejected."

@@ -48,22 +48,30 @@ class ConversationWriter:
         return {"role": "assistant", "content": answer.before + answer.after}
 
 
-def write_chats(traces: pa.Table, split: str, writer: ConversationWriter) -> Iterator[dict[str, Any]]:
-    """Write a conversation for each accepted unit of a split: `messages`, the unit's key and its label."""
-    for row in make_examples(traces, "traces", split, 0).to_pylist():
+Faults = Sequence[str | None]
+"""Of each row of traces, why it may not teach; None where it may."""
+
+
+def write_chats(
+    traces: pa.Table, split: str, writer: ConversationWriter, faults: Faults | None = None
+) -> Iterator[dict[str, Any]]:
+    """Write a conversation for each accepted unit of a split that may teach: `messages`, its key and its label."""
+    for row in make_examples(traces, "traces", split, 0, faults).to_pylist():
         prompt = None if row["reason"] is not None else writer.write_prompt(row)
         if prompt is not None:
             messages = [*prompt, writer.write_reply(row["thinking"], row["rating"])]
             yield {"messages": messages, **_describe(row)}
 
 
-def write_pairs(traces: pa.Table, split: str, writer: ConversationWriter, limit: int) -> Iterator[dict[str, Any]]:
+def write_pairs(
+    traces: pa.Table, split: str, writer: ConversationWriter, limit: int, faults: Faults | None = None
+) -> Iterator[dict[str, Any]]:
     """Write preference pairs of a split: an accepted draw, chosen over up to `limit` that disagree.
 
     Needs the texts of rejected draws, which infer_traces keeps with ledger.keep_rejected_text.
     """
-    for row in traces.to_pylist():
-        if row["split"] != split or row["outcome"] != "accepted":
+    for row, fault in zip(traces.to_pylist(), faults or [None] * len(traces), strict=True):
+        if row["split"] != split or row["outcome"] != "accepted" or fault is not None:
             continue
         rejected = [d for d in row["draws"] if d["reason"] == "disagrees" and d["trace"] is not None][:limit]
         prompt = writer.write_prompt(row) if rejected else None

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from judgetrace.scale import ScaleConfig
+from judgetrace.schema import FIRST_PROPOSAL
 
 TAGS = {
     "role_tag": "role",
@@ -36,7 +37,11 @@ DATASET_COLUMNS = (
     "draw_index",
     "accepted_by",
     "num_needed",
+    "proposal",
+    "hinted",
 )
+METADATA = ("dimension", "target_label", "split", "outcome", "target_source", "proposal", "hinted")
+"""What records can be filtered by; `hinted` is there where it is true."""
 VERDICTS = ("sound", "right label, wrong reasons", "wrong label", "unclear")
 
 
@@ -93,10 +98,7 @@ def write_argilla_settings(scale: ScaleConfig) -> dict[str, Any]:
             {"name": "own_label", "type": "label_selection", "labels": levels, "required": False},
             {"name": "why", "type": "text", "required": False},
         ],
-        "metadata": [
-            {"name": name, "type": "terms"}
-            for name in ("dimension", "target_label", "split", "outcome", "target_source")
-        ],
+        "metadata": [{"name": name, "type": "terms"} for name in METADATA],
     }
 
 
@@ -107,10 +109,11 @@ def write_argilla_records(traces: pa.Table) -> Iterator[dict[str, Any]]:
             continue
         fields = json.loads(row["fields"])
         item = "\n\n".join(f"{name}: {text}" if len(fields) > 1 else str(text) for name, text in fields.items())
-        names = ("dimension", "target_label", "split", "outcome", "target_source")
+        # Several runs may have accepted a unit.
+        further = [] if row["proposal"] in (None, FIRST_PROPOSAL) else [row["proposal"]]
         yield {
-            "id": "/".join((row["item_id"], row["dimension"], row["target_source"])),
+            "id": "/".join([row["item_id"], row["dimension"], row["target_source"], *further]),
             "fields": {"item": item or " ", "trace": row["trace"] or " "},
-            "metadata": {name: row[name] for name in names if row[name]},
+            "metadata": {name: str(row[name]) for name in METADATA if row[name]},
             "suggestions": {"own_label": {"value": row["target_label"], "agent": "people"}},
         }

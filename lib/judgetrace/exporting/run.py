@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from judgetrace.exporting.config import ExportTracesConfig
-from judgetrace.exporting.conversations import ConversationWriter, write_chats, write_pairs
+from judgetrace.exporting.conversations import ConversationWriter, Faults, write_chats, write_pairs
 from judgetrace.exporting.formats import (
     DATASET_COLUMNS,
     describe_llamafactory,
@@ -36,15 +36,26 @@ def encode_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def export_shard(
-    traces: pa.Table, number: int, config: ExportTracesConfig, writer: ConversationWriter, output: Folder
+    traces: pa.Table,
+    number: int,
+    config: ExportTracesConfig,
+    writer: ConversationWriter,
+    output: Folder,
+    *,
+    faults: Faults | None = None,
 ) -> Counter[str]:
-    """Write all formats of one shard; returns how many rows each got. A format without rows gets no file."""
+    """Write all formats of one shard; returns how many rows each got. A format without rows gets no file.
+
+    `faults` of the traces keep them out of chats and pairs; people's records and the dataset hold them all.
+    """
     counts: Counter[str] = Counter()
     name = f"shard-{number:05d}.jsonl"
     if {"trl", "llamafactory"} & set(config.formats):
-        chats = list(write_chats(traces, config.split, writer))
-        pairs = list(write_pairs(traces, config.split, writer, config.max_pairs))
+        chats = list(write_chats(traces, config.split, writer, faults))
+        pairs = list(write_pairs(traces, config.split, writer, config.max_pairs, faults))
         counts.update(chats=len(chats), pairs=len(pairs))
+        splits = zip(faults or [None] * len(traces), traces["split"].to_pylist(), strict=True)
+        counts.update(f"left out: {fault}" for fault, split in splits if fault and split == config.split)
         for tool in ("trl", "llamafactory"):
             if tool in config.formats:
                 fitted = pairs if tool == "trl" else [fit_llamafactory_pair(pair) for pair in pairs]

@@ -99,15 +99,18 @@ class _Builder:
         self._study = study
         self._infer, runs = split_section(study.infer or {}, "infer", {"runs": ["infer"]})
         self._runs = runs["runs"] if study.infer is not None else []
-        self._train, controls = split_section(study.train or {}, "train", {"controls": []})
-        self._controls = controls["controls"] if study.train is not None else []
+        self._train, given = split_section(study.train or {}, "train", {"controls": [], "proposals": self._runs})
+        self._controls = given["controls"] if study.train is not None else []
+        self._taught = self._check_proposals("train.proposals", given["proposals"])
         self._rate, others = split_section(study.rate, "rate", {"others": []})
         self._raters = self._list_raters(others["others"])
         plain = [rater.name for rater in self._raters if not rater.is_control]
         self._rate, refined = split_section(self._rate, "rate", {"refined": plain})
         self._refined = self._check_raters("rate.refined", refined["refined"])
-        self._refine, scorers = split_section(study.refine or {}, "refine", {"raters": self._refined})
-        self._scorers = self._check_raters("refine.raters", scorers["raters"])
+        given = {"raters": self._refined, "proposals": self._runs}
+        self._refine, given = split_section(study.refine or {}, "refine", given)
+        self._scorers = self._check_raters("refine.raters", given["raters"])
+        self._read = self._check_proposals("refine.proposals", given["proposals"])
         self._stages: dict[str, Stage] = {}
 
     def _list_raters(self, others: Sequence[str]) -> list[Rater]:
@@ -132,6 +135,17 @@ class _Builder:
         if unknown:
             raise UserError(f"{where}: {unknown} are no raters of this study\nknown: {', '.join(known)}")
         return list(names)
+
+    def _check_proposals(self, where: str, names: Sequence[str]) -> list[str]:
+        unknown = [name for name in names if name not in self._runs]
+        if unknown:
+            raise UserError(f"{where}: {unknown} are none of infer.runs\nknown: {', '.join(self._runs)}")
+        return list(names)
+
+    def _list_runs(self, kind: str, proposals: Sequence[str]) -> list[Ref]:
+        """List the stages of a kind, infer or verify, that have to do with some proposals."""
+        names = [kind if self._runs == ["infer"] else f"{kind}.{run}" for run in proposals]
+        return [Ref(name) for name in names if name in self._stages]
 
     def build(self) -> Iterator[Stage]:
         """Yield the stages in order."""
@@ -176,8 +190,7 @@ class _Builder:
     def _build_train(self) -> Iterator[Stage]:
         arms = [rater for rater in self._raters if rater.arm is not None]
         common, own = self._split_names("train", self._train, [rater.name for rater in arms])
-        traces = [Ref(name) for name, stage in self._stages.items() if stage.kind == "infer"]
-        verified = self._list_verified()
+        traces, verified = self._list_runs("infer", self._taught), self._list_runs("verify", self._taught)
         if arms and not traces:
             raise UserError("train: there are no traces to learn; give the study a section [infer]")
         for rater in arms:
@@ -187,10 +200,6 @@ class _Builder:
                 wires["data.verification"] = verified
             layers = [common, CONTROLS.get(rater.name, {}), own[rater.name]]
             yield self._make(rater.arm, "train", wires, layers, arm=rater.name)
-
-    def _list_verified(self) -> list[Ref]:
-        """List the runs of verify_traces, which say what may teach."""
-        return [Ref(name) for name, stage in self._stages.items() if stage.kind == "verify"]
 
     def _build_rate(self, rater: Rater, refined: bool) -> Stage:
         name = f"rate.{rater.name}" + (".refined" if refined else "")
@@ -233,7 +242,7 @@ class _Builder:
         return self._make("recalibrate", "recalibrate", wires, layers, **about)
 
     def _build_refine(self) -> Stage:
-        traces = [Ref(name) for name, stage in self._stages.items() if stage.kind == "infer"]
+        traces = self._list_runs("infer", self._read)
         if not traces:
             raise UserError("refine: there are no traces to read; give the study a section [infer]")
         refine = dict(self._refine)
@@ -248,7 +257,7 @@ class _Builder:
                 asked[section] = {**asked.get(section, {}), field_name: ref}
             raters.append({"rater_id": name, **asked})
         wires: dict[str, Any] = {"corpus": Ref("prepare"), "traces": traces, "run": Ref("refine"), "raters": raters}
-        if verified := self._list_verified():
+        if verified := self._list_runs("verify", self._read):
             wires["selection.verification"] = verified
         generator = {key: getattr(self._study, key) for key in GENERATOR_SECTIONS if getattr(self._study, key)}
         # The study itself measures the test split.
