@@ -16,7 +16,6 @@ from judgetrace.reporting.blocks import Cell, Matrix, Table
 from judgetrace.reporting.charts import Dot, DotRow, Line, draw_dots, draw_lines, draw_shares
 from judgetrace.reporting.discovery import find_runs
 from judgetrace.reporting.embedding import CHUNK_RECORDS, encode, pack_records
-from judgetrace.reporting.guideline_section import compare_lines
 from judgetrace.reporting.page import write_policy
 from judgetrace.reporting.run_reading import name_runs, read_refinement_spent
 from judgetrace.reporting.trace_reading import list_trace_files, read_records, select_items
@@ -167,11 +166,6 @@ def test_the_policy_names_the_script_it_runs_and_nothing_else() -> None:
 
 def test_runs_of_the_same_name_are_told_apart() -> None:
     assert name_runs(["a/x/run", "a/y/run/", "s3://b/other"]) == ["x/run", "y/run", "other"]
-
-
-def test_lines_that_changed_are_marked() -> None:
-    marks = [(line.mark, line.text) for line in compare_lines("one\ntwo", "one\nthree")]
-    assert marks == [("@", ""), (" ", "one"), ("-", "two"), ("+", "three")]
 
 
 def test_a_study_is_known_by_what_lies_in_it(tmp_path: Path) -> None:

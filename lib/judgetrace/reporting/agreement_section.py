@@ -135,7 +135,7 @@ def _tabulate_changes(found: AgreementInput, dimensions: Sequence[str], kind: st
             if any(change.get("value") is not None for change in changes):
                 start = [dimension] if named else []
                 head = f"{found.name(before)} → {found.name(after)}"
-                rows.append([*start, Cell(head, what), *map(_show_change, columns, changes)])
+                rows.append([*start, Cell(head, what), *map(show_change, columns, changes)])
     return Table(
         "Before and after: the difference, on the units that both rated",
         [*(["dimension"] if named else []), "raters", *(f"Δ {_explain(column)}" for column in columns)],
@@ -158,7 +158,8 @@ def find_change(found: AgreementInput, dimension: str, before: str, after: str, 
     return {**row, **turned, **bounds} if row else {}
 
 
-def _show_change(statistic: str, row: Row) -> Cell:
+def show_change(statistic: str, row: Row) -> Cell:
+    """Show a paired difference: good or bad where its whole interval is on one side of 0."""
     low, high, tone = row.get("low"), row.get("high"), ""
     if low is not None and high is not None and (low > 0 or high < 0):
         tone = "good" if (low > 0) != (statistic in LOWER_IS_BETTER) else "bad"

@@ -32,7 +32,6 @@ from judgetrace.reporting.run_reading import (
     name_runs,
     read_about,
     read_agreement,
-    read_guideline,
     read_published_tally,
     read_rating_run,
     read_rationale_tables,
@@ -251,8 +250,7 @@ def _add_training(report: Report, config: RenderReportConfig) -> None:
 
 def _add_guideline(report: Report, config: RenderReportConfig) -> None:
     if config.refinement:
-        original = read_guideline(config.corpus) if config.corpus else None
-        report.sections.append(make_guideline(read_refinement(config.refinement, original)))
+        report.sections.append(make_guideline(read_refinement(config.refinement)))
         report.spent += read_refinement_spent(config.refinement)
 
 

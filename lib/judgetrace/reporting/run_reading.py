@@ -194,19 +194,19 @@ def list_rating_runs(agreement: str) -> list[str]:
     return [url for url in urls if Folder(url).exists("manifest.json")]
 
 
-def read_refinement(url: str, original: str | None) -> Refinement:
-    """Read a run of refine_guideline; `original` is the corpus's guideline. Raises UserError."""
+def read_refinement(url: str) -> Refinement:
+    """Read a run of refine_guideline. Raises UserError for none, or for one that is not complete."""
     folder = Folder(url)
-    if not folder.exists("guideline.md"):
-        raise UserError(f"refinement = {url}: no guideline.md there\nexpected: a complete run of refine_guideline")
-    candidates, critiques = [], 0
-    if folder.exists("candidates.parquet"):
-        candidates = folder.read_table("candidates.parquet").to_pylist()
-    if folder.exists("critiques.parquet"):
-        with folder.open_parquet("critiques.parquet") as file:
-            critiques = int(file.metadata.num_rows)
-    facts = folder.read_json("refinement.json") if folder.exists("refinement.json") else {}
-    return Refinement(original, _read_text(folder, "guideline.md"), candidates, facts, critiques)
+    if not folder.exists("refinement.json"):
+        raise UserError(f"refinement = {url}: no refinement.json there\nexpected: a complete run of refine_guideline")
+    with folder.open_parquet("critiques.parquet") as file:
+        critiques = int(file.metadata.num_rows)
+    return Refinement(
+        folder.read_json("refinement.json"),
+        folder.read_table("candidates.parquet").to_pylist(),
+        folder.read_bytes("guideline.diff").decode(),
+        critiques,
+    )
 
 
 def read_refinement_spent(url: str) -> list[Spent]:
@@ -229,16 +229,6 @@ def read_refinement_spent(url: str) -> list[Spent]:
         is_simulated=any(map(is_simulated, (config["generator"], *config["raters"]))),
     )
     return [spent]
-
-
-def read_guideline(corpus: str) -> str | None:
-    """Read the guideline of a corpus; None where it has none."""
-    folder = Folder(corpus)
-    return _read_text(folder, "guideline.md") if folder.exists("guideline.md") else None
-
-
-def _read_text(folder: Folder, name: str) -> str:
-    return folder.read_bytes(name).decode("utf-8", "replace")
 
 
 def read_rationale_tables(urls: Sequence[str], columns: Mapping[str, str | None]) -> Iterator[Any]:
