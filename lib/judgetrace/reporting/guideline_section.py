@@ -60,9 +60,10 @@ def make_guideline(found: Refinement) -> Section:
 
 
 def _list_verdicts(facts: Mapping[str, Any]) -> Iterator[str]:
-    yield facts["confirmation"]["says"]
     if facts["why_not_raced"]:
-        yield f"There was no race: {facts['why_not_raced']}."
+        yield f"The original guideline is returned. There was no race: {facts['why_not_raced']}."
+    else:
+        yield facts["confirmation"]["says"]
     yield from facts["notes"]
 
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from judgetrace.accounting import acceptance_beyond_chance
-from judgetrace.config import UserError
 from judgetrace.corpus import read_finished
-from judgetrace.products import VERIFICATION_PRODUCT
 from judgetrace.reporting.agreement_section import (
     AgreementInput,
     find_change,
@@ -26,19 +24,17 @@ from judgetrace.reporting.guideline_section import make_guideline
 from judgetrace.reporting.page import Page
 from judgetrace.reporting.run_reading import (
     count_spent,
-    is_simulated,
     list_rating_runs,
     list_simulated_raters,
     name_runs,
-    read_about,
     read_agreement,
-    read_published_tally,
     read_rating_run,
     read_rationale_tables,
     read_refinement,
     read_refinement_spent,
     read_trace_run,
     read_training_run,
+    read_verification,
 )
 from judgetrace.reporting.trace_reading import list_trace_files, read_rationales, read_records, select_items
 from judgetrace.reporting.trace_records import Records, find_noise, list_noisy
@@ -69,7 +65,7 @@ MISSING = {
     "traces": "data utilisation, acceptance and the trace browser: give runs of infer_traces as `traces`.",
     "training": "training curves: give runs of train_rater as `training`.",
     "refinement": "the refined guideline: give a run of refine_guideline as `refinement`.",
-    "verification": "verification of traces: give a run of verify_traces as `verification`.",
+    "verification": "verification of traces: give runs of verify_traces as `verification`.",
     "rationales": "human rationales beside the traces: give a table of them as `rationales`.",
 }
 
@@ -110,15 +106,12 @@ def gather_report(config: RenderReportConfig, now: float) -> Page:
 
 
 def _add_verification(report: Report, config: RenderReportConfig, now: float) -> None:
-    url = config.verification
-    if not url:
-        return
-    about = read_about(url, now)
-    if about["job"] != "verify_traces":
-        raise UserError(f"verification = {url}: is a run of {about['job']}\nexpected: the run folder of verify_traces")
-    tally = read_published_tally(url, VERIFICATION_PRODUCT.folder)
-    report.sections.append(make_verification(about, tally, is_simulated(about["config"])))
-    report.spent.append(count_spent("verification", about, tally))
+    if config.verification:
+        names = name_runs(config.verification)
+        runs = [read_verification(name, url, now) for name, url in zip(names, config.verification, strict=True)]
+        report.sections.append(make_verification(runs))
+        named = "verification {}" if len(runs) > 1 else "verification"
+        report.spent += [count_spent(named.format(run.name), run.about, run.tally) for run in runs]
 
 
 def _name_page(config: RenderReportConfig) -> str:

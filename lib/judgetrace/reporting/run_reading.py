@@ -16,12 +16,14 @@ from judgetrace.config import UserError
 from judgetrace.corpus import read_finished
 from judgetrace.engine import ENDPOINT_ENGINE
 from judgetrace.ledger import current_shard_files, read_tally
+from judgetrace.products import VERIFICATION_PRODUCT
 from judgetrace.reporting.agreement_section import AgreementInput
 from judgetrace.reporting.config import ComparisonConfig
 from judgetrace.reporting.cost_section import Spent
 from judgetrace.reporting.guideline_section import Refinement
 from judgetrace.reporting.traces_section import TraceRun
 from judgetrace.reporting.training_section import TrainingRun
+from judgetrace.reporting.verification_section import VerificationRun
 from judgetrace.run_folder import RunFolder
 from judgetrace.run_report import describe_state
 from judgetrace.scale import ScaleConfig
@@ -133,6 +135,15 @@ def count_spent(name: str, about: Mapping[str, Any], tally: Tally, accepted: int
     )
 
 
+def read_verification(name: str, url: str, now: float) -> VerificationRun:
+    """Read a run of verify_traces. Raises UserError."""
+    about = read_about(url, now)
+    if about["job"] != "verify_traces":
+        raise UserError(f"verification = {url}: is a run of {about['job']}\nexpected: run folders of verify_traces")
+    tally = read_published_tally(url, VERIFICATION_PRODUCT.folder)
+    return VerificationRun(name, about, tally, is_simulated(about["config"]))
+
+
 def read_training_run(name: str, url: str) -> tuple[TrainingRun, Spent]:
     """Read a run of train_rater: its curves, and its manifest where it is complete. Raises UserError."""
     folder = Folder(url)
@@ -145,7 +156,10 @@ def read_training_run(name: str, url: str) -> tuple[TrainingRun, Spent]:
 
 
 def read_agreement(url: str, comparisons: Sequence[ComparisonConfig], simulated: frozenset[str]) -> AgreementInput:
-    """Read an output of measure_agreement. Raises UserError for none, or for a rater that it does not have."""
+    """Read an output of measure_agreement, with those `comparisons` whose raters it has.
+
+    Raises UserError for none, or for a comparison of other raters that is not optional.
+    """
     folder = Folder(url)
     if not folder.exists("agreement.json"):
         raise UserError(f"agreement = {url}: no agreement.json there\nexpected: an output of measure_agreement")
@@ -154,7 +168,7 @@ def read_agreement(url: str, comparisons: Sequence[ComparisonConfig], simulated:
     names = {row["who"] for row in rows if row["comparison"] == "rater_target" and row["with_whom"] == TARGET}
     ids = map(_find_rater_id, about["config"].get("raters", []))
     given = [name for name in ids if name is not None and name in names]
-    unknown = sorted({name for c in comparisons for name in (c.before, c.after)} - names)
+    unknown = sorted({name for c in comparisons if not c.optional for name in (c.before, c.after)} - names)
     if unknown:
         raise UserError(f"comparisons: the agreement has no raters {unknown[:5]}; it has {sorted(names)}")
     intervals = about["config"].get("intervals", {})
@@ -165,7 +179,7 @@ def read_agreement(url: str, comparisons: Sequence[ComparisonConfig], simulated:
         float(intervals.get("level", 0.95)),
         int(intervals.get("replicates", 0)),
         _describe_rule(about.get("target", {})),
-        [(c.before, c.after, c.what) for c in comparisons],
+        [(c.before, c.after, c.what) for c in comparisons if {c.before, c.after} <= names],
         simulated & names,
     )
 

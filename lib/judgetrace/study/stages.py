@@ -29,9 +29,8 @@ RATER_SECTIONS = ("model", "engine", "endpoint", "prompt", "thinking", "decoding
 """What a rater of refine_guideline has in common with one of rate_items."""
 GENERATOR_SECTIONS = ("model", "engine")
 """What the generator of refine_guideline takes of the shared sections."""
-REPORT_LISTS = {"traces": "infer", "training": "train", "ratings": "rate"}
-REPORT_SINGLES = {"refinement": "refine", "verification": "verify"}
-"""Keys of render_report, and which kinds of stages they name."""
+REPORT_LISTS = {"traces": "infer", "training": "train", "ratings": "rate", "verification": "verify"}
+"""Keys of render_report that take runs, and which kinds of stages these are."""
 RATES_AT_ONCE = frozenset({"label", "label_first"})
 """Arms that learn to rate without thinking first."""
 
@@ -281,9 +280,23 @@ class _Builder:
             kinds.setdefault(stage.kind, []).append(Ref(stage.name))
         wires: dict[str, Any] = {"corpus": Ref("prepare"), "output": Ref("report"), "agreement": Ref("agreement.all")}
         wires |= {key: kinds[kind] for key, kind in REPORT_LISTS.items() if kind in kinds}
-        wires |= {key: kinds[kind][0] for key, kind in REPORT_SINGLES.items() if kind in kinds}
+        if self._study.refine is not None:
+            wires["refinement"] = Ref("refine")
         takes = tuple(dict.fromkeys(ref.stage for ref in list_refs(wires) if ref.stage not in ("prepare", "report")))
-        return self._make("report", "report", wires, [section], needs=("prepare",), takes=(*takes, "table"))
+        layers = [{"comparisons": list(self._list_comparisons())}, section]
+        return self._make("report", "report", wires, layers, needs=("prepare",), takes=(*takes, "table"))
+
+    def _list_comparisons(self) -> Iterator[dict[str, Any]]:
+        """List the raters to hold against each other; not all are there where a stage failed or was not needed."""
+        names = {rater.name for rater in self._raters}
+        pairs = [(UNTUNED, TUNED, "tuned on accepted traces")] if TUNED in names else []
+        pairs += [(UNTUNED, rater.name, "") for rater in self._raters if rater.arm is None and rater.name != UNTUNED]
+        refined = [rater.name for rater in self._raters if rater.name in self._refined]
+        if self._study.refine is not None:
+            pairs += [(name, f"{name}-refined", "asked with the refined guideline") for name in refined]
+        pairs += [(control, TUNED, "a control, and the rater tuned on accepted traces") for control in self._controls]
+        for before, after, what in pairs:
+            yield {"before": before, "after": after, "what": what, "optional": True}
 
     def _split_names(
         self, where: str, section: Mapping[str, Any], names: Sequence[str]
