@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 import fsspec
@@ -28,6 +28,8 @@ from judgetrace.corruption import is_corruption
 from judgetrace.s3_retries import says_exists, wait_out_passing_errors
 
 PARQUET_COMPRESSION = "zstd"
+CONTENT_TYPES = {".html": "text/html; charset=utf-8"}
+"""Ending of a name -> what S3 is to serve it as. Browsers save anything without a type instead of showing it."""
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
@@ -136,10 +138,15 @@ class Folder:
         """Write or replace a file; readers see all of it or the old one. Raises StoreError."""
         with naming(f"{self.url}/{name}", "written"):
             if not self.is_local:
-                self.filesystem.pipe_file(self.path(name), data)
+                self.filesystem.pipe_file(self.path(name), data, **self._describe_content(name))
                 return
             temporary = self._write_temporary(name, data)
             os.replace(temporary, self.path(name))
+
+    def _describe_content(self, name: str) -> dict[str, str]:
+        found = CONTENT_TYPES.get(PurePosixPath(name).suffix)
+        # Other stores' clients know no such option.
+        return {"ContentType": found} if found and "s3" in self.filesystem.protocol else {}
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Write a file unless it exists; returns False, and writes nothing, where another writer was first.
