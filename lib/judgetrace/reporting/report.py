@@ -8,6 +8,7 @@ from typing import Any
 
 from judgetrace.accounting import acceptance_beyond_chance
 from judgetrace.corpus import read_finished
+from judgetrace.label_noise import MIN_DRAWS
 from judgetrace.reporting.agreement_section import (
     AgreementInput,
     find_change,
@@ -46,7 +47,6 @@ from judgetrace.sources import SourceConfig, list_source_files
 from judgetrace.storage import Folder
 from judgetrace.versions import list_versions
 
-MIN_NOISE_DRAWS = 4
 MAX_NOISY_ROWS = 15
 ORDER = (
     "agreement",
@@ -213,11 +213,11 @@ def _add_browser(report: Report, config: RenderReportConfig, names: list[str], s
         urls = [file.url for file in list_source_files(SourceConfig(paths=config.rationales.paths, format="parquet"))]
         rationales = read_rationales(read_rationale_tables(urls, columns), columns, None)
     found = read_records(files, selection, rationales, wanted.max_text_chars)
-    noise = find_noise(found, MIN_NOISE_DRAWS)
+    noise = find_noise(found, MIN_DRAWS)
     report.packed = pack_records(found, noise, wanted.max_megabytes)
     report.browser_note = describe_browser(report.packed, found, selection.num_units, config)
     noisy = list_noisy(found, noise, scales, MAX_NOISY_ROWS)
-    report.sections.append(make_noise(noisy, len(noise), len(set(found.keys)), MIN_NOISE_DRAWS))
+    report.sections.append(make_noise(noisy, len(noise), len(set(found.keys)), MIN_DRAWS))
 
 
 def describe_browser(packed: Packed, found: Records, num_units: int, config: RenderReportConfig) -> str:
