@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from judgetrace.config import STRICT, OneOrMore
+from judgetrace.label_noise import MIN_DRAWS
 
 
 class RationalesConfig(BaseModel):
@@ -31,6 +32,9 @@ class BrowserConfig(BaseModel):
     )
     max_text_chars: int = Field(
         default=20_000, ge=100, description="A longer text (item, thinking, rationale) is cut, and says so."
+    )
+    min_draws: int = Field(
+        default=MIN_DRAWS, ge=1, description="As of list_noise: draws that must have missed a label to make it suspect."
     )
     seed: int = Field(default=0, ge=0, description="Another seed draws another sample, and another order.")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from judgetrace.accounting import acceptance_beyond_chance
 from judgetrace.corpus import read_finished
-from judgetrace.label_noise import MIN_DRAWS
 from judgetrace.reporting.agreement_section import (
     AgreementInput,
     find_change,
@@ -213,11 +212,11 @@ def _add_browser(report: Report, config: RenderReportConfig, names: list[str], s
         urls = [file.url for file in list_source_files(SourceConfig(paths=config.rationales.paths, format="parquet"))]
         rationales = read_rationales(read_rationale_tables(urls, columns), columns, None)
     found = read_records(files, selection, rationales, wanted.max_text_chars)
-    noise = find_noise(found, MIN_DRAWS)
+    noise = find_noise(found, wanted.min_draws)
     report.packed = pack_records(found, noise, wanted.max_megabytes)
     report.browser_note = describe_browser(report.packed, found, selection.num_units, config)
     noisy = list_noisy(found, noise, scales, MAX_NOISY_ROWS)
-    report.sections.append(make_noise(noisy, len(noise), len(set(found.keys)), MIN_DRAWS))
+    report.sections.append(make_noise(noisy, len(noise), len(set(found.keys)), wanted.min_draws))
 
 
 def describe_browser(packed: Packed, found: Records, num_units: int, config: RenderReportConfig) -> str:
