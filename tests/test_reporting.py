@@ -14,7 +14,8 @@ from jobs.render_report import main, split_output
 from judgetrace.config import UserError
 from judgetrace.reporting.blocks import Cell, Matrix, Table
 from judgetrace.reporting.charts import Dot, DotRow, Line, draw_dots, draw_lines, draw_shares
-from judgetrace.reporting.discovery import find_runs
+from judgetrace.reporting.config import ComparisonConfig, RenderReportConfig
+from judgetrace.reporting.discovery import fill_from_study, find_runs
 from judgetrace.reporting.embedding import CHUNK_RECORDS, encode, pack_records
 from judgetrace.reporting.page import write_policy
 from judgetrace.reporting.run_reading import name_runs, read_refinement_spent
@@ -22,6 +23,7 @@ from judgetrace.reporting.trace_reading import list_trace_files, read_records, s
 from judgetrace.reporting.trace_records import find_noise, list_noisy, make_records
 from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder
+from judgetrace.study.sections import write_toml
 from tests.report_runs import LEVELS, make_row, make_table, write_trace_run
 
 FIVE = ScaleConfig(values=tuple(LEVELS))
@@ -173,6 +175,22 @@ def test_a_study_is_known_by_what_lies_in_it(tmp_path: Path) -> None:
     two = write_run(tmp_path / "stages/infer-b", 2)
     Folder(str(tmp_path / "agree")).write_json("agreement.json", {})
     assert find_runs(Folder(str(tmp_path))) == {"traces": [one, two], "agreement": str(tmp_path / "agree")}
+
+
+def test_of_a_study_s_agreements_that_of_all_raters_is_shown_with_the_study_s_own_pairs(tmp_path: Path) -> None:
+    for name, raters in (("after", ["a", "b"]), ("all", ["a", "b", "c"]), ("before", ["a"])):
+        Folder(str(tmp_path / f"agreement/{name}")).write_json("agreement.json", {"config": {"raters": raters}})
+    pair = {"before": "a", "after": "c", "what": "", "optional": True}
+    config = RenderReportConfig(output="x", study=str(tmp_path))
+    assert fill_from_study(config).comparisons == []
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/report.toml").write_text(write_toml({"comparisons": [pair]}))
+
+    found = fill_from_study(config)
+    assert found.agreement == str(tmp_path / "agreement/all")
+    assert [one.model_dump() for one in found.comparisons] == [pair]
+    own = [ComparisonConfig(before="b", after="a")]
+    assert fill_from_study(config.model_copy(update={"comparisons": own})).comparisons == own
 
 
 class Tags(HTMLParser):

@@ -198,6 +198,8 @@ def test_the_report_compares_what_the_study_is_for_however_many_raters_there_are
         ("shuffled", "tuned"),
         ("recalibrated", "tuned"),
     ]
+    config = resolve_stage(stages["report"], folders_of(stages)).config
+    assert [(pair.before, pair.after) for pair in config.comparisons] == list_pairs(stages["report"])
     rated = {stage.about["rater"] for stage in stages.values() if stage.kind in ("rate", "recalibrate")}
     assert {name for pair in list_pairs(stages["report"]) for name in pair} == rated
 
