@@ -177,6 +177,15 @@ def test_a_study_is_known_by_what_lies_in_it(tmp_path: Path) -> None:
     assert find_runs(Folder(str(tmp_path))) == {"traces": [one, two], "agreement": str(tmp_path / "agree")}
 
 
+def test_a_study_s_runs_that_have_nothing_to_show_yet_do_not_keep_the_others_from_the_page(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "infer", 2)
+    for name, job in (("train/tuned", "train_rater"), ("refine", "refine_guideline")):
+        Folder(str(tmp_path / name)).write_json("drivers/driver-00000.json", {"job": job})
+    assert find_runs(Folder(str(tmp_path))) == {"traces": [one]}
+    (tmp_path / "refine/refinement.json").write_text("{}")
+    assert find_runs(Folder(str(tmp_path)))["refinement"] == str(tmp_path / "refine")
+
+
 def test_of_a_study_s_agreements_that_of_all_raters_is_shown_with_the_study_s_own_pairs(tmp_path: Path) -> None:
     for name, raters in (("after", ["a", "b"]), ("all", ["a", "b", "c"]), ("before", ["a"])):
         Folder(str(tmp_path / f"agreement/{name}")).write_json("agreement.json", {"config": {"raters": raters}})

@@ -28,6 +28,8 @@ KINDS = {
     "verify_traces": "verification",
 }
 """Job -> the config's key that takes its runs."""
+SHOWN_BY = {"training": "metrics.parquet", "refinement": "refinement.json"}
+"""Key -> the file without which a run has nothing to show yet."""
 
 
 def fill_from_study(config: RenderReportConfig) -> RenderReportConfig:
@@ -91,4 +93,5 @@ def _find_kind(folder: Folder, marks: list[str]) -> str | None:
     about = folder.read_json("manifest.json" if "manifest.json" in marks else max(marks))
     if "sampled_with" in about:
         return "traces"
-    return KINDS.get(about.get("job", ""))
+    kind = KINDS.get(about.get("job", ""))
+    return kind if kind not in SHOWN_BY or folder.exists(SHOWN_BY[kind]) else None
