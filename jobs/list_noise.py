@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from judgetrace.config import OneOrMore, UserError, load_config, run_job
-from judgetrace.label_noise import READ, find_suspects, rank_suspect
+from judgetrace.label_noise import MIN_DRAWS, READ, find_suspects, rank_suspect
 from judgetrace.ledger import table_keys
 from judgetrace.noise_report import write_noise
 from judgetrace.run_inputs import RunInputs
@@ -36,7 +36,7 @@ class ListNoiseConfig(BaseModel):
     corpus: str = Field(description="The corpus folder; local path, s3:// or any fsspec URL.")
     runs: OneOrMore = Field(min_length=1, description="Complete runs of infer_traces over it: all proposals.")
     output: str = Field(description="The folder to write suspects/, noise.md and manifest.json into.")
-    min_draws: int = Field(default=8, ge=1, description="Draws with a rating that must have missed the label.")
+    min_draws: int = Field(default=MIN_DRAWS, ge=1, description="Draws with a rating that must have missed the label.")
     show: int = Field(default=100, ge=0, description="Suspects in noise.md at most; suspects/ has all of them.")
     cluster: RayConfig = Field(default_factory=RayConfig, description="Where the job runs.")
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jobs.measure_agreement import gather_facts, measure
+from jobs.measure_agreement import describe, gather_facts, measure
 from judgetrace.agreement.config import MeasureAgreementConfig
 from judgetrace.agreement.report import write_report
 from judgetrace.agreement.results import Results
 from judgetrace.agreement.run import Collected, collect_counts
 from judgetrace.agreement.sources import find_inputs
-from judgetrace.storage import Folder
+from judgetrace.storage import Folder, encode_parquet
 
 
 def run_here(_: str, run: Callable[[int, Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
@@ -100,3 +100,26 @@ def draw_rater(seed: int, name: str, items: int = 40, missing: float = 0.1) -> p
             }
         )
     return pd.DataFrame(rows)
+
+
+def write_agreement(folder: Path, raters: Sequence[str], items: int = 40) -> str:
+    """Write what measure_agreement leaves of some raters and four people; returns its output's folder."""
+    runs = [folder / f"run{number}" for number in range(len(raters))]
+    for number, (run, name) in enumerate(zip(runs, raters, strict=True)):
+        write_table(run / "annotations/shard-00000.parquet", draw_rater(number, name, items))
+        Folder(str(run)).write_json("contract.json", {"rater_id": name})
+    people = write_table(folder / "people.parquet", draw_people(0, items))
+    config = {
+        "tables": [{"paths": [people], "kind": "human"}],
+        "raters": list(map(str, runs)),
+        "scale": {"values": [1, 2, 3, 4, 5]},
+        "target": {"rule": "median"},
+        "intervals": {"replicates": 50},
+    }
+    parsed, collected = collect(folder, config)
+    results = measure(parsed, collected, run_here)
+    output = Folder(parsed.output)
+    output.write_atomic("agreement.parquet", encode_parquet(results.to_table()))
+    document = describe(parsed, find_inputs(parsed), collected.survey, collected.total, results)
+    output.write_json("agreement.json", document)
+    return parsed.output

@@ -8,8 +8,12 @@ import pyarrow as pa
 
 from judgetrace.accounting import tally_traces
 from judgetrace.ledger import encode_shard
+from judgetrace.refining.critiques import CRITIQUES
+from judgetrace.refining.guideline_file import diff_guidelines
+from judgetrace.refining.outcome import Outcome, describe_outcome, tabulate_candidates
 from judgetrace.schema import TRACES
-from judgetrace.storage import Folder, encode_json
+from judgetrace.storage import Folder, encode_json, encode_parquet
+from judgetrace.training.progress import METRICS
 
 LEVELS = ["1", "2", "3", "4", "5"]
 
@@ -79,3 +83,22 @@ def write_trace_run(
 def make_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """Make a table of traces of rows."""
     return pa.Table.from_pylist(list(rows), schema=TRACES)
+
+
+def write_refinement(run: Folder, outcome: Outcome, original: str, returned: str) -> None:
+    """Write what refine_guideline leaves of an outcome, but for its ledgers and its manifest."""
+    run.write_json("refinement.json", describe_outcome(outcome))
+    run.write_atomic("candidates.parquet", encode_parquet(tabulate_candidates(outcome)))
+    run.write_atomic("critiques.parquet", encode_parquet(CRITIQUES.empty_table()))
+    run.write_atomic("guideline.diff", diff_guidelines(original, returned).encode())
+
+
+def write_training_run(run: Folder, steps: int = 20) -> None:
+    """Write the curves of a run of train_rater that is not complete; every fifth step is validated."""
+    rows = []
+    for step in range(steps + 1):
+        share = step / steps
+        figures = {"expected_tau": share / 2, "expected_qwk": share / 3, "expected_mse": 2 - share}
+        validation = json.dumps(figures) if step % 5 == 0 else None
+        rows.append({"step": step, "loss": 3 - 2 * share, "seconds": 1.5, "validation": validation})
+    run.write_atomic("metrics.parquet", encode_parquet(pa.Table.from_pylist(rows, METRICS)))

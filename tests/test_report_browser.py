@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from judgetrace.refining.outcome import Outcome
 from judgetrace.storage import Folder
+from tests.agreement_runs import write_agreement
 from tests.chromium import PHONE, find_chromium, open_chromium
-from tests.report_runs import make_row, make_table, write_trace_run
+from tests.report_runs import make_row, make_table, write_refinement, write_trace_run, write_training_run
+from tests.test_refining_outcome import ORIGINAL, WON
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,6 +33,16 @@ HOSTILE = {
     "unbroken": "x" * 5_000,
 }
 NUM_PLAIN = 400
+RATERS = ("untuned", "tuned <b>well</b>", "tuned-refined")
+HOSTILE_GUIDELINE = f"Rate 1, 2 or 3.\n{ATTACK}\n{'y' * 3_000}\n"
+
+
+def folder_of(root: Path, name: str) -> Folder:
+    return Folder(str(root / name))
+
+
+def make_hostile_outcome() -> Outcome:
+    return replace(WON, notes=[ATTACK])
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +50,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     from jobs.render_report import main
 
     folder = tmp_path_factory.mktemp("report")
-    run = Folder(str(folder / "traces-<b>run"))
+    run = folder_of(folder, "traces-<b>run")
     draw = random.Random(0)
     rows = [make_row(f"hostile-{name}", {"text": text}, "3", ["1", "3"], text) for name, text in HOSTILE.items()]
     # Half a surrogate pair: JSON can escape it, and fields are JSON.
@@ -51,13 +65,37 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     write_trace_run(run, [make_table(rows)], engine="tests.scripted_engine:ScriptedEngine")
     rationale = {"item_id": ["hostile-script"], "annotator_id": [ATTACK], "label": ["3"], "rationale": [ATTACK]}
     pq.write_table(pa.table(rationale), folder / "rationales.parquet")
+    write_refinement(folder_of(folder, "refine"), make_hostile_outcome(), ORIGINAL.text, HOSTILE_GUIDELINE)
+    training = folder_of(folder, "train-<b>run")
+    write_training_run(training)
     config = folder / "report.toml"
     config.write_text(
         f"output = '{folder}'\ntitle = 'A <b>title</b>'\ntraces = ['{run.url}']\n"
         f"rationales.paths = ['{folder}/rationales.parquet']\n"
+        f"agreement = '{write_agreement(folder / 'agreement', RATERS)}'\n"
+        f"refinement = '{folder}/refine'\ntraining = ['{training.url}']\n"
     )
     assert main([str(config)]) == 0
     return (folder / "report.html").as_uri()
+
+
+FAINT = """
+const read = text => text.match(/[\\d.]+/g).map(Number);
+const line = c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+const light = rgb => [0.2126, 0.7152, 0.0722].reduce((sum, share, n) => sum + share * line(rgb[n] / 255), 0);
+const behind = node => {
+  const [r, g, b, share = 1] = read(getComputedStyle(node).backgroundColor);
+  if (share === 1) return [r, g, b];
+  const below = behind(node.parentElement);
+  return [r, g, b].map((c, n) => share * c + (1 - share) * below[n]);
+};
+return [...document.querySelectorAll("#guideline ins, #guideline del, .matrix td, .matrix th, td small, .note")]
+  .filter(node => node.textContent.trim() && node.checkVisibility())
+  .map(node => [node, light(read(getComputedStyle(node).color)), light(behind(node))])
+  .filter(([, ink, paper]) => (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05) < 4.5)
+  .map(([node]) => `${node.tagName} ${node.className}: ${node.textContent.slice(0, 20)}`);
+"""
+"""What stands out from what is behind it by less than 4.5 to 1. Source: WCAG 2.2, contrast ratio, 1.4.3."""
 
 
 def wait(browser: Any, script: str, seconds: float = 20) -> Any:
@@ -73,6 +111,10 @@ def open_page(browser: Any, page: str) -> None:
 
 def status(browser: Any) -> str:
     return str(browser.execute_script("return document.getElementById('status').textContent"))
+
+
+def read_text(browser: Any, selector: str) -> str:
+    return str(browser.execute_script("return document.querySelector(arguments[0]).textContent", selector))
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +153,24 @@ def test_hostile_names_outside_the_trace_browser_are_texts_too(browser: Any, pag
     assert not browser.execute_script(
         "return document.querySelectorAll('main img, main b:not(.about b), h1 b, svg script').length"
     )
+    for section, text in (("training", "train-<b>run"), ("confusion", RATERS[1]), ("slices", RATERS[1])):
+        assert text in read_text(browser, f"#{section}"), section
     assert "traces-<b>run (simulated)" in browser.execute_script("return document.body.textContent")
     assert ATTACK in browser.execute_script("return document.getElementById('acceptance').textContent")
     assert browser.execute_script("return document.querySelectorAll('.badge').length")
+
+
+def test_headline_diff_matrices_and_curves_are_there(browser: Any, page: str) -> None:
+    open_page(browser, page)
+    for pair in ("untuned → tuned <b>well</b>", "untuned → tuned-refined", "Human ceiling"):
+        assert pair in read_text(browser, "#agreement")
+    assert ATTACK in read_text(browser, "#guideline .notes")
+    lines = browser.execute_script("return [...document.querySelectorAll('#guideline ins')].map(l => l.textContent)")
+    assert [line.removeprefix("+ added: ") for line in lines] == HOSTILE_GUIDELINE.splitlines()[1:]
+    counts = browser.execute_script(
+        "return ['#confusion .matrix', '#training svg'].map(s => document.querySelectorAll(s).length)"
+    )
+    assert counts == [len(RATERS) + 1, 4]
 
 
 def test_the_policy_stops_a_script_that_gets_in_all_the_same(browser: Any, page: str) -> None:
@@ -207,7 +264,10 @@ def test_a_phone_shows_it_without_scrolling_sideways(page: str, tmp_path: Path, 
         open_page(phone, page)
         search(phone, "hostile-unbroken")
         wait(phone, "document.getElementById('status').textContent.startsWith('Units 1\u20131 of 1 ')")
+        # Folded tables, too.
+        phone.execute_script("document.querySelectorAll('details').forEach(one => { one.open = true })")
         assert phone.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+        assert phone.execute_script(FAINT) == []
         paper, ink = phone.execute_script(
             "const s = getComputedStyle(document.body);"
             "return [s.backgroundColor, s.color].map(c => c.match(/\\d+/g).map(Number))"

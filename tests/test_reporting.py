@@ -14,15 +14,16 @@ from jobs.render_report import main, split_output
 from judgetrace.config import UserError
 from judgetrace.reporting.blocks import Cell, Matrix, Table
 from judgetrace.reporting.charts import Dot, DotRow, Line, draw_dots, draw_lines, draw_shares
-from judgetrace.reporting.discovery import find_runs
+from judgetrace.reporting.config import ComparisonConfig, RenderReportConfig
+from judgetrace.reporting.discovery import fill_from_study, find_runs
 from judgetrace.reporting.embedding import CHUNK_RECORDS, encode, pack_records
-from judgetrace.reporting.guideline_section import compare_lines
 from judgetrace.reporting.page import write_policy
 from judgetrace.reporting.run_reading import name_runs, read_refinement_spent
 from judgetrace.reporting.trace_reading import list_trace_files, read_records, select_items
 from judgetrace.reporting.trace_records import find_noise, list_noisy, make_records
 from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder
+from judgetrace.study.sections import write_toml
 from tests.report_runs import LEVELS, make_row, make_table, write_trace_run
 
 FIVE = ScaleConfig(values=tuple(LEVELS))
@@ -169,16 +170,36 @@ def test_runs_of_the_same_name_are_told_apart() -> None:
     assert name_runs(["a/x/run", "a/y/run/", "s3://b/other"]) == ["x/run", "y/run", "other"]
 
 
-def test_lines_that_changed_are_marked() -> None:
-    marks = [(line.mark, line.text) for line in compare_lines("one\ntwo", "one\nthree")]
-    assert marks == [("@", ""), (" ", "one"), ("-", "two"), ("+", "three")]
-
-
 def test_a_study_is_known_by_what_lies_in_it(tmp_path: Path) -> None:
     one = write_run(tmp_path / "stages/infer-a", 2)
     two = write_run(tmp_path / "stages/infer-b", 2)
     Folder(str(tmp_path / "agree")).write_json("agreement.json", {})
     assert find_runs(Folder(str(tmp_path))) == {"traces": [one, two], "agreement": str(tmp_path / "agree")}
+
+
+def test_a_study_s_runs_that_have_nothing_to_show_yet_do_not_keep_the_others_from_the_page(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "infer", 2)
+    for name, job in (("train/tuned", "train_rater"), ("refine", "refine_guideline")):
+        Folder(str(tmp_path / name)).write_json("drivers/driver-00000.json", {"job": job})
+    assert find_runs(Folder(str(tmp_path))) == {"traces": [one]}
+    (tmp_path / "refine/refinement.json").write_text("{}")
+    assert find_runs(Folder(str(tmp_path)))["refinement"] == str(tmp_path / "refine")
+
+
+def test_of_a_study_s_agreements_that_of_all_raters_is_shown_with_the_study_s_own_pairs(tmp_path: Path) -> None:
+    for name, raters in (("after", ["a", "b"]), ("all", ["a", "b", "c"]), ("before", ["a"])):
+        Folder(str(tmp_path / f"agreement/{name}")).write_json("agreement.json", {"config": {"raters": raters}})
+    pair = {"before": "a", "after": "c", "what": "", "optional": True}
+    config = RenderReportConfig(output="x", study=str(tmp_path))
+    assert fill_from_study(config).comparisons == []
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/report.toml").write_text(write_toml({"comparisons": [pair]}))
+
+    found = fill_from_study(config)
+    assert found.agreement == str(tmp_path / "agreement/all")
+    assert [one.model_dump() for one in found.comparisons] == [pair]
+    own = [ComparisonConfig(before="b", after="a")]
+    assert fill_from_study(config.model_copy(update={"comparisons": own})).comparisons == own
 
 
 class Tags(HTMLParser):

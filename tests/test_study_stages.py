@@ -140,14 +140,16 @@ def test_names_and_keys_that_can_not_be_are_refused(tmp_path: Path, sections: di
         build(tmp_path, **sections)
 
 
-def test_verified_traces_are_told_to_training_and_to_refinement(tmp_path: Path) -> None:
-    stages = build(tmp_path, infer={"runs": ["plain", "hinted"]}, verify={"hinted": {"limit": 5}}, refine={})
+def test_verified_traces_are_told_to_training_refinement_and_report(tmp_path: Path) -> None:
+    runs = {"runs": ["plain", "hinted"]}
+    stages = build(tmp_path, infer=runs, verify={"hinted": {"limit": 5}}, refine={}, report={})
 
     assert stages["verify.hinted"].wires["traces"] == Ref("infer.hinted")
     assert stages["verify.hinted"].config["limit"] == 5
     assert "limit" not in stages["verify.plain"].config
     assert stages["train.shuffled"].wires["data.verification"] == [Ref("verify.plain"), Ref("verify.hinted")]
     assert stages["refine"].wires["selection.verification"] == [Ref("verify.plain"), Ref("verify.hinted")]
+    assert stages["report"].wires["verification"] == [Ref("verify.plain"), Ref("verify.hinted")]
     assert "selection.verification" not in build(tmp_path, refine={})["refine"].wires
     assert build(tmp_path, verify={})["verify"].wires["traces"] == Ref("infer")
 
@@ -177,20 +179,36 @@ def test_the_report_is_told_of_each_stage_that_is_there_and_of_no_other_folder(t
     assert {"infer", "rate.tuned.refined", "agreement.all", "table"} <= set(report.takes)
 
 
-def test_the_report_shows_what_the_study_is_about_first_and_not_every_pair_there_is(tmp_path: Path) -> None:
-    pairs = [
-        (pair["before"], pair["after"])
-        for pair in build(tmp_path, refine={}, report={})["report"].config["comparisons"]
-    ]
-    assert pairs == [
+def list_pairs(stage: Stage) -> list[tuple[str, str]]:
+    return [(pair["before"], pair["after"]) for pair in stage.config["comparisons"]]
+
+
+def test_the_report_compares_what_the_study_is_for_however_many_raters_there_are(tmp_path: Path) -> None:
+    controls = ["label", "unrejected", "shuffled", "recalibrated"]
+    stages = build(tmp_path, train={"controls": controls}, rate={"others": ["large"]}, refine={}, report={})
+
+    assert list_pairs(stages["report"]) == [
         ("untuned", "tuned"),
+        ("untuned", "large"),
         ("untuned", "untuned-refined"),
         ("tuned", "tuned-refined"),
+        ("large", "large-refined"),
+        ("label", "tuned"),
+        ("unrejected", "tuned"),
         ("shuffled", "tuned"),
         ("recalibrated", "tuned"),
     ]
-    given = [{"before": "a", "after": "b"}]
-    assert build(tmp_path, report={"comparisons": given})["report"].config["comparisons"] == given
+    config = resolve_stage(stages["report"], folders_of(stages)).config
+    assert [(pair.before, pair.after) for pair in config.comparisons] == list_pairs(stages["report"])
+    rated = {stage.about["rater"] for stage in stages.values() if stage.kind in ("rate", "recalibrate")}
+    assert {name for pair in list_pairs(stages["report"]) for name in pair} == rated
+
+
+def test_a_study_compares_other_raters_where_it_says_so(tmp_path: Path) -> None:
+    own = [{"before": "shuffled", "after": "untuned"}]
+
+    assert list_pairs(build(tmp_path, report={"comparisons": own})["report"]) == [("shuffled", "untuned")]
+    assert list_pairs(build(tmp_path, infer=None, train=None, report={})["report"]) == []
 
 
 def test_training_and_guidelines_learn_from_the_proposals_that_they_name(tmp_path: Path) -> None:

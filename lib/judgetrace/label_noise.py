@@ -56,6 +56,8 @@ SUSPECTS = pa.schema(
     ]
 )
 """One row a unit that at least `min_draws` rated draws did not reach."""
+MIN_DRAWS = 8
+"""Draws with a rating that must have missed the label before it is suspected, where nobody says otherwise."""
 _UNFINISHED = ("cancelled", "failed")
 
 

@@ -41,17 +41,22 @@ class AgreementInput:
     replicates: int
     rule: str
     pairs: Sequence[tuple[str, str, str]] = field(default_factory=tuple)
-    """(before, after, what lies between them); all pairs of raters where none is named."""
+    """(before, after, what lies between them); the first MAX_PAIRS pairs of raters where none is named."""
     simulated: frozenset[str] = frozenset()
     """Raters whose engine is no model."""
 
     @property
     def compared(self) -> list[tuple[str, str, str]]:
         """The pairs to show."""
-        if self.pairs:
-            return list(self.pairs)
-        found = [(a, b, "") for n, a in enumerate(self.raters) for b in self.raters[n + 1 :]]
-        return found[:MAX_PAIRS]
+        return list(self.pairs) or self._list_all_pairs()[:MAX_PAIRS]
+
+    @property
+    def num_left_out(self) -> int:
+        """How many pairs of raters are not shown though none was named."""
+        return 0 if self.pairs else max(0, len(self._list_all_pairs()) - MAX_PAIRS)
+
+    def _list_all_pairs(self) -> list[tuple[str, str, str]]:
+        return [(a, b, "") for n, a in enumerate(self.raters) for b in self.raters[n + 1 :]]
 
     def name(self, rater: str) -> str:
         """Name a rater, saying so where it is simulated."""
@@ -135,13 +140,16 @@ def _tabulate_changes(found: AgreementInput, dimensions: Sequence[str], kind: st
             if any(change.get("value") is not None for change in changes):
                 start = [dimension] if named else []
                 head = f"{found.name(before)} → {found.name(after)}"
-                rows.append([*start, Cell(head, what), *map(_show_change, columns, changes)])
+                rows.append([*start, Cell(head, what), *map(show_change, columns, changes)])
+    note = "After minus before, paired by unit. p: two-sided, Holm's correction over all pairs and dimensions."
+    if found.num_left_out:
+        note += f" {found.num_left_out} more pairs of raters are not shown; `comparisons` names those to show."
     return Table(
         "Before and after: the difference, on the units that both rated",
         [*(["dimension"] if named else []), "raters", *(f"Δ {_explain(column)}" for column in columns)],
         rows[: MAX_ROWS * 4],
         num_heads=1 + named,
-        note="After minus before, paired by unit. p: two-sided, Holm's correction over all pairs and dimensions.",
+        note=note,
     )
 
 
@@ -158,7 +166,8 @@ def find_change(found: AgreementInput, dimension: str, before: str, after: str, 
     return {**row, **turned, **bounds} if row else {}
 
 
-def _show_change(statistic: str, row: Row) -> Cell:
+def show_change(statistic: str, row: Row) -> Cell:
+    """Show a paired difference: good or bad where its whole interval is on one side of 0."""
     low, high, tone = row.get("low"), row.get("high"), ""
     if low is not None and high is not None and (low > 0 or high < 0):
         tone = "good" if (low > 0) != (statistic in LOWER_IS_BETTER) else "bad"

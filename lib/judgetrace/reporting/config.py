@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from judgetrace.config import STRICT, OneOrMore
+from judgetrace.label_noise import MIN_DRAWS
 
 
 class RationalesConfig(BaseModel):
@@ -32,6 +33,9 @@ class BrowserConfig(BaseModel):
     max_text_chars: int = Field(
         default=20_000, ge=100, description="A longer text (item, thinking, rationale) is cut, and says so."
     )
+    min_draws: int = Field(
+        default=MIN_DRAWS, ge=1, description="As of list_noise: draws that must have missed a label to make it suspect."
+    )
     seed: int = Field(default=0, ge=0, description="Another seed draws another sample, and another order.")
 
 
@@ -43,9 +47,7 @@ class ComparisonConfig(BaseModel):
     before: str = Field(description="A rater_id: untuned, or asked with the original guideline.")
     after: str = Field(description="A rater_id: tuned, or asked with the refined guideline.")
     what: str = Field(default="", description="What lies between them, for the table.")
-    required: bool = Field(
-        default=True, description="A rater that was not measured is an error; if false, the pair is left out then."
-    )
+    optional: bool = Field(default=False, description="Whether it is left out where one of them was not measured.")
 
 
 class RenderReportConfig(BaseModel):
@@ -70,7 +72,8 @@ class RenderReportConfig(BaseModel):
     verification: OneOrMore = Field(default=(), description="Runs of verify_traces: one, or a list.")
     rationales: RationalesConfig | None = Field(default=None, description="People's own reasons.")
     comparisons: list[ComparisonConfig] = Field(
-        default_factory=list, description="Raters before and after; by default each two, in the agreement's order."
+        default_factory=list,
+        description="Raters before and after; by default each two, in the agreement's order, six pairs at most.",
     )
     currency: str = Field(default="", description="The currency of the endpoints' prices, for the page.")
     browser: BrowserConfig = BrowserConfig()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 from judgetrace.config import UserError
-from judgetrace.reporting.config import RenderReportConfig
+from judgetrace.reporting.config import ComparisonConfig, RenderReportConfig
 from judgetrace.storage import Folder
 
 MARKS = re.compile(
     r"^(?:(?P<folder>.*)/)?(?P<mark>manifest-00000\.json|manifest\.json|agreement\.json|drivers/driver-\d+\.json)$"
 )
+STUDY_REPORT = "configs/report.toml"
+"""Where run_study keeps the config of its report."""
 MAX_DEPTH = 4
 """Folders below the study's in which a mark can lie."""
 
@@ -25,31 +28,51 @@ KINDS = {
     "verify_traces": "verification",
 }
 """Job -> the config's key that takes its runs."""
+SHOWN_BY = {"training": "metrics.parquet", "refinement": "refinement.json"}
+"""Key -> the file without which a run has nothing to show yet."""
 
 
 def fill_from_study(config: RenderReportConfig) -> RenderReportConfig:
     """Add a study's runs to a config where it gives none of a kind itself. Raises UserError for an empty study."""
     if config.study is None:
         return config
-    found = find_runs(Folder(config.study))
+    study = Folder(config.study)
+    found = find_runs(study)
     if not found:
         raise UserError(
             f"study = {config.study}: no run of any job in it\nexpected: a folder that run_study has written to"
         )
+    found["comparisons"] = read_comparisons(study)
     given = {key: value for key, value in config.model_dump().items() if value}
     return config.model_copy(update={key: value for key, value in found.items() if key not in given})
 
 
 def find_runs(study: Folder) -> dict[str, Any]:
-    """Find a study's runs: key of the config -> URL, or URLs for those that take several."""
+    """Find a study's runs: key of the config -> URL, or URLs for those that take several.
+
+    Of several agreements, that of the most raters.
+    """
     found: dict[str, list[str]] = {}
     for folder, marks in sorted(_list_marks(study).items()):
         url = f"{study.url.rstrip('/')}/{folder}" if folder else study.url
         kind = _find_kind(Folder(url), marks)
         if kind is not None:
             found.setdefault(kind, []).append(url)
+    found.get("agreement", []).sort(key=_count_raters)
     several = ("traces", "training", "ratings", "verification")
     return {kind: urls if kind in several else urls[-1] for kind, urls in found.items()}
+
+
+def read_comparisons(study: Folder) -> list[ComparisonConfig]:
+    """Read which raters run_study has its own report compare; none where it made no report."""
+    if not study.exists(STUDY_REPORT):
+        return []
+    given = tomllib.loads(study.read_bytes(STUDY_REPORT).decode()).get("comparisons", [])
+    return [ComparisonConfig.model_validate(one) for one in given]
+
+
+def _count_raters(agreement: str) -> int:
+    return len(Folder(agreement).read_json("agreement.json").get("config", {}).get("raters", []))
 
 
 def _list_marks(study: Folder) -> Mapping[str, list[str]]:
@@ -70,4 +93,5 @@ def _find_kind(folder: Folder, marks: list[str]) -> str | None:
     about = folder.read_json("manifest.json" if "manifest.json" in marks else max(marks))
     if "sampled_with" in about:
         return "traces"
-    return KINDS.get(about.get("job", ""))
+    kind = KINDS.get(about.get("job", ""))
+    return kind if kind not in SHOWN_BY or folder.exists(SHOWN_BY[kind]) else None

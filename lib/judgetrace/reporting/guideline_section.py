@@ -1,59 +1,55 @@
-"""The refined guideline as a section of the report: verdict, candidates, and what changed, line by line. Pure."""
+"""The refined guideline as a section of the report: verdict, agreement, candidates, what changed line by line. Pure.
+
+Shows what refine_guideline wrote: refinement.json, candidates.parquet, guideline.diff. Computes nothing.
+"""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from judgetrace.agreement.figures import title
 from judgetrace.reporting import blocks
+from judgetrace.reporting.agreement_section import show_cell, show_change
 from judgetrace.reporting.blocks import Block, Cell, Cells, DiffLine, Section, Table
 
-CONTEXT_LINES = 3
-MEASURED_ON = {
-    "confirm": ", on the half of the validation split that confirms",
-    "test": ", on the test split",
-}
 MAX_LINES = 2000
-_SHOWN = ("name", "kind", "seed", "is_winner", "problems", "error")
-_HIDDEN = ("text", "out_at_look", "is_challenger")
+ALPHAS = ("alpha_nominal", "alpha_ordinal", "alpha_interval")
+TOGETHER = {
+    "target": ("the target label", ("kendall_tau_b", "icc_3_1", "mse", "cohen_kappa", *ALPHAS)),
+    "raters": ("each other", ("icc_3_1", "cohen_kappa", *ALPHAS)),
+}
+"""Comparison of refinement.json -> with whom raters are compared there, and the statistics to show."""
+PARTS = {"confirm": "the half of the validation split that confirmed the choice", "test": "the test split"}
+_WORDS = ("name", "kind", "seed", "text", "problems", "error", "why_out", "behind", "out_at_look")
+"""Columns of candidates.parquet that are no scores: what they say is in the first and the last column."""
+_BOUNDS = {"minus_original": ("low", "high")}
+"""Score -> the columns of its interval, where these are not named after it."""
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """What refine_guideline wrote; every part may be missing."""
+    """What refine_guideline wrote."""
 
-    original: str | None
-    """The corpus's guideline, which a run may have been given another one for."""
-    refined: str | None
-    candidates: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any]
     """refinement.json."""
+    candidates: Sequence[Mapping[str, Any]]
+    """Rows of candidates.parquet."""
+    difference: str
+    """guideline.diff: the guideline that the run was given against the one that it returned; "" where it is that."""
     num_critiques: int = 0
-    difference: str | None = None
-    """guideline.diff: from the guideline that was refined; empty where it was kept."""
 
 
 def make_guideline(found: Refinement) -> Section:
     """Make the section of the refined guideline."""
-    made: list[Block] = []
-    verdict = _find_verdict(found.facts)
-    if verdict:
-        made.append(blocks.Notes("Verdict", verdict))
+    made: list[Block] = [blocks.Notes("Verdict", list(_list_verdicts(found.facts)))]
+    if found.facts["agreement"]:
+        made.append(_tabulate_agreement(found.facts))
     if found.candidates:
         made.append(_tabulate_candidates(found.candidates))
-    agreement = _tabulate_agreement(found.facts)
-    if agreement is not None:
-        made.append(agreement)
-    if found.difference is not None:
-        made.append(_show_difference(list(read_difference(found.difference.splitlines()))))
-    elif found.original is not None and found.refined is not None:
-        made.append(_show_difference(list(compare_lines(found.original, found.refined))))
-    elif found.refined is not None:
-        made.append(blocks.Prose("The original is not in the run or the corpus, so there is nothing to compare with."))
-        made.append(blocks.Diff("The guideline", [DiffLine(" ", line) for line in found.refined.splitlines()]))
+    made.append(_show_difference(found.difference))
     lead = (
         "Accepted traces, distilled into a clearer guideline. Candidates were scored on the validation split; the "
         "winner had to beat the original on a half of it that took no part in choosing."
@@ -63,93 +59,110 @@ def make_guideline(found: Refinement) -> Section:
     return Section("guideline", "The refined guideline", lead, made)
 
 
-def _find_verdict(facts: Mapping[str, Any]) -> list[str]:
-    """Read what a refinement says of itself (refining.outcome.describe_outcome)."""
-    said = [facts.get("confirmation", {}).get("says"), facts.get("why_not_raced"), *facts.get("notes", ())]
-    return [str(sentence) for sentence in said if sentence]
+def _list_verdicts(facts: Mapping[str, Any]) -> Iterator[str]:
+    if facts["why_not_raced"]:
+        yield f"The original guideline is returned. There was no race: {facts['why_not_raced']}."
+    else:
+        yield facts["confirmation"]["says"]
+    yield from facts["notes"]
 
 
-def _tabulate_agreement(facts: Mapping[str, Any]) -> Table | None:
-    """Tabulate how far raters agree before and after: rows of refining.agreement_change.CHANGES."""
-    rows: list[Cells] = [
-        [
-            Cell(row["who"], "with the target label" if row["comparison"] == "target" else "among raters"),
-            title(row["statistic"]),
-            _show_interval(row, "before"),
-            _show_interval(row, "after"),
-            _show_interval(row, "change"),
-            _show(row["num_items"]),
-        ]
-        for row in facts.get("agreement") or ()
-    ]
-    where = MEASURED_ON.get(facts.get("agreement_on") or "", "")
-    caption = f"Agreement with the original and the refined guideline{where}"
-    columns = ["who", "statistic", "original", "refined", "change", "items"]
-    return Table(caption, columns, rows) if rows else None
+def _tabulate_agreement(facts: Mapping[str, Any]) -> Table:
+    """Tabulate raters with people and with each other, before and after."""
+    challenger, found = facts["challenger"], facts["agreement"]
+    where = PARTS[facts["agreement_on"]]
+    rows: list[Cells] = []
+    for comparison, (whom, statistics) in TOGETHER.items():
+        own = [row for row in found if row["comparison"] == comparison]
+        chosen = [row for statistic in statistics for row in own if row["statistic"] == statistic]
+        order = {who: place for place, who in enumerate(dict.fromkeys(row["who"] for row in own))}
+        for row in sorted(chosen, key=lambda row: order[row["who"]]):
+            rows.append([Cell(row["who"], f"with {whom}"), title(row["statistic"]), *_show_times(row, challenger)])
+    if challenger is None:
+        note = "There was nothing to compare the original with."
+    else:
+        returned = "is returned" if facts["is_replaced"] else "was not shown to be better: the original is returned"
+        note = f"Before: the original guideline. After: {challenger}, which {returned}. The change is paired by item."
+    columns = ["raters", "figure", "items", "before", *(["after", "change"] if challenger else [])]
+    return Table(f"Agreement with the original and the refined guideline, on {where}", columns, rows, 2, note)
 
 
-def _show_interval(row: Mapping[str, Any], name: str) -> Cell:
-    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
-    tone = "" if name != "change" or low is None else "quiet" if low <= 0 <= high else ""
-    return Cell(_show(value), "" if low is None else f"{low:.3f} to {high:.3f}", tone)
+def _show_times(row: Mapping[str, Any], challenger: str | None) -> Iterator[str | Cell]:
+    yield f"{row['num_items']:,}"
+    yield show_cell(_pick(row, "before"))
+    if challenger is not None:
+        yield show_cell(_pick(row, "after"))
+        yield show_change(row["statistic"], _pick(row, "change"))
+
+
+def _pick(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
 
 
 def _tabulate_candidates(candidates: Sequence[Mapping[str, Any]]) -> Table:
-    present = list(candidates[0])
-    scores = [
-        name
-        for name in present
-        if name not in (*_SHOWN, *_HIDDEN) and any(isinstance(row.get(name), int | float) for row in candidates)
-    ]
-    rows: list[Cells] = [
+    scores = _list_scores(candidates)
+    rows = [
         [
-            Cell(str(row.get("name", "")), _describe_place(row), "good" if row.get("is_winner") else ""),
-            *(_show(row.get(name)) for name in scores),
-            _say_why(row),
+            Cell(str(row["name"]), str(row["kind"]), "good" if row["is_winner"] else ""),
+            *(_show_score(row, name) for name in scores),
+            _explain(row),
         ]
         for row in candidates
     ]
-    columns = ["candidate", *(name.replace("_", " ") for name in scores), "out because"]
+    columns = ["candidate", *(name.replace("_", " ") for name in scores), "what became of it"]
     return Table("Candidates", columns, rows)
 
 
-def _describe_place(row: Mapping[str, Any]) -> str:
-    """Say what kind of guideline a candidate is, and how far it came."""
-    place = "is returned" if row.get("is_winner") else "won the race" if row.get("is_challenger") else ""
-    return ", ".join(filter(None, (str(row.get("kind") or ""), place)))
+def _list_scores(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """List the columns that hold a figure of any candidate; bounds of intervals are shown beside theirs."""
+    names = list(candidates[0])
+    bounds = {bound for name in names for bound in _bounds_of(name) if bound in names}
+    return [
+        name
+        for name in names
+        if name not in _WORDS and name not in bounds and any(_is_figure(row.get(name)) for row in candidates)
+    ]
 
 
-def _say_why(row: Mapping[str, Any]) -> str:
-    """Say why a candidate did not win: the lint, a call that failed, the race."""
-    behind = f"clearly behind {row['behind']}" if row.get("behind") else ""
-    return str(row.get("why_out") or row.get("error") or behind)
+def _bounds_of(name: str) -> tuple[str, str]:
+    return _BOUNDS.get(name, (f"{name}_low", f"{name}_high"))
 
 
-def _show(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _show_score(row: Mapping[str, Any], name: str) -> str | Cell:
+    value, (low, high) = row.get(name), _bounds_of(name)
     if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+        interval = {"value": value, "low": row.get(low), "high": row.get(high)}
+        return show_cell(interval, sign=name.startswith("minus") or name.endswith("change"))
+    return "" if value is None else f"{value:,}"
 
 
-def _show_difference(lines: Sequence[DiffLine]) -> Block:
-    if not any(line.mark in "+-" for line in lines):
-        return blocks.Prose("The original guideline was kept.")
+def _explain(row: Mapping[str, Any]) -> str:
+    """Say what became of a candidate, as refine_guideline's report.md does."""
+    if row["why_out"]:
+        return f"not raced: {row['why_out']}"
+    if row["out_at_look"] is not None:
+        return f"out at look {row['out_at_look']}, behind {row['behind']}"
+    if row["is_winner"]:
+        return "returned"
+    return "came out ahead" if row["is_challenger"] else ""
+
+
+def _show_difference(difference: str) -> Block:
+    lines = list(read_difference(difference))
+    if not lines:
+        return blocks.Prose("Nothing changed: the original guideline is returned.")
     added, removed = (sum(line.mark == mark for line in lines) for mark in "+-")
     return blocks.Diff(f"Original and refined guideline: {added} lines added, {removed} removed", lines[:MAX_LINES])
 
 
-def compare_lines(original: str, refined: str) -> Iterator[DiffLine]:
-    """Compare two texts line by line; of a long run of equal lines only those near a change are kept."""
-    return read_difference(
-        difflib.unified_diff(original.splitlines(), refined.splitlines(), lineterm="", n=CONTEXT_LINES)
-    )
-
-
-def read_difference(lines: Iterable[str]) -> Iterator[DiffLine]:
-    """Read the lines of a unified diff; its first two name the files."""
-    for number, line in enumerate(lines):
-        if number < 2:
-            continue
-        yield DiffLine(line[:1] or " ", "" if line.startswith("@@") else line[1:])
+def read_difference(difference: str) -> Iterator[DiffLine]:
+    """Read the lines of a unified difference; its two lines of names are left out."""
+    for line in difference.split("\n")[2:]:
+        if re.match(r"@@ .* @@$", line):
+            yield DiffLine("@", "")
+        elif line:
+            yield DiffLine(line[0], line[1:])

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from judgetrace.accounting import acceptance_beyond_chance
-from judgetrace.config import UserError
 from judgetrace.corpus import read_finished
-from judgetrace.products import VERIFICATION_PRODUCT
 from judgetrace.reporting.agreement_section import (
     AgreementInput,
     find_change,
@@ -26,32 +24,28 @@ from judgetrace.reporting.guideline_section import make_guideline
 from judgetrace.reporting.page import Page
 from judgetrace.reporting.run_reading import (
     count_spent,
-    is_simulated,
     list_rating_runs,
     list_simulated_raters,
     name_runs,
-    read_about,
     read_agreement,
-    read_guideline,
-    read_published_tally,
     read_rating_run,
     read_rationale_tables,
     read_refinement,
     read_refinement_spent,
     read_trace_run,
     read_training_run,
+    read_verification,
 )
 from judgetrace.reporting.trace_reading import list_trace_files, read_rationales, read_records, select_items
 from judgetrace.reporting.trace_records import Records, find_noise, list_noisy
 from judgetrace.reporting.traces_section import TraceRun, make_acceptance, make_noise, make_utilisation
 from judgetrace.reporting.training_section import make_training
-from judgetrace.reporting.verification_section import VerificationRun, make_verification
+from judgetrace.reporting.verification_section import make_verification
 from judgetrace.scale import ScaleConfig
 from judgetrace.sources import SourceConfig, list_source_files
 from judgetrace.storage import Folder
 from judgetrace.versions import list_versions
 
-MIN_NOISE_DRAWS = 4
 MAX_NOISY_ROWS = 15
 ORDER = (
     "agreement",
@@ -70,7 +64,7 @@ MISSING = {
     "traces": "data utilisation, acceptance and the trace browser: give runs of infer_traces as `traces`.",
     "training": "training curves: give runs of train_rater as `training`.",
     "refinement": "the refined guideline: give a run of refine_guideline as `refinement`.",
-    "verification": "verification of traces: give a run of verify_traces as `verification`.",
+    "verification": "verification of traces: give runs of verify_traces as `verification`.",
     "rationales": "human rationales beside the traces: give a table of them as `rationales`.",
 }
 
@@ -111,18 +105,12 @@ def gather_report(config: RenderReportConfig, now: float) -> Page:
 
 
 def _add_verification(report: Report, config: RenderReportConfig, now: float) -> None:
-    runs = []
-    for name, url in zip(name_runs(config.verification), config.verification, strict=True):
-        about = read_about(url, now)
-        if about["job"] != "verify_traces":
-            raise UserError(
-                f"verification: {url} is a run of {about['job']}\nexpected: the run folder of verify_traces"
-            )
-        tally = read_published_tally(url, VERIFICATION_PRODUCT.folder)
-        runs.append(VerificationRun(name, about, tally, is_simulated(about["config"])))
-        report.spent.append(count_spent(name, about, tally))
-    if runs:
+    if config.verification:
+        names = name_runs(config.verification)
+        runs = [read_verification(name, url, now) for name, url in zip(names, config.verification, strict=True)]
         report.sections.append(make_verification(runs))
+        named = "verification {}" if len(runs) > 1 else "verification"
+        report.spent += [count_spent(named.format(run.name), run.about, run.tally) for run in runs]
 
 
 def _name_page(config: RenderReportConfig) -> str:
@@ -224,11 +212,11 @@ def _add_browser(report: Report, config: RenderReportConfig, names: list[str], s
         urls = [file.url for file in list_source_files(SourceConfig(paths=config.rationales.paths, format="parquet"))]
         rationales = read_rationales(read_rationale_tables(urls, columns), columns, None)
     found = read_records(files, selection, rationales, wanted.max_text_chars)
-    noise = find_noise(found, MIN_NOISE_DRAWS)
+    noise = find_noise(found, wanted.min_draws)
     report.packed = pack_records(found, noise, wanted.max_megabytes)
     report.browser_note = describe_browser(report.packed, found, selection.num_units, config)
     noisy = list_noisy(found, noise, scales, MAX_NOISY_ROWS)
-    report.sections.append(make_noise(noisy, len(noise), len(set(found.keys)), MIN_NOISE_DRAWS))
+    report.sections.append(make_noise(noisy, len(noise), len(set(found.keys)), wanted.min_draws))
 
 
 def describe_browser(packed: Packed, found: Records, num_units: int, config: RenderReportConfig) -> str:
@@ -254,8 +242,7 @@ def _add_training(report: Report, config: RenderReportConfig) -> None:
 
 def _add_guideline(report: Report, config: RenderReportConfig) -> None:
     if config.refinement:
-        original = read_guideline(config.corpus) if config.corpus else None
-        report.sections.append(make_guideline(read_refinement(config.refinement, original)))
+        report.sections.append(make_guideline(read_refinement(config.refinement)))
         report.spent += read_refinement_spent(config.refinement)
 
 

@@ -16,12 +16,14 @@ from judgetrace.config import UserError
 from judgetrace.corpus import read_finished
 from judgetrace.engine import ENDPOINT_ENGINE
 from judgetrace.ledger import current_shard_files, read_tally
+from judgetrace.products import VERIFICATION_PRODUCT
 from judgetrace.reporting.agreement_section import AgreementInput
 from judgetrace.reporting.config import ComparisonConfig
 from judgetrace.reporting.cost_section import Spent
 from judgetrace.reporting.guideline_section import Refinement
 from judgetrace.reporting.traces_section import TraceRun
 from judgetrace.reporting.training_section import TrainingRun
+from judgetrace.reporting.verification_section import VerificationRun
 from judgetrace.run_folder import RunFolder
 from judgetrace.run_report import describe_state
 from judgetrace.scale import ScaleConfig
@@ -133,6 +135,15 @@ def count_spent(name: str, about: Mapping[str, Any], tally: Tally, accepted: int
     )
 
 
+def read_verification(name: str, url: str, now: float) -> VerificationRun:
+    """Read a run of verify_traces. Raises UserError."""
+    about = read_about(url, now)
+    if about["job"] != "verify_traces":
+        raise UserError(f"verification = {url}: is a run of {about['job']}\nexpected: run folders of verify_traces")
+    tally = read_published_tally(url, VERIFICATION_PRODUCT.folder)
+    return VerificationRun(name, about, tally, is_simulated(about["config"]))
+
+
 def read_training_run(name: str, url: str) -> tuple[TrainingRun, Spent]:
     """Read a run of train_rater: its curves, and its manifest where it is complete. Raises UserError."""
     folder = Folder(url)
@@ -145,7 +156,10 @@ def read_training_run(name: str, url: str) -> tuple[TrainingRun, Spent]:
 
 
 def read_agreement(url: str, comparisons: Sequence[ComparisonConfig], simulated: frozenset[str]) -> AgreementInput:
-    """Read an output of measure_agreement. Raises UserError for none, or for a rater that it does not have."""
+    """Read an output of measure_agreement, with those `comparisons` whose raters it has.
+
+    Raises UserError for none, or for a comparison of other raters that is not optional.
+    """
     folder = Folder(url)
     if not folder.exists("agreement.json"):
         raise UserError(f"agreement = {url}: no agreement.json there\nexpected: an output of measure_agreement")
@@ -154,7 +168,7 @@ def read_agreement(url: str, comparisons: Sequence[ComparisonConfig], simulated:
     names = {row["who"] for row in rows if row["comparison"] == "rater_target" and row["with_whom"] == TARGET}
     ids = map(_find_rater_id, about["config"].get("raters", []))
     given = [name for name in ids if name is not None and name in names]
-    unknown = sorted({name for c in comparisons if c.required for name in (c.before, c.after)} - names)
+    unknown = sorted({name for c in comparisons if not c.optional for name in (c.before, c.after)} - names)
     if unknown:
         raise UserError(f"comparisons: the agreement has no raters {unknown[:5]}; it has {sorted(names)}")
     intervals = about["config"].get("intervals", {})
@@ -194,20 +208,19 @@ def list_rating_runs(agreement: str) -> list[str]:
     return [url for url in urls if Folder(url).exists("manifest.json")]
 
 
-def read_refinement(url: str, original: str | None) -> Refinement:
-    """Read a run of refine_guideline; `original` is the corpus's guideline. Raises UserError."""
+def read_refinement(url: str) -> Refinement:
+    """Read a run of refine_guideline. Raises UserError for none, or for one that is not complete."""
     folder = Folder(url)
-    if not folder.exists("guideline.md"):
-        raise UserError(f"refinement = {url}: no guideline.md there\nexpected: a complete run of refine_guideline")
-    candidates, critiques = [], 0
-    if folder.exists("candidates.parquet"):
-        candidates = folder.read_table("candidates.parquet").to_pylist()
-    if folder.exists("critiques.parquet"):
-        with folder.open_parquet("critiques.parquet") as file:
-            critiques = int(file.metadata.num_rows)
-    facts = folder.read_json("refinement.json") if folder.exists("refinement.json") else {}
-    difference = _read_text(folder, "guideline.diff") if folder.exists("guideline.diff") else None
-    return Refinement(original, _read_text(folder, "guideline.md"), candidates, facts, critiques, difference)
+    if not folder.exists("refinement.json"):
+        raise UserError(f"refinement = {url}: no refinement.json there\nexpected: a complete run of refine_guideline")
+    with folder.open_parquet("critiques.parquet") as file:
+        critiques = int(file.metadata.num_rows)
+    return Refinement(
+        folder.read_json("refinement.json"),
+        folder.read_table("candidates.parquet").to_pylist(),
+        folder.read_bytes("guideline.diff").decode(),
+        critiques,
+    )
 
 
 def read_refinement_spent(url: str) -> list[Spent]:
@@ -230,16 +243,6 @@ def read_refinement_spent(url: str) -> list[Spent]:
         is_simulated=any(map(is_simulated, (config["generator"], *config["raters"]))),
     )
     return [spent]
-
-
-def read_guideline(corpus: str) -> str | None:
-    """Read the guideline of a corpus; None where it has none."""
-    folder = Folder(corpus)
-    return _read_text(folder, "guideline.md") if folder.exists("guideline.md") else None
-
-
-def _read_text(folder: Folder, name: str) -> str:
-    return folder.read_bytes(name).decode("utf-8", "replace")
 
 
 def read_rationale_tables(urls: Sequence[str], columns: Mapping[str, str | None]) -> Iterator[Any]:

@@ -195,9 +195,9 @@ class NoisyUnit:
 def make_noise(units: Sequence[NoisyUnit], num_units: int, num_read: int, min_draws: int) -> Section:
     """Make the section of units that no draw reached though many agree on another level: hard, or mislabelled."""
     lead = (
-        f"{num_units:,} of the {num_read:,} units in this page's trace browser have {min_draws} or more rated draws, "
-        "in all runs together, and none that matches the label. Such a unit is hard, or its label is wrong. First "
-        "those whose draws agree most on another level; the trace browser has all of them as a filter."
+        f"{num_units:,} of the {num_read:,} units in this page's trace browser have {min_draws} or more rated draws "
+        "(browser.min_draws), in all runs together, and none that matches the label. Such a unit is hard, or its label "
+        "is wrong. First those whose draws agree most on another level; the trace browser has all of them as a filter."
     )
     rows: list[list[Any]] = []
     for unit in units:

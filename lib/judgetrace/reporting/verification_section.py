@@ -18,29 +18,29 @@ class VerificationRun:
     about: Mapping[str, Any]
     """What it says of itself (`read_about`)."""
     tally: Tally
-    is_simulated: bool
+    is_simulated: bool = False
 
 
 def make_verification(runs: Sequence[VerificationRun]) -> Section:
-    """Make the section of runs of verify_traces."""
+    """Make the section of runs of verify_traces, one after the other."""
     lead = (
         "Every mention of the rating was stripped from a trace, and a second model was asked for the label. A trace "
         "from which it can't be recovered gives no reasons for its rating, or the second model can't read them."
     )
-    made = [block for run in runs for block in _show_run(run, is_alone=len(runs) == 1)]
+    made: list[Block] = []
+    for run in runs:
+        made += [Heading(run.name)] if len(runs) > 1 else []
+        made += _show_run(run)
     return Section("verification", "Verification of traces", lead, made, any(run.is_simulated for run in runs))
 
 
-def _show_run(run: VerificationRun, is_alone: bool) -> Iterator[Block]:
+def _show_run(run: VerificationRun) -> Iterator[Block]:
     config, state = run.about["config"], run.about["state"]
-    if not is_alone:
-        yield Heading(run.name)
     yield Prose(f"Second model: {config['model']['path']}; traces: {config['traces']}.", quiet=True)
     if state != "complete":
         yield Prose(f"The run is {state}: what follows is what it has come to so far.")
     if run.tally.num_units:
-        yield _tabulate_outcomes(run.tally)
-        yield _tabulate_labels(run.tally)
+        yield from (_tabulate_outcomes(run.tally), _tabulate_labels(run.tally))
     else:
         yield Prose("No verdicts yet.")
 

@@ -30,8 +30,7 @@ RATER_SECTIONS = ("model", "engine", "endpoint", "prompt", "thinking", "decoding
 GENERATOR_SECTIONS = ("model", "engine")
 """What the generator of refine_guideline takes of the shared sections."""
 REPORT_LISTS = {"traces": "infer", "training": "train", "ratings": "rate", "verification": "verify"}
-REPORT_SINGLES = {"refinement": "refine"}
-"""Keys of render_report, and which kinds of stages they name."""
+"""Keys of render_report that take runs, and which kinds of stages these are."""
 RATES_AT_ONCE = frozenset({"label", "label_first"})
 """Arms that learn to rate without thinking first."""
 
@@ -290,21 +289,23 @@ class _Builder:
             kinds.setdefault(stage.kind, []).append(Ref(stage.name))
         wires: dict[str, Any] = {"corpus": Ref("prepare"), "output": Ref("report"), "agreement": Ref("agreement.all")}
         wires |= {key: kinds[kind] for key, kind in REPORT_LISTS.items() if kind in kinds}
-        wires |= {key: kinds[kind][0] for key, kind in REPORT_SINGLES.items() if kind in kinds}
+        if self._study.refine is not None:
+            wires["refinement"] = Ref("refine")
         takes = tuple(dict.fromkeys(ref.stage for ref in list_refs(wires) if ref.stage not in ("prepare", "report")))
         layers = [{"comparisons": list(self._list_comparisons())}, section]
         return self._make("report", "report", wires, layers, needs=("prepare",), takes=(*takes, "table"))
 
     def _list_comparisons(self) -> Iterator[dict[str, Any]]:
-        """List the pairs of raters that a study is about: what tuning, the refined guideline and the traces change."""
-        tuned = [rater.name for rater in self._raters if rater.name == TUNED]
-        pairs = [(UNTUNED, name, "tuned on traces") for name in tuned]
-        pairs += [(name, f"{name}-refined", "the refined guideline") for name in self._refined]
-        for control in self._controls:
-            pairs += [(control, name, f"traces instead of {control}") for name in tuned]
+        """List the raters to hold against each other; not all are there where a stage failed or was not needed."""
+        names = {rater.name for rater in self._raters}
+        pairs = [(UNTUNED, TUNED, "tuned on accepted traces")] if TUNED in names else []
+        pairs += [(UNTUNED, rater.name, "") for rater in self._raters if rater.arm is None and rater.name != UNTUNED]
+        refined = [rater.name for rater in self._raters if rater.name in self._refined]
+        if self._study.refine is not None:
+            pairs += [(name, f"{name}-refined", "asked with the refined guideline") for name in refined]
+        pairs += [(control, TUNED, "a control, and the rater tuned on accepted traces") for control in self._controls]
         for before, after, what in pairs:
-            # What is not needed, or failed, has no ratings.
-            yield {"before": before, "after": after, "what": what, "required": False}
+            yield {"before": before, "after": after, "what": what, "optional": True}
 
     def _split_names(
         self, where: str, section: Mapping[str, Any], names: Sequence[str]
