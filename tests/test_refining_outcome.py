@@ -49,7 +49,9 @@ def make_outcome(qualities: dict[str, float], confirm: dict[str, float] | None =
     changes = measure_change(ratings, SCALE, replicates=200, seed=0, level=0.95)
     coverage = {"before": {"a": 1.0, "b": 0.5}, "after": {"a": 1.0, "b": 1.0}}
     spent = {"original": Spent(800, 9000, 80)}
-    return Outcome(ENTRIES, contest, items, "confirm", changes, coverage, spent, ["Few items."], SUPPLY)
+    alone = Ratings(["a", "b"], before, None, targets, ratings.groups)
+    raced = {"original": measure_change(alone, SCALE, replicates=200, seed=0, level=0.95), "rubric-0": changes}
+    return Outcome(ENTRIES, contest, items, "confirm", changes, coverage, spent, ["Few items."], SUPPLY, raced)
 
 
 WON = make_outcome({"original": 0.3, "rubric-0": 0.9, "both-0": 0.2})
@@ -66,6 +68,19 @@ def test_every_candidate_has_one_row_with_what_became_of_it() -> None:
     assert (rows["both-0"]["behind"], rows["both-0"]["why_out"]) == ("rubric-0", None)
     assert (rows["rubric-1"]["why_out"], rows["rubric-1"]["num_items"]) == ("tags: found [] (0 tags)", None)
     assert (rows["original"]["num_ratings"], rows["rubric-0"]["num_ratings"]) == (800, 0)
+
+
+def test_a_candidate_has_how_far_raters_agree_with_each_other_and_what_it_changed() -> None:
+    rows = {row["name"]: row for row in tabulate_candidates(WON).to_pylist()}
+
+    # Rater a is one level off in every item with the original, and both are right with rubric-0: three levels in turn,
+    # which one rater shifts by one, correlate by -.5, and ICC(3,1) of equal variances is the correlation.
+    assert rows["original"]["raters_icc"] == pytest.approx(-0.5)
+    assert rows["original"]["raters_icc_change"] is None
+    assert rows["rubric-0"]["raters_icc"] == pytest.approx(1.0)
+    assert rows["rubric-0"]["raters_icc_change"] == pytest.approx(1.5)
+    assert rows["rubric-0"]["raters_alpha_change_low"] > 0
+    assert rows["both-0"]["raters_icc"] is None
 
 
 def test_the_description_is_json_with_verdict_and_interval() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
+from judgetrace.refining.agreement_change import RATERS
 from judgetrace.refining.contest import Contest
 from judgetrace.refining.entries import Entry
 from judgetrace.refining.held_items import HeldItems, Part
@@ -24,6 +25,13 @@ CANDIDATES = pa.schema(
         ("error", pa.string()),  # why a call failed that it needed; null otherwise
         ("why_out", pa.string()),  # why it did not enter the race; null where it did, or would have
         *(field for field in STANDINGS if field.name != "candidate"),  # null where there was no race for it
+        # Agreement of all raters with each other on the items of the race that all have rated with the original and the
+        # candidate, its paired change from the original, and that one's interval; null where undefined
+        *(
+            (f"raters_{figure}{end}", pa.float64())
+            for figure in ("icc", "alpha")
+            for end in ("", "_change", "_change_low", "_change_high")
+        ),
         ("num_ratings", pa.int64()),  # ratings that were made with it in all calls of this run
         ("prompt_tokens", pa.int64()),  # of these
         ("output_tokens", pa.int64()),
@@ -61,6 +69,8 @@ class Outcome:
     """What a reader must know, each a sentence."""
     traces: TraceSupply
     """What candidates were written from."""
+    raced: Mapping[str, pa.Table] = field(default_factory=dict)
+    """Candidate -> rows of agreement_change.CHANGES on the items of the race, from the original to it."""
 
     @property
     def winner(self) -> Entry:
@@ -78,10 +88,24 @@ def tabulate_candidates(outcome: Outcome) -> pa.Table:
         row = dict.fromkeys(CANDIDATES.names) | standings.get(entry.name, {})
         row |= {"name": candidate.name, "kind": candidate.kind, "seed": candidate.seed, "text": candidate.text or None}
         row |= {"problems": list(candidate.problems), "error": candidate.error, "why_out": entry.why_out}
+        row |= describe_panel(outcome.raced.get(entry.name))
         row |= vars(outcome.spent.get(entry.name, Spent())) | {"is_winner": entry.name == outcome.contest.winner}
         row.pop("candidate", None)
         rows.append(row)
     return pa.Table.from_pylist(rows, CANDIDATES)
+
+
+def describe_panel(changes: pa.Table | None) -> dict[str, float | None]:
+    """Describe how far all raters agree with each other under a candidate, by the names of CANDIDATES' columns."""
+    rows = [] if changes is None else [row for row in changes.to_pylist() if row["comparison"] == RATERS]
+    found: dict[str, float | None] = {}
+    for row in rows:
+        # Of pairs and all raters: all come last, and two raters are one pair.
+        figure = {"icc_3_1": "icc"}.get(row["statistic"], "alpha" if row["statistic"].startswith("alpha_") else None)
+        if figure is not None:
+            ends = {f"raters_{figure}_{end}": row[end] for end in ("change", "change_low", "change_high")}
+            found |= {f"raters_{figure}": row["before"] if row["after"] is None else row["after"]} | ends
+    return found
 
 
 def describe_outcome(outcome: Outcome) -> dict[str, Any]:

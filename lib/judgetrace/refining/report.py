@@ -102,7 +102,9 @@ def _write_candidates(outcome: Outcome) -> Iterator[str]:
         yield (
             f"The race took {race.look} of {len(race.looks)} looks and {race.num_scores:,} scores, of "
             f"{len(race.candidates) * len(race.groups):,} without racing; it ended since "
-            f"{VERDICTS[str(race.verdict)]}. Scores lie between 0 and 1; those of different items can't be compared.\n"
+            f"{VERDICTS[str(race.verdict)]}. Scores lie between 0 and 1; those of different items can't be compared. "
+            "A candidate that is clearly behind another gets no more calls; the chance that this, or an early end, "
+            f"costs more than {race.config.indifference:g} of score is {race.config.alpha:.0%} at most.\n"
         )
     lines = (
         (

@@ -218,7 +218,21 @@ class RefineRun:
             self._sum_spent(entries),
             list(inputs.list_shortages()),
             traces,
+            self._measure_race(panel, by_name, contest),
         )
+
+    def _measure_race(self, panel: RaterPanel, entries: Mapping[str, Entry], contest: Contest) -> dict[str, pa.Table]:
+        """Measure every raced candidate's agreement on the items that it was scored on. Takes no further rating."""
+        if contest.race is None:
+            return {}
+        rows = self._inputs.items.rows["race"]
+        original = entries[contest.original].shown
+        others = {name: entries[name].shown for name in contest.race.candidates}
+        return {
+            name: self._measure_rows(panel, [original] if name == contest.original else [original, shown], rows)[0]
+            for name, shown in others.items()
+            if shown is not None and original is not None
+        }
 
     def _measure_rows(
         self, panel: RaterPanel, shown: Sequence[Shown], rows: Sequence[Mapping[str, Any]]
