@@ -53,8 +53,12 @@ bench: $(DEV_STAMP) ## Run the benchmarks but rater_gain, which takes hours; eac
 	    $(PY) -m tests.bench.$$name
 	done
 
-chaos: $(DEV_STAMP) ## Run the long tests: kills at random, whole clusters, forecasts against runs
-	@$(PY) -m pytest -m chaos
+FAULTS := $(patsubst %,tests/test_%.py,engine_faults job_faults job_node_faults job_real_engine real_engine_faults \
+    job_store_faults store_faults kill_steps corrupt_files poison_rows full_disks suspects spot_notice job_train_faults)
+
+chaos: $(DEV_STAMP) ## Run all tests of faults, and the other long ones: whole clusters, forecasts against runs
+	@$(PY) -m pytest $(FAULTS)
+	$(PY) -m pytest -m chaos $(FAULTS:%=--ignore=%)
 
 clean: ## Remove the environment, the converted model and the runs of demo and benchmarks
 	@rm -rf .venv .cache demo-run studies bench-out .mypy_cache .ruff_cache .pytest_cache .hypothesis lib/*.egg-info

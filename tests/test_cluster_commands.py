@@ -39,6 +39,8 @@ from tests.cluster_commands import (
 pytestmark = pytest.mark.slow
 PORTS = ("dashboard_agent_listen_port", "dashboard_agent_grpc_port", "runtime_env_agent_port", "metrics_export_port")
 """What every Ray node listens on, beside what it chooses itself."""
+WORKERS = ("aws-worker", "gcp-worker", "raycluster-cpu-on-demand", "raycluster-gpu-spot")
+"""Groups of rayjob.yaml start as those of raycluster.yaml: tests/test_cluster_files.py. Its head: the study's test."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -88,6 +90,7 @@ class LocalCluster:
     gcs: int
     dashboard: int
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     agents: dict[str, int] = field(default_factory=dict)
     """Where each node's agent listens."""
 
@@ -117,6 +120,7 @@ class LocalCluster:
                 cwd=self.folder,
             )
         self.started.append(process)
+        self.nodes[where] = process
 
     def join(self, where: str, **options: object) -> None:
         """Start a worker by a file's command: its address, with the head's port here."""
@@ -163,8 +167,8 @@ class LocalCluster:
 
 
 @contextmanager
-def started_head(more: Mapping[str, str]) -> Iterator[LocalCluster]:
-    """Start a head, with tokens and with `more` in the environment of all its nodes; ends all nodes."""
+def started_head(more: Mapping[str, str], where: str = "aws-head") -> Iterator[LocalCluster]:
+    """Start a head by a file's command, with tokens and with `more` in the environment of all nodes; ends all nodes."""
     # Sockets live in it, whose paths must be short.
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     gcs, dashboard, client = free_ports(3)
@@ -179,8 +183,9 @@ def started_head(more: Mapping[str, str]) -> Iterator[LocalCluster]:
     local = LocalCluster(folder, environment, gcs, dashboard)
     try:
         local.start(
-            "aws-head",
+            where,
             port=gcs,
+            dashboard_host="127.0.0.1",
             dashboard_port=dashboard,
             ray_client_server_port=client,
             node_ip_address="127.0.0.1",
@@ -211,10 +216,10 @@ def num_alive(cluster: LocalCluster) -> tuple[int, float]:
 def test_workers_of_every_kind_join_a_head_that_offers_no_cpu(cluster: LocalCluster) -> None:
     assert num_alive(cluster) == (1, 0)
     # One after the other: two nodes that start at once on one machine take each other's sockets.
-    for count, worker in enumerate(("aws-worker", "raycluster-cpu-on-demand"), start=2):
+    for count, worker in enumerate(WORKERS, start=2):
         cluster.join(worker)
         wait_until(lambda count=count: num_alive(cluster)[0] == count, 60, worker, cluster.logs)
-    assert num_alive(cluster)[1] == (os.cpu_count() or 0) + 7
+    assert num_alive(cluster)[1] == 2 * (os.cpu_count() or 0) + 7 + 7
 
 
 def test_the_probes_say_that_nodes_are_well_without_a_token(cluster: LocalCluster) -> None:
@@ -244,3 +249,16 @@ def test_an_entrypoint_finds_its_code_on_the_cluster(cluster: LocalCluster, sour
     done = cluster.submit(runtime_env, [*entrypoint, "--help"], timeout_s=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"usage: .*infer_traces", done.stdout), done.stdout
+
+
+def test_a_pod_that_is_to_end_drains_its_node_at_once(cluster: LocalCluster) -> None:
+    where, group = "raycluster-gpu-spot", groups(ray_cluster_specs()["raycluster"])[1]
+    hook = ray_container(group)["lifecycle"]["preStop"]["exec"]["command"]
+    node = cluster.nodes[where]
+    # A pod has one Ray; this machine may have others.
+    assert hook[-1].count("/proc/[0-9]*") == 1
+    before = num_alive(cluster)[0]
+    subprocess.run([*hook[:-1], hook[-1].replace("/proc/[0-9]*", f"/proc/{node.pid}")], check=True, timeout=10)
+    assert node.wait(timeout=60) != 0
+    wait_until(lambda: num_alive(cluster)[0] == before - 1, 30, "the node's end", cluster.logs)
+    assert "received SIGTERM. Draining for up to" in (cluster.folder / f"{where}.log").read_text()

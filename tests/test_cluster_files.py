@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ray._private import ray_constants
 
 from judgetrace.config import load_config
 from judgetrace.trace_config import LedgerConfig
@@ -31,7 +32,6 @@ from tests.cluster_commands import (
 )
 
 SCHEMAS = "JUDGETRACE_KUBERAY_SCHEMAS"
-MANIFESTS = sorted((CLUSTER / "kuberay").glob("*.yaml"))
 YAML_FILES = sorted(CLUSTER.rglob("*.yaml"))
 SPECS = ray_cluster_specs()
 SECRET_NAME = re.compile("key|token|secret|password|credential", re.IGNORECASE)
@@ -105,11 +105,11 @@ def test_a_pod_is_probed_bounded_and_nobody(group: Any) -> None:
 
 @pytest.mark.parametrize("group", SPECS["raycluster"]["workerGroupSpecs"], ids=lambda group: group["groupName"])
 def test_a_worker_has_time_to_commit_and_to_drain(group: Any) -> None:
-    ledger = LedgerConfig()
-    name, seconds = ray_container(group)["lifecycle"]["preStop"]["exec"]["command"]
-    assert name == "sleep"
-    assert float(seconds) > ledger.commit_every_s
-    assert group["template"]["spec"]["terminationGracePeriodSeconds"] > float(seconds) + ledger.drain_s
+    # tests/test_cluster_commands.py runs the hook.
+    assert "bin/ray start" in ray_container(group)["lifecycle"]["preStop"]["exec"]["command"][-1]
+    assert LedgerConfig().drain_s + 10 <= ray_constants.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
+    seconds = group["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert seconds >= ray_constants.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S + 30
 
 
 def test_kuberay_takes_the_token_from_a_secret_and_rights_from_accounts() -> None:
@@ -270,3 +270,11 @@ def test_the_table_of_sizes_follows_from_its_own_arithmetic() -> None:
         exact_hours = 1e6 / 3600 * (4000 / exact_rate + 2 * 8.03e9 * 1000 / (0.4 * tflops * 1e12))
         assert hours == round(exact_hours)
         assert money == pytest.approx(exact_hours * price, rel=0.005)
+
+
+def test_lines_that_are_not_run_for_real_are_the_same_as_others_that_are() -> None:
+    # tests/test_cluster_commands.py and tests/test_job_study_on_cluster.py run the others.
+    commands = start_commands()
+    assert commands["gcp-head"] == commands["aws-head"]
+    for where in ("head", "gpu-spot", "cpu-on-demand"):
+        assert commands[f"rayjob-{where}"] == commands[f"raycluster-{where}"]

@@ -11,6 +11,7 @@ from jobs import run_study, status
 from judgetrace.config import UserError
 from judgetrace.storage import Folder
 from judgetrace.study.sections import merge, write_toml
+from tests.refine_runs import prepare_labels
 from tests.study_files import make_config
 from tests.train_runs import ROOT, make_tiny_model
 
@@ -99,3 +100,54 @@ def test_a_study_may_lie_on_s3_and_a_fault_of_one_stage_leaves_the_others(tmp_pa
     assert states["rate.broken"] == "failed"
     assert {state for name, state in states.items() if name != "rate.broken"} == {"complete"}
     assert "Without broken" in Folder(study).read_bytes("table/table.md").decode()
+
+
+def write_guided_study(folder: Path, study: str) -> str:
+    """Write a study of 400 texts that hold their labels; its generator writes guidelines that make better raters."""
+    prepare_labels(folder / "labels", str(folder / "labels/corpus"))
+    (folder / "right.md").write_text("Rate 1, 2, 3, 4 or 5 with quality 0.5.\n")
+    generator = {"kind": "tests.guided_generator:GuidedGenerator", "num_cpus": 0.25, "args": {"qualities": [0.9]}}
+    sections = {
+        "study": study,
+        "source": {"paths": [str(folder / "labels/source.csv")]},
+        "columns": {"item_id": "id", "text": "text", "label": "label"},
+        "scale": {"values": [1, 2, 3, 4, 5]},
+        "guideline": {"path": str(folder / "labels/guideline.md")},
+        "target": {"rule": "single"},
+        "split": {"train": 0.25, "validation": 0.5, "test": 0.25},
+        "shards": {"units_per_shard": 150, "buckets": 2},
+        "model": {"path": "scripted/rater"},
+        "engine": {"kind": "tests.guided_engine:GuidedEngine", "num_cpus": 0.25, "slots": 16},
+        "infer": {"guideline": str(folder / "right.md"), "sampling": {"max_draws": 1, "max_tokens": 100}},
+        "rate": {
+            "others": ["shaky"],
+            "decoding": {"max_tokens": 100},
+            "shaky": {"engine": {"args": {"shift": 0.05}}},
+        },
+        "refine": {"generator": {"model": {"path": "scripted/generator"}, "engine": generator}},
+        "agreement": {"intervals": {"replicates": 200}},
+        "report": {"title": "Guided"},
+    }
+    file = folder / "guided.toml"
+    file.write_text(write_toml(sections))
+    return str(file)
+
+
+def test_a_study_whose_guideline_is_refined_rates_again_and_shows_what_it_changed(tmp_path, ray_session):
+    study = Folder(str(tmp_path / "study"))
+    assert run_study.main([write_guided_study(tmp_path, study.url)]) == 0
+    assert {state for state, _ in read_states(study.url).values()} == {"complete"}
+    assert "with quality 0.9" in study.read_bytes("refine/guideline.md").decode()
+
+    rows = [row for row in study.read_table("table/table.parquet").to_pylist() if row["statistic"] == "mse"]
+    # All simulated: .3 of the ratings are right before, .9 after; a wrong one is the next level, or the lowest for 5.
+    errors = {(row["who"], row["guideline"]): row["value"] for row in rows if row["kind"] == "rater"}
+    changes = {row["who"]: row for row in rows if row["kind"] == "change"}
+    for rater in ("untuned", "shaky"):
+        before, after = errors[rater, "original"], errors[rater, "refined"]
+        assert after < before
+        assert changes[rater]["value"] == pytest.approx(after - before)
+        assert changes[rater]["high"] < 0
+    page = study.read_bytes("report/report.html").decode()
+    assert "with quality 0.9" in page
+    assert "untuned-refined" in page

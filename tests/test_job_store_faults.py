@@ -34,7 +34,7 @@ DRIVER_STEPS = {
     "clear": ("DELETE", "ledger/"),
     "manifest": ("PUT", "manifest.json"),
 }
-QUICK_KILLS, CHAOS_KILLS = 1, 20
+CLUSTER_KILLS, DRIVER_KILLS = 20, 100
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -142,10 +142,39 @@ def test_a_driver_killed_at_any_step_is_followed_by_one_that_goes_on(
 
 
 @pytest.mark.chaos
-def test_drivers_killed_at_random_moments_lose_and_repeat_nothing(tmp_path, s3, corpus, undisturbed, proxy):
+@pytest.mark.timeout(3000)
+def test_drivers_killed_at_random_moments_on_one_cluster_lose_and_repeat_nothing(
+    tmp_path, s3, corpus, undisturbed, ray_session
+):
+    chance = random.Random(4)
+    killed = runs = 0
+    while killed < DRIVER_KILLS:
+        folder = tmp_path / str(runs)
+        folder.mkdir()
+        run, log = f"{s3}/{tmp_path.name}/run-{runs}", folder / "log"
+        config = write_config(folder, corpus, run, latency_s=0.5)
+        runs += 1
+        for _ in range(10):
+            # The next one starts while workers of the last one still end.
+            with started_job(config, ray_session, log) as job:
+                time.sleep(chance.uniform(2, 9))
+                if job.poll() is not None:
+                    break
+                killed += 1
+                job.kill()
+        with started_job(config, ray_session, log) as job:
+            assert job.wait(timeout=240) == 0, log.read_text()
+        check_run(run, corpus, undisturbed)
+    print(f"{killed} kills in {runs} runs")
+
+
+@pytest.mark.chaos
+def test_clusters_lost_with_their_drivers_at_random_moments_lose_and_repeat_nothing(
+    tmp_path, s3, corpus, undisturbed, proxy
+):
     chance = random.Random(3)
     killed = runs = 0
-    while killed < CHAOS_KILLS:
+    while killed < CLUSTER_KILLS:
         folder = tmp_path / str(runs)
         folder.mkdir()
         run, log, journal = f"{s3}/{tmp_path.name}/run-{runs}", folder / "log", folder / "journal"

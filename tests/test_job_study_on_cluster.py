@@ -37,7 +37,8 @@ def test_the_demos_study_runs_on_a_cluster_and_leaves_its_report_in_the_store(tm
     ]
     runtime_env = read_yaml("runtime_env.yaml") | {"working_dir": str(ROOT)}
 
-    with started_head({name: os.environ[name] for name in (*S3_ENVIRONMENT, "AWS_ENDPOINT_URL")}) as cluster:
+    environment = {name: os.environ[name] for name in (*S3_ENVIRONMENT, "AWS_ENDPOINT_URL")}
+    with started_head(environment, "raycluster-head") as cluster:
         for count, worker in enumerate(("aws-worker", "raycluster-cpu-on-demand"), start=2):
             # A folder of its own, as machines have: they unpack the job's code there.
             cluster.join(worker, num_cpus=1, temp_dir=cluster.folder / f"w{count}")

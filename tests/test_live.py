@@ -38,8 +38,8 @@ def test_the_line_tells_units_tokens_and_time_left(capsys):
     last = capsys.readouterr().err.splitlines()[-1]
     # 150 units in 50 s since the first draw, 150 to go; 5,000 tokens every 10 s; 80 + 120 accepted for 50,000 tokens.
     assert last == (
-        "250/400 units  200 accepted (80.0%)  6 quarantined  500 tokens/s  250 tokens per accepted  "
-        "128 draws in flight on 2 engine(s)  3 restart(s)  about 50 s left"
+        "250/400 units  200 accepted (80.0%), 44 exhausted, 6 quarantined  about 50 s left  500 tokens/s  "
+        "250 tokens per accepted  128 draws in flight on 2 engine(s)  3 restart(s)  600 draws, 50,000 tokens"
     )
 
 

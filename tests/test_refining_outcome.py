@@ -14,6 +14,8 @@ from judgetrace.refining.outcome import CANDIDATES, Outcome, Spent, describe_out
 from judgetrace.refining.racing import RaceConfig
 from judgetrace.refining.report import write_report
 from judgetrace.refining.trace_choice import TraceSupply
+from judgetrace.reporting.blocks import Notes, Prose
+from judgetrace.reporting.guideline_section import Refinement, make_guideline
 from judgetrace.scale import Scale
 from tests.test_refining_contest import Quality, make_held
 
@@ -116,3 +118,31 @@ def test_without_a_race_the_report_says_why() -> None:
     assert "Not measured: there are no items to measure it on." in report
     assert describe_outcome(outcome)["race"] is None
     assert tabulate_candidates(outcome).num_rows == 4
+
+
+def test_the_page_shows_verdict_change_of_agreement_and_why_a_candidate_is_out() -> None:
+    candidates = tabulate_candidates(WON).to_pylist()
+    section = make_guideline(Refinement(ORIGINAL.text, WON.winner.file, candidates, describe_outcome(WON)))
+    verdict, standings, changed, difference = section.blocks
+
+    assert verdict == Notes("Verdict", [WON.contest.confirmation.describe(), "Few items."])
+    assert standings.rows[1][0].detail == "rubric, is returned"
+    assert [row[-1] for row in standings.rows] == ["", "", "clearly behind rubric-0", "tags: found [] (0 tags)"]
+    assert changed.caption.endswith(", on the half of the validation split that confirms")
+    exact = next(row for row in changed.rows if row[0].text == "a" and row[1] == "exact")
+    # Rater a is one level off in every item before, and right after.
+    assert [cell.text for cell in exact[2:5]] == ["0.000", "1.000", "1.000"]
+    assert exact[4].detail == "1.000 to 1.000"
+    assert "lines added" in difference.caption
+
+
+def test_the_page_says_why_there_was_no_race_rather_than_that_no_candidate_was_better() -> None:
+    contest = Contest("original", None, keep_original(), "no candidate besides the original is sound")
+    outcome = Outcome(
+        ENTRIES, contest, make_held(0, 0), None, CHANGES.empty_table(), {}, {}, [], TraceSupply(50, {}, {})
+    )
+    candidates = tabulate_candidates(outcome).to_pylist()
+    section = make_guideline(Refinement(ORIGINAL.text, ORIGINAL.text, candidates, describe_outcome(outcome)))
+
+    assert "no candidate besides the original is sound" in section.blocks[0].sentences
+    assert section.blocks[-1] == Prose("The original guideline was kept.")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from judgetrace.storage import Folder, encode_parquet
+from judgetrace.storage import CorruptFileError, Folder, encode_parquet
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -28,6 +28,12 @@ def test_a_file_is_there_once_written(folder: Folder) -> None:
     assert folder.read_bytes("a/b.json") == b"{}"
 
 
+def test_a_page_in_a_bucket_is_shown_by_browsers_rather_than_downloaded(s3: str, tmp_path: Path) -> None:
+    bucket = Folder(s3) / tmp_path.name
+    bucket.write_atomic("report.html", b"<!doctype html>")
+    assert bucket.filesystem.info(bucket.path("report.html"))["ContentType"] == "text/html; charset=utf-8"
+
+
 def test_the_first_writer_wins_and_the_second_is_told(folder: Folder) -> None:
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(lambda n: folder.put_if_absent("part", b"%d" % n), range(8)))
@@ -35,6 +41,14 @@ def test_the_first_writer_wins_and_the_second_is_told(folder: Folder) -> None:
     assert won.count(True) == 1
     assert folder.read_bytes("part") == b"%d" % won.index(True)
     assert folder.list_files() == ["part"]
+
+
+def test_columns_come_in_the_order_asked_for_and_a_missing_one_is_named(folder: Folder) -> None:
+    table = pa.table({"a": [1], "b": [[2]], "c": ["x"]})
+    folder.write_atomic("t.parquet", encode_parquet(table))
+    assert folder.read_table("t.parquet", ["c", "b"]).column_names == ["c", "b"]
+    with pytest.raises(CorruptFileError, match=r"no columns \['d'\]; it has \['a', 'b', 'c'\]"):
+        folder.read_table("t.parquet", ["d", "a"])
 
 
 def test_listing_shows_new_files_and_no_temporary_ones(folder: Folder) -> None:

@@ -175,3 +175,19 @@ def test_the_report_is_told_of_each_stage_that_is_there_and_of_no_other_folder(t
     assert "verification" not in report.wires
     assert report.needs == ("prepare",)
     assert {"infer", "rate.tuned.refined", "agreement.all", "table"} <= set(report.takes)
+
+
+def test_the_report_shows_what_the_study_is_about_first_and_not_every_pair_there_is(tmp_path: Path) -> None:
+    pairs = [
+        (pair["before"], pair["after"])
+        for pair in build(tmp_path, refine={}, report={})["report"].config["comparisons"]
+    ]
+    assert pairs == [
+        ("untuned", "tuned"),
+        ("untuned", "untuned-refined"),
+        ("tuned", "tuned-refined"),
+        ("shuffled", "tuned"),
+        ("recalibrated", "tuned"),
+    ]
+    given = [{"before": "a", "after": "b"}]
+    assert build(tmp_path, report={"comparisons": given})["report"].config["comparisons"] == given

@@ -13,6 +13,7 @@ from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.tokenization import encode_texts, grow_level_tree, list_special_tokens
 from judgetrace.training.encoding import Encoded, ExampleEncoder, find_turn_end, load_tokenizer
 from judgetrace.vllm_engine import make_prompts
+from tests.poison import POISON
 from tests.small_rater import (
     CHAT_TEMPLATE,
     GUIDELINE,
@@ -245,3 +246,19 @@ def test_an_overlong_item_is_shortened_where_the_prompt_config_says_so(tokenizer
     assert encode(tokenizer, short, prompt=PromptConfig(on_overlong="shorten")).tokens.tolist() == (
         encode(tokenizer, short).tokens.tolist()
     )
+
+
+@pytest.mark.parametrize("name", POISON)
+def test_a_poisonous_text_is_encoded_or_skipped_and_its_neighbours_are_as_without_it(tokenizer: Any, name: str) -> None:
+    encoder = ExampleEncoder(make_spec(), tokenizer)
+    rows = [example("before"), example(POISON[name], thinking=f"It says {POISON[name][:100]}"), example("after")]
+
+    found = encoder.encode(rows)
+
+    alone = encoder.encode([rows[0], rows[2]])
+    assert [found[0].tokens.tolist(), found[2].tokens.tolist()] == [e.tokens.tolist() for e in alone]
+    if found[1].reason is None:
+        answer = read(tokenizer, found[1].tokens[found[1].num_prompt :])
+        assert answer.count("<rating>") == answer.count(TURN_END) == 1
+    else:
+        assert found[1].reason.startswith("overlong_prompt: ")

@@ -23,7 +23,7 @@ def test_enough_shards_are_open_that_stragglers_leave_no_slot_idle():
 
 def test_no_engine_holds_more_than_its_share_of_the_shards():
     def share(num_tasks: int, **engine: int) -> tuple[int, int]:
-        return share_shards(EngineConfig(slots=64, **engine), [ShardTask(n, 20) for n in range(num_tasks)])
+        return share_shards(EngineConfig(slots=64, **engine), num_tasks, 20)
 
     # 2 + 8 x 64 // 20 feed an engine at once, where there are enough.
     assert share(1000, max_replicas=4) == (27, 29)

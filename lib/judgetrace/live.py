@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections import deque
@@ -34,7 +35,9 @@ class LiveLine:
         while now - self._history[0][0] > _WINDOW_S:
             self._history.popleft()
         if self._is_terminal:
-            print(f"\r\x1b[2K{self.text(snapshot)}", end="", file=sys.stderr, flush=True)
+            # A line that wraps is not taken back.
+            line = self.text(snapshot)[: shutil.get_terminal_size().columns - 1]
+            print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
         elif now - self._printed_at >= self._every_s:
             print(self.text(snapshot), file=sys.stderr, flush=True)
             self._printed_at = now
@@ -60,16 +63,17 @@ class LiveLine:
         per_hit = f"none {hit} yet"
         if figures.tokens_per_accepted is not None:
             per_hit = f"{figures.tokens_per_accepted:,.0f} tokens per {hit}"
+        others = [f"{count:,} {outcome}" for outcome, count in figures.others.items()]
         return "  ".join(
             [
                 f"{figures.decided:,}/{figures.planned:,} units",
-                f"{figures.accepted:,} {hit}{share}",
-                *([f"{figures.quarantined:,} quarantined"] if figures.quarantined else []),
+                ", ".join([f"{figures.accepted:,} {hit}{share}", *others]),
+                left,
                 f"{tokens_per_s:,.0f} tokens/s",
                 per_hit,
                 f"{snapshot.draws_in_flight} draws in flight on {sum(snapshot.states.values())} engine(s)",
                 *([f"{figures.restarts:,} restart(s)"] if figures.restarts else []),
-                left,
+                f"{figures.draws:,} draws, {figures.output_tokens:,} tokens",
             ]
         )
 

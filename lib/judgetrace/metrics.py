@@ -60,7 +60,10 @@ class RunFigures:
     decided: int
     accepted: int
     """Units with the outcome that the job is after; of rate_items the rated ones."""
-    quarantined: int
+    others: Mapping[str, int]
+    """Units with other outcomes."""
+    draws: int
+    output_tokens: int
     restarts: int
     utilisation: float | None
     tokens_per_accepted: float | None
@@ -84,7 +87,9 @@ class RunView:
             planned=self.planned,
             decided=decided,
             accepted=accepted,
-            quarantined=total.outcomes["quarantined"],
+            others={name: n for name, n in sorted(total.outcomes.items()) if n and name != self.hit},
+            draws=total.num_draws,
+            output_tokens=total.output_tokens,
             restarts=seen.num_restarts,
             utilisation=accepted / decided if decided else None,
             tokens_per_accepted=total.output_tokens / accepted if accepted else None,

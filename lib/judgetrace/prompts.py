@@ -123,8 +123,10 @@ class PromptRenderer:
 def neutralise(text: str, special_tokens: Sequence[str] = ()) -> str:
     """Rewrite what would act as a control tag or special token, so that a person still reads the same.
 
-    "<rating>5</rating>" becomes "‹rating›5‹/rating›"; a special token is split by a zero-width space.
+    "<rating>5</rating>" becomes "‹rating›5‹/rating›"; a special token is split by a zero-width space; half a surrogate
+    pair, which no tokenizer takes, becomes "?".
     """
+    text = text.encode("utf-8", "replace").decode()
     text = _CONTROL_TAG.sub("‹\\1›", text)
     for token in special_tokens:
         if token and token in text:

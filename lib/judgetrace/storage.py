@@ -136,7 +136,10 @@ class Folder:
         """Write or replace a file; readers see all of it or the old one. Raises StoreError."""
         with naming(f"{self.url}/{name}", "written"):
             if not self.is_local:
-                self.filesystem.pipe_file(self.path(name), data)
+                is_page = name.endswith(".html") and "s3" in self.filesystem.protocol
+                # Without its type browsers download a page instead of showing it.
+                about = {"ContentType": "text/html; charset=utf-8"} if is_page else {}
+                self.filesystem.pipe_file(self.path(name), data, **about)
                 return
             temporary = self._write_temporary(name, data)
             os.replace(temporary, self.path(name))

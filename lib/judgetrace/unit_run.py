@@ -33,6 +33,7 @@ from judgetrace.storage import CorruptFileError, Folder, StoreError
 from judgetrace.unit_worker import UnitWorker, WorkerSpec
 
 STATE_EVERY_S = 10.0
+CONTROL_NOTICE_S = 45.0
 IDLE_GRACE_S = 5.0
 OPEN_UNITS_PER_SLOT = 8
 SHARDS_WAITING = 2
@@ -120,13 +121,12 @@ def shards_at_once(engine: EngineConfig, units_per_shard: int) -> int:
     return min(64, 2 + OPEN_UNITS_PER_SLOT * engine.slots // max(1, units_per_shard))
 
 
-def share_shards(engine: EngineConfig, tasks: list[ShardTask]) -> tuple[int, int]:
-    """Choose how many shards feed an engine at once, and how many it holds with those that wait.
+def share_shards(engine: EngineConfig, num_shards: int, units_per_shard: int) -> tuple[int, int]:
+    """Choose how many of a run's shards feed an engine at once, and how many it holds with those that wait.
 
     No engine holds more than its share of all (but two), or the first that is up would leave none for the others.
     """
-    units_per_shard = sum(task.num_units for task in tasks) // max(1, len(tasks))
-    at_once, share = shards_at_once(engine, units_per_shard), max(2, -(-len(tasks) // engine.max_replicas))
+    at_once, share = shards_at_once(engine, units_per_shard), max(2, -(-num_shards // engine.max_replicas))
     if engine.shards_at_once is None:
         at_once = min(at_once, share)
     return at_once, max(at_once, min(at_once + SHARDS_WAITING, share))
@@ -137,7 +137,7 @@ def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterat
     import ray
 
     engine = spec.engine
-    at_once, held = share_shards(engine, tasks)
+    at_once, held = share_shards(engine, len(tasks), sum(task.num_units for task in tasks) // max(1, len(tasks)))
     # Ray's default waits until engines hold 1.75 times what they work on, which these never do.
     ray.data.DataContext.get_current().autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     shards = ray.data.from_items(
@@ -162,6 +162,21 @@ def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterat
         max_task_retries=engine.max_deaths,
     )
     yield from results.iter_rows()
+
+
+def ask_control(control: Any) -> RunSnapshot:
+    """Ask how the run stands, until it answers: it takes a while where engines start on all CPUs of the driver's node.
+
+    Raises RayActorError where the control is gone.
+    """
+    import ray
+
+    answer, began = control.snapshot.remote(), time.monotonic()
+    while not ray.wait([answer], timeout=CONTROL_NOTICE_S)[0]:
+        waited = time.monotonic() - began
+        print(f"waiting: the driver's node is too busy to answer for {waited:.0f} s", file=sys.stderr, flush=True)
+    snapshot: RunSnapshot = ray.get(answer)
+    return snapshot
 
 
 def explain_failure(failure: BaseException) -> BaseException:
@@ -264,7 +279,7 @@ class UnitRun:
         said_at, told_at = float("-inf"), float("inf")
         while thread.is_alive():
             thread.join(timeout=1.0)
-            seen: RunSnapshot = ray.get(control.snapshot.remote(), timeout=60)
+            seen = ask_control(control)
             watch.note((seen.done.num_draws, seen.done.num_units, sorted(seen.states.items())))
             self._show(seen)
             self._note_reasons_to_stop(seen)
@@ -281,7 +296,7 @@ class UnitRun:
             if time.monotonic() - said_at > STATE_EVERY_S:
                 self.write_state("running" if told_at == float("inf") else "stopping", seen)
                 said_at = time.monotonic()
-        last: RunSnapshot = ray.get(control.snapshot.remote(), timeout=60)
+        last = ask_control(control)
         self._show(last)
         return last
 

@@ -18,7 +18,6 @@ from judgetrace.planning.config import PlanRunConfig
 from judgetrace.planning.demands import Demand, RunShape, count_requests, list_demands, rank_bottlenecks
 from judgetrace.planning.pilot import Pilot, resample_items
 from judgetrace.planning.pool_model import Pool, draw_shards, run_pool
-from judgetrace.unit_run import SHARDS_WAITING
 
 TAIL_SLOTS = 4
 """The end of an engine's work is modelled with so many units for each slot."""
@@ -164,9 +163,8 @@ class Forecaster:
         config, rates, stats = self._config, self.rates, self.statistics
         mean = float(stats.output_tokens[0])
         work = draw_shards(units, self._units_per_shard, mean, stats.sd_tokens, config.seed)
-        at_once = self._pilot.shards_at_once(rates.slots, self._units_per_shard)
+        at_once, held = self._pilot.share_shards(rates.slots, replicas, len(work), self._units_per_shard)
         driver_ms = config.capacities.driver_ms_per_shard
-        held = at_once + SHARDS_WAITING
         pool = Pool(replicas, rates.tokens_per_s, held, rates.startup_s, rates.tail_s, driver_ms / 1000)
         run = run_pool(work, pool)
         shape = RunShape(

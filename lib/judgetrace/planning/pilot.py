@@ -17,7 +17,7 @@ from judgetrace.planning.engine_model import EngineRun, run_engine
 from judgetrace.run_folder import RunFolder
 from judgetrace.storage import Folder
 from judgetrace.trace_config import InferTracesConfig
-from judgetrace.unit_run import shards_at_once
+from judgetrace.unit_run import share_shards
 
 MIN_UNITS = 30
 MAX_UNITS = 20_000
@@ -67,10 +67,10 @@ class Pilot:
         """Return the output tokens of each unit's needed draws, at least one each: a draw takes a while."""
         return [[max(1.0, float(n)) for n in unit.output_tokens] for unit in self.units]
 
-    def shards_at_once(self, slots: int, units_per_shard: int) -> int:
-        """Return how many shards an engine works on at once."""
-        engine = self.config.engine.model_copy(update={"slots": slots})
-        return shards_at_once(engine, units_per_shard)
+    def share_shards(self, slots: int, replicas: int, num_shards: int, units_per_shard: int) -> tuple[int, int]:
+        """Return how many shards feed an engine of `slots` at once, and how many it holds, as a run has it."""
+        engine = self.config.engine.model_copy(update={"slots": slots, "max_replicas": replicas})
+        return share_shards(engine, num_shards, units_per_shard)
 
     def slot_tokens_per_s(self) -> float:
         """Compute the tokens a second of one engine with all slots full.

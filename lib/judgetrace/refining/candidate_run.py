@@ -27,7 +27,7 @@ from judgetrace.refining.embeddings import EMBEDDING_KEY, EMBEDDINGS, embed_text
 from judgetrace.refining.engine_pool import EnginePool
 from judgetrace.refining.generator_worker import GeneratorWorker
 from judgetrace.refining.lint import LintConfig, LintTask
-from judgetrace.refining.part_log import PartLog
+from judgetrace.refining.part_log import PartLog, Row
 from judgetrace.refining.refine_prompts import RefinePrompts, load_templates
 from judgetrace.refining.token_counter import load_counter
 from judgetrace.refining.trace_choice import SelectionRule, TraceSupply, choose_traces
@@ -136,11 +136,14 @@ def make_candidates(
     if generator.endpoint is not None:
         # Workers must not see another address than the contract has.
         resolved = generator.model_copy(update={"endpoint": generator.endpoint.resolve()})
+
+    def note_embedded(rows: Sequence[Row]) -> None:
+        watch.note_embedded(EMBEDDER, rows)
+        watch.check()
+
     with EnginePool(GENERATOR, GeneratorWorker, (resolved,), generator.engine, wait_s) as pool:
         caller = Caller(pool, calls, watch, contract, commit_every_s=commit_every_s, drain_s=drain_s)
-        embed = partial(
-            embed_texts, config=sections.embedding, log=vectors, note=partial(watch.note_embedded, EMBEDDER)
-        )
+        embed = partial(embed_texts, config=sections.embedding, log=vectors, note=note_embedded)
         return Generated(*writer.write(chosen, caller.ask, embed), supply)
 
 

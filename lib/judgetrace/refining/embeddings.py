@@ -36,6 +36,8 @@ EMBEDDINGS = pa.schema(
 EMBEDDING_KEY = ("embedder", "text")
 MAX_RETRIES = 3
 NOTICE_S = 55.0
+COMMITTED_AT_ONCE = 2048
+"""Sentences: what an end costs to embed again."""
 
 
 class Embedder(Protocol):
@@ -173,7 +175,7 @@ def embed_texts(
 ) -> np.ndarray:
     """Embed sentences [N], those that the log does not have on Ray; returns vectors [N, D].
 
-    `note` is told the rows of EMBEDDINGS that were made.
+    `note` is told the rows of EMBEDDINGS as they are committed, and may raise to end the run.
     """
     embedder = fingerprint_embedder(config)
     keys = [hash_text(text) for text in texts]
@@ -182,10 +184,12 @@ def embed_texts(
         if config.endpoint is not None:
             # Workers must not see another address than the fingerprint has.
             config = config.model_copy(update={"endpoint": config.endpoint.resolve()})
-        rows = embed_on_ray(list(missing.values()), config)
-        known = {"embedder": embedder, "outcome": "embedded"}
-        made = [known | {"text": key} | row for key, row in zip(missing, rows, strict=True)]
-        log.commit(made)
-        note(made)
+        left, known = list(missing.items()), {"embedder": embedder, "outcome": "embedded"}
+        for start in range(0, len(left), COMMITTED_AT_ONCE):
+            some = left[start : start + COMMITTED_AT_ONCE]
+            rows = embed_on_ray([text for _, text in some], config)
+            made = [known | {"text": key} | row for (key, _), row in zip(some, rows, strict=True)]
+            log.commit(made)
+            note(made)
     found = [log.find(embedder, key) for key in keys]
     return np.array([row["vector"] for row in found if row is not None], dtype=np.float32)

@@ -104,9 +104,10 @@ class RefineInputs:
         for part, name in names.items():
             found = self.items.count_groups(part)
             if found < wanted[part] and not (part == "test" and not self.config.test.enabled):
+                outcome = " The original can't be replaced." if part == "confirm" else ""
                 yield (
                     f"Few items: {name} has {len(self.items.rows[part]):,} items in {found:,} groups, expected at "
-                    f"least {wanted[part]:,} groups."
+                    f"least {wanted[part]:,} groups.{outcome}"
                 )
 
     def rater_texts(self, place: int) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from judgetrace.config import STRICT
+from judgetrace.config import STRICT, OneOrMore
 
 
 class RationalesConfig(BaseModel):
@@ -43,6 +43,9 @@ class ComparisonConfig(BaseModel):
     before: str = Field(description="A rater_id: untuned, or asked with the original guideline.")
     after: str = Field(description="A rater_id: tuned, or asked with the refined guideline.")
     what: str = Field(default="", description="What lies between them, for the table.")
+    required: bool = Field(
+        default=True, description="A rater that was not measured is an error; if false, the pair is left out then."
+    )
 
 
 class RenderReportConfig(BaseModel):
@@ -64,7 +67,7 @@ class RenderReportConfig(BaseModel):
     )
     agreement: str | None = Field(default=None, description="An output of measure_agreement.")
     refinement: str | None = Field(default=None, description="A run of refine_guideline.")
-    verification: str | None = Field(default=None, description="A run of verify_traces.")
+    verification: OneOrMore = Field(default=(), description="Runs of verify_traces: one, or a list.")
     rationales: RationalesConfig | None = Field(default=None, description="People's own reasons.")
     comparisons: list[ComparisonConfig] = Field(
         default_factory=list, description="Raters before and after; by default each two, in the agreement's order."

@@ -48,7 +48,7 @@ def find_runs(study: Folder) -> dict[str, Any]:
         kind = _find_kind(Folder(url), marks)
         if kind is not None:
             found.setdefault(kind, []).append(url)
-    several = ("traces", "training", "ratings")
+    several = ("traces", "training", "ratings", "verification")
     return {kind: urls if kind in several else urls[-1] for kind, urls in found.items()}
 
 

@@ -45,7 +45,7 @@ from judgetrace.reporting.trace_reading import list_trace_files, read_rationales
 from judgetrace.reporting.trace_records import Records, find_noise, list_noisy
 from judgetrace.reporting.traces_section import TraceRun, make_acceptance, make_noise, make_utilisation
 from judgetrace.reporting.training_section import make_training
-from judgetrace.reporting.verification_section import make_verification
+from judgetrace.reporting.verification_section import VerificationRun, make_verification
 from judgetrace.scale import ScaleConfig
 from judgetrace.sources import SourceConfig, list_source_files
 from judgetrace.storage import Folder
@@ -111,15 +111,18 @@ def gather_report(config: RenderReportConfig, now: float) -> Page:
 
 
 def _add_verification(report: Report, config: RenderReportConfig, now: float) -> None:
-    url = config.verification
-    if not url:
-        return
-    about = read_about(url, now)
-    if about["job"] != "verify_traces":
-        raise UserError(f"verification = {url}: is a run of {about['job']}\nexpected: the run folder of verify_traces")
-    tally = read_published_tally(url, VERIFICATION_PRODUCT.folder)
-    report.sections.append(make_verification(about, tally, is_simulated(about["config"])))
-    report.spent.append(count_spent("verification", about, tally))
+    runs = []
+    for name, url in zip(name_runs(config.verification), config.verification, strict=True):
+        about = read_about(url, now)
+        if about["job"] != "verify_traces":
+            raise UserError(
+                f"verification: {url} is a run of {about['job']}\nexpected: the run folder of verify_traces"
+            )
+        tally = read_published_tally(url, VERIFICATION_PRODUCT.folder)
+        runs.append(VerificationRun(name, about, tally, is_simulated(about["config"])))
+        report.spent.append(count_spent(name, about, tally))
+    if runs:
+        report.sections.append(make_verification(runs))
 
 
 def _name_page(config: RenderReportConfig) -> str:

@@ -154,7 +154,7 @@ def read_agreement(url: str, comparisons: Sequence[ComparisonConfig], simulated:
     names = {row["who"] for row in rows if row["comparison"] == "rater_target" and row["with_whom"] == TARGET}
     ids = map(_find_rater_id, about["config"].get("raters", []))
     given = [name for name in ids if name is not None and name in names]
-    unknown = sorted({name for c in comparisons for name in (c.before, c.after)} - names)
+    unknown = sorted({name for c in comparisons if c.required for name in (c.before, c.after)} - names)
     if unknown:
         raise UserError(f"comparisons: the agreement has no raters {unknown[:5]}; it has {sorted(names)}")
     intervals = about["config"].get("intervals", {})
@@ -165,7 +165,7 @@ def read_agreement(url: str, comparisons: Sequence[ComparisonConfig], simulated:
         float(intervals.get("level", 0.95)),
         int(intervals.get("replicates", 0)),
         _describe_rule(about.get("target", {})),
-        [(c.before, c.after, c.what) for c in comparisons],
+        [(c.before, c.after, c.what) for c in comparisons if {c.before, c.after} <= names],
         simulated & names,
     )
 
@@ -206,7 +206,8 @@ def read_refinement(url: str, original: str | None) -> Refinement:
         with folder.open_parquet("critiques.parquet") as file:
             critiques = int(file.metadata.num_rows)
     facts = folder.read_json("refinement.json") if folder.exists("refinement.json") else {}
-    return Refinement(original, _read_text(folder, "guideline.md"), candidates, facts, critiques)
+    difference = _read_text(folder, "guideline.diff") if folder.exists("guideline.diff") else None
+    return Refinement(original, _read_text(folder, "guideline.md"), candidates, facts, critiques, difference)
 
 
 def read_refinement_spent(url: str) -> list[Spent]:

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from judgetrace.accounting import Tally, recovery_by_label
-from judgetrace.reporting.blocks import Block, Prose, Section, Table
+from judgetrace.reporting.blocks import Block, Heading, Prose, Section, Table
 
 
-def make_verification(about: Mapping[str, Any], tally: Tally, is_simulated: bool) -> Section:
-    """Make the section of a run of verify_traces from what it says of itself (`read_about`) and its counts."""
-    config = about["config"]
+@dataclass(frozen=True)
+class VerificationRun:
+    """A run of verify_traces."""
+
+    name: str
+    about: Mapping[str, Any]
+    """What it says of itself (`read_about`)."""
+    tally: Tally
+    is_simulated: bool
+
+
+def make_verification(runs: Sequence[VerificationRun]) -> Section:
+    """Make the section of runs of verify_traces."""
     lead = (
         "Every mention of the rating was stripped from a trace, and a second model was asked for the label. A trace "
         "from which it can't be recovered gives no reasons for its rating, or the second model can't read them."
     )
-    made: list[Block] = [Prose(f"Second model: {config['model']['path']}; traces: {config['traces']}.", quiet=True)]
-    if about["state"] != "complete":
-        made.append(Prose(f"The run is {about['state']}: what follows is what it has come to so far."))
-    made += [_tabulate_outcomes(tally), _tabulate_labels(tally)] if tally.num_units else [Prose("No verdicts yet.")]
-    return Section("verification", "Verification of traces", lead, made, is_simulated)
+    made = [block for run in runs for block in _show_run(run, is_alone=len(runs) == 1)]
+    return Section("verification", "Verification of traces", lead, made, any(run.is_simulated for run in runs))
+
+
+def _show_run(run: VerificationRun, is_alone: bool) -> Iterator[Block]:
+    config, state = run.about["config"], run.about["state"]
+    if not is_alone:
+        yield Heading(run.name)
+    yield Prose(f"Second model: {config['model']['path']}; traces: {config['traces']}.", quiet=True)
+    if state != "complete":
+        yield Prose(f"The run is {state}: what follows is what it has come to so far.")
+    if run.tally.num_units:
+        yield _tabulate_outcomes(run.tally)
+        yield _tabulate_labels(run.tally)
+    else:
+        yield Prose("No verdicts yet.")
 
 
 def _tabulate_outcomes(tally: Tally) -> Table:

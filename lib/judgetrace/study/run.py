@@ -234,9 +234,18 @@ class StudyRun:
         for name in (*bad, *early):
             why = self.records.get(name, Record()).why or "not reached"
             self._console.print(f"{states[name]}: {name}: {why}", soft_wrap=True, markup=False)
+        self._name_report()
         if bad or early:
             self._console.print("Run the command again, without --redo: what is complete is skipped, the rest goes on.")
         return FAILED_STATUS if bad else STOPPED_EARLY_STATUS if early else 0
+
+    def _name_report(self) -> None:
+        """Say where the report is, which is what a person wants to see."""
+        for stage in self._stages:
+            record = self.records.get(stage.name)
+            if stage.kind == "report" and record is not None and record.state == "complete":
+                file = f"{self.url}/{record.folder}/{KINDS[stage.kind].done}"
+                self._console.print(f"Report: [bold]{file}[/]", soft_wrap=True)
 
 
 @contextmanager

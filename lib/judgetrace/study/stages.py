@@ -29,8 +29,8 @@ RATER_SECTIONS = ("model", "engine", "endpoint", "prompt", "thinking", "decoding
 """What a rater of refine_guideline has in common with one of rate_items."""
 GENERATOR_SECTIONS = ("model", "engine")
 """What the generator of refine_guideline takes of the shared sections."""
-REPORT_LISTS = {"traces": "infer", "training": "train", "ratings": "rate"}
-REPORT_SINGLES = {"refinement": "refine", "verification": "verify"}
+REPORT_LISTS = {"traces": "infer", "training": "train", "ratings": "rate", "verification": "verify"}
+REPORT_SINGLES = {"refinement": "refine"}
 """Keys of render_report, and which kinds of stages they name."""
 RATES_AT_ONCE = frozenset({"label", "label_first"})
 """Arms that learn to rate without thinking first."""
@@ -283,7 +283,19 @@ class _Builder:
         wires |= {key: kinds[kind] for key, kind in REPORT_LISTS.items() if kind in kinds}
         wires |= {key: kinds[kind][0] for key, kind in REPORT_SINGLES.items() if kind in kinds}
         takes = tuple(dict.fromkeys(ref.stage for ref in list_refs(wires) if ref.stage not in ("prepare", "report")))
-        return self._make("report", "report", wires, [section], needs=("prepare",), takes=(*takes, "table"))
+        layers = [{"comparisons": list(self._list_comparisons())}, section]
+        return self._make("report", "report", wires, layers, needs=("prepare",), takes=(*takes, "table"))
+
+    def _list_comparisons(self) -> Iterator[dict[str, Any]]:
+        """List the pairs of raters that a study is about: what tuning, the refined guideline and the traces change."""
+        tuned = [rater.name for rater in self._raters if rater.name == TUNED]
+        pairs = [(UNTUNED, name, "tuned on traces") for name in tuned]
+        pairs += [(name, f"{name}-refined", "the refined guideline") for name in self._refined]
+        for control in self._controls:
+            pairs += [(control, name, f"traces instead of {control}") for name in tuned]
+        for before, after, what in pairs:
+            # What is not needed, or failed, has no ratings.
+            yield {"before": before, "after": after, "what": what, "required": False}
 
     def _split_names(
         self, where: str, section: Mapping[str, Any], names: Sequence[str]
