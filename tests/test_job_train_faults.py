@@ -116,7 +116,9 @@ def test_a_lost_node_leaves_the_others_to_go_on(write_config, undisturbed, tmp_p
     )
     Path(config).write_text(text)
     try:
-        thread = after_first_checkpoint(str(tmp_path / "run"), lambda: ray_cluster.remove_node(nodes.pop()))
+        thread = after_first_checkpoint(
+            str(tmp_path / "run"), lambda: ray_cluster.remove_node(nodes.pop(), allow_graceful=False)
+        )
         assert train_rater.main([config]) == 0
         thread.join()
     finally:
@@ -133,3 +135,27 @@ def test_a_driver_that_was_replaced_stops_without_saving(write_config, tmp_path)
     with pytest.raises(UserError, match="was replaced by a newer one"):
         train_rater.main([write_config(tmp_path), "--training.max_steps=4000", "--workers.max_failures=0"])
     thread.join()
+
+
+def test_a_job_that_cannot_get_its_workers_says_what_it_waits_for(write_config, tmp_path, ray_session):
+    import ray
+
+    @ray.remote(num_cpus=0.7)
+    class Holder:
+        def ping(self) -> int:
+            return 1
+
+    # Room to read traces, and for one of the two workers.
+    holder = Holder.remote()
+    ray.get(holder.ping.remote())
+    command = [sys.executable, "-m", "jobs.train_rater", write_config(tmp_path), f"--cluster.address={ray_session}"]
+    command += ["--workers.num_cpus=1", "--cluster.wait_s=5"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    finally:
+        ray.kill(holder)
+    assert done.returncode == 2, done.stderr
+    assert "gave up: train_rater with 2 worker(s) has not moved for" in done.stderr
+    assert "a worker needs 1 CPU; free now: 1.3 CPU; cluster: 2 node(s)" in done.stderr
+    assert "raise cluster.wait_s" in done.stderr
+    assert not Folder(str(tmp_path / "run")).exists("checkpoints")

@@ -199,7 +199,14 @@ def test_the_best_and_the_newest_checkpoint_remain_and_the_best_becomes_the_rate
     assert all(torch.equal(rater[name.removeprefix("model.")], weights) for name, weights in best.items())
 
 
-@pytest.mark.parametrize(("stage", "workers"), [(1, (1, 2)), (2, (2, 1)), (3, (2, 1)), (3, (1, 2))])
+@pytest.mark.parametrize(
+    ("stage", "workers"),
+    [
+        (3, (2, 1)),
+        # A minute and more each.
+        *(pytest.param(*case, marks=pytest.mark.chaos) for case in [(1, (1, 2)), (2, (2, 1)), (3, (1, 2))]),
+    ],
+)
 def test_another_number_of_workers_goes_on_with_the_same_losses(
     stage, workers, undisturbed, corpus, traces, model, tmp_path
 ):
@@ -212,3 +219,30 @@ def test_another_number_of_workers_goes_on_with_the_same_losses(
     Folder(run).delete(["manifest.json"])
     assert train_rater.main([config, *second]) == 0
     assert read_losses(run) == pytest.approx(read_losses(undisturbed), abs=1e-4)
+
+
+@pytest.mark.chaos
+def test_a_checkpoint_that_another_number_of_workers_cannot_load_names_the_number_that_can(
+    corpus, traces, model, tmp_path
+):
+    run = str(tmp_path / "run")
+    config = write_train_config(tmp_path, corpus, traces, run, model)
+    changes = ["--validation.max_items=0", "--training.max_steps=2"]
+    assert train_rater.main([config, *changes]) == 0
+    Folder(run).delete(["manifest.json"])
+    (newest,) = list_checkpoints(run)
+    part = next((newest / STATE).glob("*zero_pp_rank_1*_optim_states.pt"))
+    whole = part.read_bytes()
+    part.write_bytes(b"what no version of DeepSpeed reads")
+    with pytest.raises(UserError, match=r"was saved by 2 worker\(s\), and 1 can't load it(.|\n)*num_workers = 2"):
+        train_rater.main([config, *changes, "--training.max_steps=4", "--workers.num_workers=1"])
+    part.write_bytes(whole)
+    assert train_rater.main([config, *changes, "--training.max_steps=4"]) == 0
+    assert sorted(read_losses(run)) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.chaos), 3])
+def test_states_in_main_memory_have_the_same_losses(stage, undisturbed, corpus, traces, model, tmp_path):
+    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
+    assert train_rater.main([config, f"--deepspeed={DEEPSPEED}/zero{stage}_offload.json"]) == 0
+    assert read_losses(str(tmp_path / "run")) == pytest.approx(read_losses(undisturbed), abs=1e-4)
