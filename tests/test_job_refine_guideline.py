@@ -69,7 +69,7 @@ def test_a_better_guideline_wins_and_a_second_run_asks_nothing(tmp_path, corpus,
     assert (exact["before"], exact["after"]) == (pytest.approx(0.3, abs=0.12), pytest.approx(0.9, abs=0.08))
     assert exact["change_low"] > 0
     assert changes["steady, shaky", "icc_3_1"]["after"] > 0.5
-    # The scripted raters err on the same items but for one in twenty, whatever the guideline: they agree with each other.
+    # The scripted raters err on the same items but for one in twenty, whatever the guideline: so they agree.
     for name in ("original", "rubric-0", "rubric-1", "rubric-2"):
         assert rows[name]["raters_icc"] > 0.8
     assert rows["rubric-1"]["raters_icc_change_low"] < 0 < rows["rubric-1"]["raters_icc_change_high"]
