@@ -66,28 +66,24 @@ class Reach:
     """What the draws of a unit that were not told its label came to, in all runs that were added."""
 
     target_label: str
-    rows: int = 0
-    """Runs that have the unit and told it nothing."""
     accepted: bool = False
     ratings: Counter[str] = field(default_factory=Counter)
     """Of finished draws; those without a rating are not in it."""
 
     def add(self, outcome: str, drawn: Iterable[tuple[str, str | None]]) -> None:
         """Add the unit's row of a run that told it nothing: `drawn` is each draw's reason and rating."""
-        self.rows += 1
         self.accepted |= outcome == "accepted"
         self.ratings.update(said for reason, said in drawn if said is not None and reason not in _UNFINISHED)
 
     def merge(self, other: Reach) -> None:
         """Add what others of its runs came to."""
-        self.rows += other.rows
         self.accepted |= other.accepted
         self.ratings.update(other.ratings)
 
     def is_suspect(self, min_draws: int) -> bool:
         """Return whether at least `min_draws` draws with a rating missed the label, and none matched it."""
         missed = not self.accepted and not self.ratings[self.target_label]
-        return self.rows > 0 and missed and self.ratings.total() >= max(1, min_draws)
+        return missed and self.ratings.total() >= max(1, min_draws)
 
     def distance(self, rating: str, scale: Scale) -> float:
         """Return how far a rating is from the label, in levels; 1 on a nominal scale."""

@@ -16,6 +16,8 @@ from judgetrace.verification import hash_trace
 
 NEEDED = (*UNIT_KEY, "outcome", "trace", "hinted")
 """The columns of schema.TRACES that `find_faults` reads."""
+OVER_SHARE = "hinted_over_share"
+"""Why a hinted trace that could teach does not: there are too many of them already."""
 _VERDICT = ("trace_hash", "recovers", "leaks", "mentions_hint")
 
 

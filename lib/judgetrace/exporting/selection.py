@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -11,13 +11,11 @@ import pyarrow.compute as pc
 from judgetrace.ledger import table_keys
 from judgetrace.schema import UnitKey
 from judgetrace.storage import Folder
-from judgetrace.teachable import NEEDED, find_faults, read_verdicts
+from judgetrace.teachable import NEEDED, OVER_SHARE, find_faults, read_verdicts
 from judgetrace.teachable_config import TeachableConfig
 from judgetrace.trace_shards import TraceShard
 from judgetrace.traces import read_traces
 from judgetrace.training.hinted import choose_dropped
-
-OVER_SHARE = "hinted_over_share"
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,10 @@ class TraceFilter:
 
 
 def make_filter(shards: Iterable[TraceShard], config: TeachableConfig, split: str, seed: int = 0) -> TraceFilter:
-    """Look through all traces of a split once, and choose which hinted ones are too many."""
+    """Choose which hinted traces of a split are too many; only where some may teach are the traces looked through."""
     plain, hinted, num_others = TraceFilter(config), list[UnitKey](), 0
+    if not config.verification or config.max_hinted_share >= 1:
+        return plain
     for shard in shards:
         table = read_traces(Folder(shard.run), shard.name, (*NEEDED, "split"))
         table = table.filter(pc.and_(pc.equal(table["outcome"], "accepted"), pc.equal(table["split"], split)))
@@ -48,9 +48,5 @@ def make_filter(shards: Iterable[TraceShard], config: TeachableConfig, split: st
         own = table_keys(usable.filter(usable["hinted"]))
         hinted += own
         num_others += len(usable) - len(own)
-    return TraceFilter(config, choose_keys(hinted, num_others, config.max_hinted_share, seed))
-
-
-def choose_keys(hinted: Sequence[UnitKey], num_others: int, max_share: float, seed: int) -> frozenset[UnitKey]:
-    """Choose the units whose hinted traces are beyond their share."""
-    return frozenset(hinted[place] for place in choose_dropped(hinted, num_others, max_share, seed))
+    dropped = choose_dropped(hinted, num_others, config.max_hinted_share, seed)
+    return TraceFilter(config, frozenset(hinted[place] for place in dropped))

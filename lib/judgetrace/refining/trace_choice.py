@@ -22,11 +22,10 @@ from judgetrace.scale import Scale
 from judgetrace.schema import UNIT_KEY, UnitKey, unit_key
 from judgetrace.storage import Folder
 from judgetrace.tasks import run_tasks
-from judgetrace.teachable import find_faults, read_verdicts
+from judgetrace.teachable import OVER_SHARE, find_faults, read_verdicts
 from judgetrace.trace_shards import TraceShard, list_trace_shards
 from judgetrace.traces import read_traces as read_columns
 
-OVER_SHARE = "hinted_over_share"
 RunEach = Callable[[str, Callable[[int, Any], Any], Sequence[Any]], Iterator[Any]]
 """Runs `run(number, task)` for each task of a stage, as tasks.run_tasks."""
 

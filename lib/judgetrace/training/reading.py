@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from judgetrace.ledger import table_keys
 from judgetrace.schema import TRACES, UNIT_KEY, UnitKey, fit_table
 from judgetrace.storage import Folder, encode_parquet
-from judgetrace.teachable import find_faults, read_verdicts
+from judgetrace.teachable import OVER_SHARE, find_faults, read_verdicts
 from judgetrace.trace_shards import TraceShard
 from judgetrace.traces import read_traces
 from judgetrace.training.config import Target
@@ -241,7 +241,7 @@ def _drop_hinted(usable: pa.Table, hinted: list[UnitKey], reading: ReadingSpec, 
     dropped = choose_dropped(hinted, len(usable) - len(hinted), reading.max_hinted_share, reading.seed)
     if not dropped:
         return usable
-    reasons["hinted_over_share"] += len(dropped)
+    reasons[OVER_SHARE] += len(dropped)
     keeps = np.ones(len(usable), dtype=bool)
     keeps[np.flatnonzero(usable["hinted"].to_numpy())[dropped]] = False
     return usable.filter(pa.array(keeps))
