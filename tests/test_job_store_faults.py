@@ -141,6 +141,14 @@ def test_a_driver_killed_at_any_step_is_followed_by_one_that_goes_on(
     finish(config, log, run, corpus, undisturbed)
 
 
+def write_run(tmp_path: Path, s3: str, corpus: str, number: int, **script: object) -> tuple[str, Path, str]:
+    """Write the config of one of a test's runs; returns the run's folder, its log and the config."""
+    folder = tmp_path / str(number)
+    folder.mkdir()
+    run = f"{s3}/{tmp_path.name}/run-{number}"
+    return run, folder / "log", write_config(folder, corpus, run, **script)
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(3000)
 def test_drivers_killed_at_random_moments_on_one_cluster_lose_and_repeat_nothing(
@@ -149,10 +157,7 @@ def test_drivers_killed_at_random_moments_on_one_cluster_lose_and_repeat_nothing
     chance = random.Random(4)
     killed = runs = 0
     while killed < DRIVER_KILLS:
-        folder = tmp_path / str(runs)
-        folder.mkdir()
-        run, log = f"{s3}/{tmp_path.name}/run-{runs}", folder / "log"
-        config = write_config(folder, corpus, run, latency_s=0.5)
+        run, log, config = write_run(tmp_path, s3, corpus, runs, latency_s=0.5)
         runs += 1
         for _ in range(10):
             # The next one starts while workers of the last one still end.
@@ -175,10 +180,8 @@ def test_clusters_lost_with_their_drivers_at_random_moments_lose_and_repeat_noth
     chance = random.Random(3)
     killed = runs = 0
     while killed < CLUSTER_KILLS:
-        folder = tmp_path / str(runs)
-        folder.mkdir()
-        run, log, journal = f"{s3}/{tmp_path.name}/run-{runs}", folder / "log", folder / "journal"
-        config = write_config(folder, corpus, run, latency_s=0.2, journal=str(journal))
+        journal = tmp_path / f"journal-{runs}"
+        run, log, config = write_run(tmp_path, s3, corpus, runs, latency_s=0.2, journal=str(journal))
         runs += 1
         for _ in range(4):
             with job_on_its_own_ray(config, log) as job:

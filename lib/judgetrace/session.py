@@ -200,6 +200,10 @@ class StageWatch:
             f"free now: {describe_resources(free)}; cluster: {describe_nodes(nodes)}"
         )
 
+    def give_up(self) -> UserError:
+        """Make the error of a stage that does not wait any longer."""
+        return UserError(f"gave up: {self.describe()}\nGive it resources, or raise cluster.wait_s.")
+
     def _watch(self) -> None:
         next_notice = self._notice_s
         while not self._stop.wait(1.0):

@@ -284,7 +284,7 @@ class UnitRun:
             self._show(seen)
             self._note_reasons_to_stop(seen)
             if watch.expired and not seen.states:
-                raise UserError(f"gave up: {watch.describe()}\nGive it resources, or raise cluster.wait_s.")
+                raise watch.give_up()
             if self._stop_reason and told_at == float("inf"):
                 print(f"\nstopping: {self._stop_reason}; draws in flight may end", file=sys.stderr, flush=True)
                 ray.get(control.drain.remote())

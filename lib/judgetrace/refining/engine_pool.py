@@ -321,4 +321,4 @@ class _Stage(Generic[Batch]):
                 text = f"waiting: {self._pool.name}: {num} batches are in work on {engines} engines"
                 print(text, file=sys.stderr, flush=True)
         elif self._watch.expired:
-            raise UserError(f"gave up: {self._watch.describe()}\nGive it resources, or raise cluster.wait_s.")
+            raise self._watch.give_up()

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from judgetrace.config import UserError
 from judgetrace.session import StageWatch
 from judgetrace.training.config import WorkersConfig
 
@@ -50,6 +49,6 @@ def wait_for_room(stage: str, needs: Mapping[str, float], count: int, wait_s: fl
         with StageWatch(stage, needs, wait_s) as watch:
             while not group.wait(1):
                 if watch.expired:
-                    raise UserError(f"gave up: {watch.describe()}\nGive it resources, or raise cluster.wait_s.")
+                    raise watch.give_up()
     finally:
         remove_placement_group(group)
