@@ -84,7 +84,7 @@ def write(text: str, seed: int) -> dict:
     if "codebook>" not in text:
         return chat_answer(f"The label {seed % 7} is said plainly.\nNothing else is said.", reasoning_content="Hm.")
     rubric = f"Rate 1, 2, 3, 4 or 5 as the label says that stands there, with quality {QUALITIES[seed % 3]}."
-    return chat_answer(f"Here it is: <codebook>\n{rubric}\n</codebook>", reasoning_content="Hm.")
+    return chat_answer(f"<codebook>\n{rubric}\n</codebook>", reasoning_content="Hm.")
 
 
 def expect(label: int, quality: float) -> dict:

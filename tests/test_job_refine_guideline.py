@@ -88,6 +88,18 @@ def test_a_better_guideline_wins_and_a_second_run_asks_nothing(tmp_path, corpus,
     out = capsys.readouterr().out
     assert "(refine_guideline): complete" in out
     assert "rubric-1 replaces the original guideline" in out
+    # Another challenger on the same items: its interval is at a level for two, and the report says so.
+    better = [candidates[0], Candidate("rubric-7", "rubric", 7, make_candidates(0.99)[1].text)]
+    assert run_refine(config, better) == 0
+    again = folder.read_json("refinement.json")
+    assert (again["winner"], again["confirmation"]["num_looks"], found["confirmation"]["num_looks"]) == (
+        "rubric-7",
+        2,
+        1,
+    )
+    report = folder.read_bytes("report.md").decode()
+    assert "at a level for 2 challengers" in report
+    assert "The test split has been rated with 1 other refined guideline(s)" in report
 
 
 def test_without_a_better_candidate_the_original_is_returned(tmp_path, corpus):

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from judgetrace.refining.confirm import ConfirmConfig, confirm_challenger, keep_original
 
@@ -55,6 +56,19 @@ def test_groups_are_resampled_whole_so_copies_do_not_narrow_the_interval() -> No
 
     assert (copied.low, copied.high) == pytest.approx((single.low, single.high))
     assert (copied.num_items, copied.num_groups) == (800, 100)
+
+
+def test_each_further_challenger_on_the_same_items_widens_the_interval() -> None:
+    rng = np.random.default_rng(4)
+    original = rng.random(400)
+    challenger = original + rng.normal(0.1, 1.0, 400)
+    config = CONFIG.model_copy(update={"replicates": 20_000})
+    alone, third = (confirm_challenger(challenger, original, name_items(400), config, 0, num_looks=n) for n in (1, 3))
+
+    # The mean's interval is about normal: at 95% for one, at 98.33% for each of three.
+    ratio = stats.norm.isf(0.05 / 6) / stats.norm.isf(0.025)
+    assert (third.high - third.low) / (alone.high - alone.low) == pytest.approx(ratio, rel=0.03)
+    assert "at a level for 3 challengers" in third.describe()
 
 
 def test_the_order_of_items_changes_nothing() -> None:

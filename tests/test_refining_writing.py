@@ -49,7 +49,7 @@ def make_prompts(special_tokens: tuple[str, ...] = ()) -> RefinePrompts:
 
 
 def make_writer(counter: TokenCounter, **settings: Any) -> Writer:
-    known = {"max_tokens": 100, "thinking_tokens": 0, "tries": 2, "open_tag": False, "allow_outside": True}
+    known = {"max_tokens": 100, "thinking_tokens": 0, "tries": 2, "open_tag": False, "allow_outside": False}
     return Writer(make_prompts(), counter, WriterSettings(**(known | settings)))
 
 
@@ -83,7 +83,7 @@ def test_any_number_of_traces_fits_any_context_and_all_of_them_are_read(context:
     journal = Journal(answer_steps)
 
     work = make_writer(counter).write("instructions", GUIDELINE, parts, SCALE.values, 0)
-    written = run_together(journal, {"x": work})["x"]
+    written = run_together(journal, {"x": work})[0]["x"]
 
     calls = [call for some in journal.rounds for call in some]
     assert written.text == "1. Read it. 2. Rate it."
@@ -99,12 +99,12 @@ def test_a_trace_longer_than_the_context_is_shortened_and_a_context_for_nothing_
 
     written = run_together(
         journal, {"x": make_writer(counter).write("instructions", GUIDELINE, parts, SCALE.values, 0)}
-    )
+    )[0]
     (call,) = journal.rounds[0]
     text = call.messages[-1][1]
     small = run_together(
         journal, {"x": make_writer(count_words(150)).write("instructions", GUIDELINE, parts, SCALE.values, 0)}
-    )
+    )[0]
 
     assert written["x"].text
     assert "begin" in text
@@ -120,10 +120,11 @@ def test_answers_without_tags_or_cut_off_are_asked_for_again_with_another_seed_t
     journal = Journal(lambda call: next(bad))
     writer = make_writer(count_words(2000), tries=3)
 
-    written = run_together(journal, {"x": writer.write("rubric", GUIDELINE, [Part("1", "a b c")], SCALE.values, 0)})[
-        "x"
-    ]
+    work = writer.write("rubric", GUIDELINE, [Part("1", "a b c")], SCALE.values, 0)
+    results, num_calls = run_together(journal, {"x": work})
+    written = results["x"]
 
+    assert num_calls == {"x": 3}
     assert written.text is None
     assert "no usable answer: failed: died" in str(written.error)
     assert len({call.seed for some in journal.rounds for call in some}) == 3
@@ -135,7 +136,7 @@ def test_a_draft_that_is_lost_leaves_the_others() -> None:
 
     parts = [Part("1", f"mark{n} " + "word " * 60) for n in range(6)]
     work = make_writer(count_words(420)).write("instructions", GUIDELINE, parts, SCALE.values, 0)
-    written = run_together(Journal(answer), {"x": work})["x"]
+    written = run_together(Journal(answer), {"x": work})[0]["x"]
 
     assert written.text
     assert written.num_lost == 1
@@ -152,8 +153,8 @@ def test_an_opened_tag_is_closed_where_the_answer_ends() -> None:
 def test_text_outside_of_the_tags_is_dropped_or_a_fault_as_the_config_says() -> None:
     answer = Answer("answered", "Here it is: <codebook>the steps</codebook> Enjoy!")
 
-    assert make_writer(count_words(2000)).read(answer) == ("the steps", None)
-    text, fault = make_writer(count_words(2000), allow_outside=False).read(answer)
+    assert make_writer(count_words(2000), allow_outside=True).read(answer) == ("the steps", None)
+    text, fault = make_writer(count_words(2000)).read(answer)
     assert text is None
     assert "text_outside" in str(fault)
 
@@ -274,6 +275,8 @@ def test_candidates_are_every_kind_for_every_seed_after_the_original() -> None:
     ]  # fmt: skip
     assert by_name["original"].text == GUIDELINE
     assert all(candidate.is_sound for candidate in candidates), candidates
+    # A rubric: four critiques of each of three levels, whoever else uses them, and one draft.
+    assert [c.num_calls for c in candidates] == [0, 1, 1, 13, 13, 14, 14]
     assert by_name["instructions-3"].text.startswith(f"{GUIDELINE}\n\n{PROCEDURE_HEADING}\n\n#### Steps\nRead")
     assert by_name["rubric-3"].text.startswith("### New\n1: bad.")
     steps = by_name["instructions-3"].text.partition(PROCEDURE_HEADING)[2]

@@ -146,8 +146,9 @@ class CandidatesConfig(BaseModel):
         default=3, ge=1, description="Answers without <codebook> tags or cut off are asked for so often in all."
     )
     allow_outside: bool = Field(
-        default=True,
-        description="Drop what a model writes outside of the tags; else it is a fault of the candidate.",
+        default=False,
+        description="Drop what a model writes outside of the tags; else such an answer is asked for again, and a "
+        "candidate without another one fails.",
     )
     max_critiques: int = Field(default=10, ge=1, description="Critiques of one trace at most.")
     clusters: ClusterConfig = Field(default_factory=ClusterConfig, description="How critiques are clustered.")

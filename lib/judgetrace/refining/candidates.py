@@ -6,7 +6,7 @@ Pure but for what it is handed: a function that answers calls, and one that embe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,6 +51,8 @@ class Candidate:
     """All that the rater of the dimension is told; "" where there is none."""
     problems: tuple[str, ...] = ()
     error: str | None = None
+    num_calls: int = 0
+    """Calls of the generator that it was made from; those that other candidates are made from, too, are counted."""
 
     @property
     def is_sound(self) -> bool:
@@ -121,17 +123,21 @@ class CandidateWriter:
         kinds, seeds = set(self._config.kinds), self._config.seeds
         works: dict[str, Rounds[Written]] = {}
         tables: list[pa.Table] = []
+        asked: dict[str, int] = {}
         if kinds & {"rubric", "both"}:
             failures, rubric_parts, tables = self._collect_critiques(chosen, ask, embed)
             for seed in seeds:
+                if failures is None:
+                    asked[f"rubric-{seed}"] = len(chosen.list_traces(seed, self._selection.rubric_per_level))
                 works[f"rubric-{seed}"] = self._write_rubric(rubric_parts[seed], failures, seed)
         if kinds & {"instructions", "both"}:
             for seed in seeds:
                 works[f"instructions-{seed}"] = self._write_instructions(chosen, seed)
-        written = run_together(lambda calls: ask("write guidelines", calls), works)
+        written, num_calls = run_together(lambda calls: ask("write guidelines", calls), works)
+        num_calls.update(asked)
         candidates = [Candidate(ORIGINAL, ORIGINAL, None, self._parts.text)]
         for kind in self._config.kinds:
-            candidates += [self._make(kind, seed, written, chosen) for seed in seeds]
+            candidates += [self._make(kind, seed, written, num_calls, chosen) for seed in seeds]
         return mark_repeated(candidates), pa.concat_tables([CRITIQUES.empty_table(), *tables])
 
     def _collect_critiques(
@@ -196,13 +202,14 @@ class CandidateWriter:
         shown = GuidelineParts(self._parts.frame, self._parts.rubric).text
         return (yield from self._writer.write("instructions", shown, parts, self._levels, seed))
 
-    def _make(self, kind: str, seed: int, written: dict[str, Written], chosen: ChosenTraces) -> Candidate:
+    def _make(
+        self, kind: str, seed: int, written: Mapping[str, Written], num_calls: Mapping[str, int], chosen: ChosenTraces
+    ) -> Candidate:
         """Put what was written in its place, and lint the whole."""
-        name = f"{kind}-{seed}"
-        needed = [f"{part}-{seed}" for part in ("rubric", "instructions") if kind in {part, "both"}]
-        errors = [written[part].error for part in needed if written[part].error]
+        name, calls = f"{kind}-{seed}", sum(num_calls.get(part, 0) for part in list_parts(kind, seed))
+        errors = [written[part].error for part in list_parts(kind, seed) if written[part].error]
         if errors:
-            return Candidate(name, kind, seed, "", error="; ".join(map(str, errors)))
+            return Candidate(name, kind, seed, "", error="; ".join(map(str, errors)), num_calls=calls)
         rubric, procedure, own = self._parts.rubric, self._parts.procedure, []
         if kind != "instructions":
             rubric = _lower_headings(written[f"rubric-{seed}"].text or "", "###")
@@ -213,7 +220,13 @@ class CandidateWriter:
         text = GuidelineParts(self._parts.frame, rubric, procedure).text
         items = [trace.item for trace in chosen.list_traces(seed, self._selection.per_level)]
         findings = lint_text(text, self._task, items, self._lint, own)
-        return Candidate(name, kind, seed, text, tuple(f"{f.reason}: {f.detail}" for f in findings))
+        problems = tuple(f"{f.reason}: {f.detail}" for f in findings)
+        return Candidate(name, kind, seed, text, problems, num_calls=calls)
+
+
+def list_parts(kind: str, seed: int) -> list[str]:
+    """List what is written for a candidate."""
+    return [f"{part}-{seed}" for part in ("rubric", "instructions") if kind in {part, "both"}]
 
 
 def _lower_headings(text: str, mark: str) -> str:

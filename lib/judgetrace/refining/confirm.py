@@ -1,7 +1,8 @@
 """Decide whether the race's winner replaces the original, on items that took no part in choosing it.
 
 The winner of a race looks better than it is, as the best of many always does. On other items it is one comparison,
-planned beforehand, so its interval holds as it is.
+planned beforehand, so its interval holds as it is. Where a run is repeated by other rules and another winner comes to
+the same items, each look gets its share of the error (Bonferroni).
 
 The interval is the percentile interval of a Poisson bootstrap in which groups are resampled whole
 (`judgetrace.agreement.bootstrap`), of the mean over items of winner minus original.
@@ -50,6 +51,8 @@ class Confirmation:
     low: float | None = None
     """Ends of its interval; None where there is none."""
     high: float | None = None
+    num_looks: int = 1
+    """Challengers that these items have been asked about, this one counted."""
 
     def describe(self) -> str:
         """Say in a sentence which guideline is returned, and why."""
@@ -58,10 +61,11 @@ class Confirmation:
         items = f"{self.num_items} items in {self.num_groups} groups that took no part in the choice"
         if self.low is None:
             return f"The original guideline is returned: {items} are too few for an interval."
+        looks = f"; at a level for {self.num_looks} challengers on these items" if self.num_looks > 1 else ""
         verb = {"better": "beats", "worse": "is worse than"}.get(self.reason, "is not shown to beat")
         return (
             f"The {'refined' if self.is_replaced else 'original'} guideline is returned: on {items} the refined one "
-            f"{verb} the original, by {self.difference:+.4f} ({self.low:+.4f} to {self.high:+.4f})."
+            f"{verb} the original, by {self.difference:+.4f} ({self.low:+.4f} to {self.high:+.4f}{looks})."
         )
 
 
@@ -71,11 +75,18 @@ def keep_original() -> Confirmation:
 
 
 def confirm_challenger(
-    challenger: np.ndarray, original: np.ndarray, groups: Sequence[str], config: ConfirmConfig, seed: int
+    challenger: np.ndarray,
+    original: np.ndarray,
+    groups: Sequence[str],
+    config: ConfirmConfig,
+    seed: int,
+    *,
+    num_looks: int = 1,
 ) -> Confirmation:
     """Compare the scores [N] of challenger and original on the same held-out items, given the group of each.
 
     The challenger wins where the whole interval is above 0. Up to rounding, the order of items does not matter.
+    `num_looks` challengers have been compared on these items, this one counted.
     """
     names = sorted(set(groups))
     place = {group: number for number, group in enumerate(names)}
@@ -84,10 +95,11 @@ def confirm_challenger(
     sizes = np.bincount(numbers, minlength=len(names)).astype(float)
     difference = float(sums.sum() / sizes.sum()) if names else None
     if len(names) < config.min_groups:
-        return Confirmation(False, "too_few_groups", len(groups), len(names), difference)
-    low, high = find_interval(_resample_mean(names, sums, sizes, config.replicates, seed), config.level)
+        return Confirmation(False, "too_few_groups", len(groups), len(names), difference, num_looks=num_looks)
+    level = 1 - (1 - config.level) / num_looks
+    low, high = find_interval(_resample_mean(names, sums, sizes, config.replicates, seed), level)
     reason: Reason = "better" if low > 0 else "worse" if high < 0 else "not_shown_better"
-    return Confirmation(low > 0, reason, len(groups), len(names), difference, low, high)
+    return Confirmation(low > 0, reason, len(groups), len(names), difference, low, high, num_looks)
 
 
 def _resample_mean(names: list[str], sums: np.ndarray, sizes: np.ndarray, replicates: int, seed: int) -> np.ndarray:

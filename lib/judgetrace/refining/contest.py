@@ -48,8 +48,12 @@ def hold_contest(
     race_config: RaceConfig,
     confirm_config: ConfirmConfig,
     seed: int,
+    count_looks: Callable[[str], int] = lambda challenger: 1,
 ) -> Contest:
-    """Race candidates, the original first and the others by preference among near ties, and confirm who wins."""
+    """Race candidates, the original first and the others by preference among near ties, and confirm who wins.
+
+    `count_looks` counts the challengers that the confirming half has been asked about, the given one among them.
+    """
     original = candidates[0]
     if len(candidates) < 2:
         return Contest(original, None, keep_original(), "no candidate besides the original is sound")
@@ -62,7 +66,9 @@ def hold_contest(
     positions = range(len(items.rows["confirm"]))
     scores = score(f"confirm {challenger}", [original, challenger], "confirm", positions)
     groups = [row["group"] for row in items.rows["confirm"]]
-    confirmation = confirm_challenger(scores[challenger], scores[original], groups, confirm_config, seed)
+    confirmation = confirm_challenger(
+        scores[challenger], scores[original], groups, confirm_config, seed, num_looks=count_looks(challenger)
+    )
     return Contest(original, race, confirmation)
 
 

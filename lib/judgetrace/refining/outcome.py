@@ -32,6 +32,8 @@ CANDIDATES = pa.schema(
             for figure in ("icc", "alpha")
             for end in ("", "_change", "_change_low", "_change_high")
         ),
+        # Calls of the generator that it was made from: critiques, drafts, merges; shared ones are counted for each
+        ("num_calls", pa.int64()),
         ("num_ratings", pa.int64()),  # ratings that were made with it in all calls of this run
         ("prompt_tokens", pa.int64()),  # of these
         ("output_tokens", pa.int64()),
@@ -88,6 +90,7 @@ def tabulate_candidates(outcome: Outcome) -> pa.Table:
         row = dict.fromkeys(CANDIDATES.names) | standings.get(entry.name, {})
         row |= {"name": candidate.name, "kind": candidate.kind, "seed": candidate.seed, "text": candidate.text or None}
         row |= {"problems": list(candidate.problems), "error": candidate.error, "why_out": entry.why_out}
+        row |= {"num_calls": candidate.num_calls}
         row |= describe_panel(outcome.raced.get(entry.name))
         row |= vars(outcome.spent.get(entry.name, Spent())) | {"is_winner": entry.name == outcome.contest.winner}
         row.pop("candidate", None)

@@ -141,6 +141,11 @@ class RaterPanel:
                     if known is not None:
                         yield known
 
+    def list_texts(self, rows: Sequence[Mapping[str, Any]]) -> set[str]:
+        """List the fingerprints of all guidelines under which some of these items have been asked about, ever."""
+        units = {tuple(row[name] for name in UNIT_KEY) for row in rows}
+        return {known["text"] for known in self._log.rows if tuple(known[name] for name in UNIT_KEY) in units}
+
     def read_numbers(self, shown: Shown, rows: Sequence[Mapping[str, Any]], as_levels: bool = False) -> np.ndarray:
         """Read the ratings [R, N] of items in the scale's numbers; NaN where a rater gave none.
 

@@ -115,11 +115,15 @@ def _write_candidates(outcome: Outcome) -> Iterator[str]:
                 {"minus": row["minus_original"], "minus_low": row["low"], "minus_high": row["high"]}, "minus", mark="+"
             ),
             _explain(row),
+            f"{row['num_calls']:,}",
             f"{row['num_ratings']:,}",
         )
         for row in tabulate_candidates(outcome).to_pylist()
     )
-    yield from write_table(("candidate", "items", "score", "minus original", "what became of it", "ratings"), lines)
+    yield from write_table(
+        ("candidate", "items", "score", "minus original", "what became of it", "calls", "ratings"), lines
+    )
+    yield "\nCalls are those of the generator that a candidate was made from; what several share counts for each."
 
 
 def _explain(row: Mapping[str, Any]) -> str:

@@ -89,6 +89,15 @@ def describe_run(inputs: RefineInputs) -> dict[str, Any]:
     return {"job": "refine_guideline", "dimension": inputs.dimension, "config": config}
 
 
+def list_repeats(num_others: int) -> Iterator[str]:
+    """Say where this run folder's test split has been rated by other refined guidelines before."""
+    if num_others:
+        yield (
+            f"The test split has been rated with {num_others:,} other refined guideline(s) in this run folder: who "
+            "chose between them by its figures has no test split left."
+        )
+
+
 class RefineRun:
     """One call of the job."""
 
@@ -187,7 +196,13 @@ class RefineRun:
             race_config=config.race,
             confirm_config=config.confirm,
             seed=config.seed,
+            count_looks=lambda challenger: 1 + self._count_others(panel, "confirm", entries, challenger),
         )
+
+    def _count_others(self, panel: RaterPanel, part: Part, entries: Sequence[Entry], challenger: str | None) -> int:
+        """Count the guidelines, but for the original and a challenger, that a part's items have been asked about."""
+        ours = {entry.shown.text for entry in entries if entry.shown and entry.name in {entries[0].name, challenger}}
+        return len(panel.list_texts(self._inputs.items.rows[part]) - ours)
 
     def _read_targets(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
         scale = self._inputs.scale
@@ -204,6 +219,7 @@ class RefineRun:
         if part == "test":
             panel.rate("test split", [(some, rows) for some in shown])
         measured_on = part if rows and (part == "test" or contest.challenger is not None) else None
+        num_others = self._count_others(panel, "test", entries, contest.challenger)
         changes = CHANGES.empty_table()
         coverage: dict[str, dict[str, float]] = {}
         if measured_on is not None:
@@ -216,7 +232,7 @@ class RefineRun:
             changes,
             coverage,
             self._sum_spent(entries),
-            list(inputs.list_shortages()),
+            [*inputs.list_shortages(), *list_repeats(num_others)],
             traces,
             self._measure_race(panel, by_name, contest),
         )

@@ -6,6 +6,7 @@ advance together, and each level of all of them is one round of calls. Knows no 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -49,9 +50,12 @@ class Written:
     """Calls, but for the last one, whose part of the traces is missing from the text."""
 
 
-def run_together(ask: Callable[[list[Call]], list[Answer]], works: Mapping[str, Rounds[Result]]) -> dict[str, Result]:
-    """Run works side by side: the calls of a round of all of them are asked at once. Returns results by name."""
+def run_together(
+    ask: Callable[[list[Call]], list[Answer]], works: Mapping[str, Rounds[Result]]
+) -> tuple[dict[str, Result], Counter[str]]:
+    """Run works side by side: the calls of a round of all are asked at once. Returns results and calls by name."""
     results: dict[str, Result] = {}
+    num_calls: Counter[str] = Counter()
     sent: dict[str, list[Answer] | None] = dict.fromkeys(works)
     while sent:
         wanted: dict[str, list[Call]] = {}
@@ -60,9 +64,10 @@ def run_together(ask: Callable[[list[Call]], list[Answer]], works: Mapping[str, 
                 wanted[name] = next(works[name]) if answers is None else works[name].send(answers)
             except StopIteration as end:
                 results[name] = end.value
+        num_calls.update({name: len(calls) for name, calls in wanted.items()})
         answered = iter(ask([call for calls in wanted.values() for call in calls]) if wanted else ())
         sent = {name: [next(answered) for _ in calls] for name, calls in wanted.items()}
-    return {name: results[name] for name in works}
+    return {name: results[name] for name in works}, num_calls
 
 
 class Writer:
