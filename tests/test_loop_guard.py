@@ -1,5 +1,6 @@
 """A process whose event loop stands still is killed, and no other."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -41,6 +42,39 @@ def test_a_process_whose_main_thread_is_busy_lives():
     worker = start("time.sleep(6); print('done', flush=True)")
     assert worker.stdout.readline() == "done\n"
     assert worker.wait(timeout=20) == 0
+
+
+STARVED = """
+import os
+def turn():
+    os.sched_setaffinity(0, {{{cpu}}})
+    os.nice(10)
+    while time.thread_time() < 0.2:
+        pass
+    print("turned", flush=True)
+loop.call_soon_threadsafe(turn)
+time.sleep(60)
+"""
+"""A loop whose turn takes .2 s of a CPU that it hardly gets. On Linux both calls are about the calling thread alone."""
+
+
+def test_a_loop_that_waits_for_a_cpu_is_not_one_that_stands_still():
+    cpu = min(os.sched_getaffinity(0))
+    spin = f"import os; os.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass"
+    others = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(4)]
+    try:
+        worker = start(STARVED.format(cpu=cpu))
+        began = time.monotonic()
+        assert worker.stdout.readline() == "turned\n"
+        # By its share of the CPU it takes some 8 s: longer than the guard lets a loop stand still.
+        assert time.monotonic() - began > 4
+        assert worker.poll() is None
+        worker.kill()
+        worker.wait()
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def test_the_guard_ends_with_its_process():

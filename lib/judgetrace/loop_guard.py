@@ -1,7 +1,11 @@
 """Kill this process when its event loop stands still: a worker that is stopped or deadlocked can't end itself.
 
 A small process hears a beat from the loop every second. Time in which the small process itself stood still (a suspended
-machine) does not count.
+machine) does not count, nor time in which a thread of the worker waited for a CPU: where many workers start at once, a
+loop may stand still for long, and to start them again would make it worse. A stopped or deadlocked one waits for none.
+
+Source of the latter: Linux, Documentation/scheduler/sched-stats.rst (/proc/PID/task/TID/schedstat: nanoseconds on a
+CPU, nanoseconds waited for one, time slices).
 """
 
 from __future__ import annotations
@@ -15,15 +19,30 @@ BEAT_EVERY_S = 1.0
 
 # It watches its parent rather than the end of the pipe: a forked engine inherits the pipe's other end.
 _PROGRAM = """
-import os, select, signal, sys, time
+import glob, os, select, signal, sys, time
+
+def read_waits(tasks):
+    waits = {}
+    for name in glob.glob(f"{tasks}/*/schedstat"):
+        try:
+            with open(name) as file:
+                waits[name] = int(file.read().split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):
+            pass  # the thread has ended meanwhile, or the kernel keeps no such figures
+    return waits
+
 parent, limit_s, silent_s, looked_at = int(sys.argv[1]), float(sys.argv[2]), 0.0, time.monotonic()
+tasks, before = f"/proc/{parent}/task", {}
 while os.getppid() == parent:
     heard = select.select([0], [], [], 0.5)[0]
     if heard and not os.read(0, 65536):
         break
     now = time.monotonic()
-    silent_s = 0.0 if heard else silent_s + min(now - looked_at, 1.0)
-    looked_at = now
+    # A worker whose beats come in time has its many threads left alone.
+    waits = read_waits(tasks) if silent_s > 1 else {}
+    starved_s = max((waited - before.get(name, waited) for name, waited in waits.items()), default=0.0)
+    silent_s = 0.0 if heard else max(0.0, silent_s + min(now - looked_at, 1.0) - starved_s)
+    looked_at, before = now, waits
     if silent_s + 0.5 > limit_s:
         os.kill(parent, signal.SIGKILL)
         break
