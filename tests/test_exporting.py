@@ -1,7 +1,9 @@
 """Exports: each format is loaded with the tool it is for, and teaches what train_rater would teach."""
 
 import json
+import uuid
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from judgetrace.traces import read_traces
 from judgetrace.training.encoding import EncodingSpec, ExampleEncoder
 from judgetrace.training.examples import make_examples
 from judgetrace.verification import hash_trace
+from tests.loopback import Asked, Reply, ScriptedServer
 from tests.report_runs import LEVELS, make_row, make_table, write_trace_run
 from tests.test_job_infer_traces import prepare
 
@@ -127,8 +130,8 @@ def test_the_job_leaves_out_what_train_rater_would_and_names_hinted_traces(
     assert "6 left out: hinted_unverified" in " ".join(capsys.readouterr().out.split())
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["counts"]["chats"] == 3
-    records = (tmp_path / "out/argilla/records-00000.jsonl").read_text().splitlines()
-    assert [json.loads(record)["metadata"].get("hinted") for record in records] == ["True"] * 6 + [None] * 3
+    records = json.loads((tmp_path / "out/argilla/records-00000.json").read_text())
+    assert [record["metadata"].get("hinted") for record in records] == ["True"] * 6 + [None] * 3
 
 
 @pytest.fixture
@@ -206,7 +209,35 @@ def test_a_record_for_review_has_the_fields_and_answers_that_its_settings_name()
         assert set(record["fields"]) == {field["name"] for field in settings["fields"]}
         assert set(record["suggestions"]) <= {question["name"] for question in settings["questions"]}
         own = next(question for question in settings["questions"] if question["name"] == "own_label")
-        assert record["suggestions"]["own_label"]["value"] in own["labels"]
+        assert record["suggestions"]["own_label"]["value"] in [option["value"] for option in own["settings"]["options"]]
+
+
+@pytest.fixture
+def review_server() -> Iterator[str]:
+    """A server that knows its caller, which is all that Argilla's client asks before it reads files."""
+
+    def answer(asked: Asked) -> Reply:
+        return Reply({"id": str(uuid.uuid4()), "username": "reviewer", "role": "owner"})
+
+    with ScriptedServer(answer) as server:
+        yield f"http://127.0.0.1:{server.port}"
+
+
+@pytest.mark.slow
+def test_argilla_reads_settings_and_records(exported: Path, review_server: str) -> None:
+    import argilla
+
+    argilla.Argilla(api_url=review_server, api_key="unused")
+    settings = argilla.Settings.from_json(exported / "argilla/settings.json")
+    assert [field.name for field in settings.fields] == ["item", "trace"]
+    questions = {question.name: question for question in settings.questions}
+    assert questions["own_label"].labels == list(LEVELS)
+    assert [question.required for question in questions.values()] == [True, False, False]
+    rows = json.loads((exported / "argilla/records-00001.json").read_text())
+    records = [argilla.Record.from_dict(row) for row in rows]
+    assert [record.fields["trace"] for record in records] == ["It is fine.", "Because."]
+    assert [record.suggestions["own_label"].value for record in records] == ["3", "2"]
+    assert set(records[0].metadata) <= {about.name for about in settings.metadata}
 
 
 def test_a_shard_without_accepted_traces_writes_no_chats(tmp_path: Path) -> None:

@@ -85,25 +85,35 @@ def write_card(splits: Sequence[str], counts: Mapping[str, int], runs: Sequence[
 
 
 def write_argilla_settings(scale: ScaleConfig) -> dict[str, Any]:
-    """Write what a reviewer is asked, as the arguments of argilla's Settings."""
+    """Write what a reviewer is asked, as argilla.Settings.from_json reads it."""
     levels = sorted({level for own in (scale.of(""), *scale.dimensions.values()) if own for level in own.values})
     return {
         "guidelines": "Read the item, its label and the trace. Does the reasoning support the label?",
-        "fields": [
-            {"name": "item", "type": "text"},
-            {"name": "trace", "type": "text"},
-        ],
+        "fields": [_ask_argilla(name, {"type": "text", "use_markdown": False}) for name in ("item", "trace")],
         "questions": [
-            {"name": "verdict", "type": "label_selection", "labels": list(VERDICTS), "required": True},
-            {"name": "own_label", "type": "label_selection", "labels": levels, "required": False},
-            {"name": "why", "type": "text", "required": False},
+            _ask_argilla("verdict", _offer(VERDICTS)),
+            _ask_argilla("own_label", _offer(levels), required=False),
+            _ask_argilla("why", {"type": "text", "use_markdown": False}, required=False),
         ],
-        "metadata": [{"name": name, "type": "terms"} for name in METADATA],
+        "metadata": [{"name": name, "title": name, "settings": {"type": "terms"}} for name in METADATA],
+        "allow_extra_metadata": False,
     }
 
 
+def _ask_argilla(name: str, settings: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
+    """Describe a field or a question."""
+    return {"name": name, "title": name.replace("_", " "), "required": required, "settings": settings}
+
+
+def _offer(labels: Sequence[str]) -> dict[str, Any]:
+    return {"type": "label_selection", "options": [{"value": label, "text": label} for label in labels]}
+
+
 def write_argilla_records(traces: pa.Table) -> Iterator[dict[str, Any]]:
-    """Write a record for each accepted trace, for a person to judge; the human label is a suggestion of `own_label`."""
+    """Write a record for each accepted trace, for a person to judge, as argilla.Record.from_dict reads it.
+
+    The human label is a suggestion of `own_label`.
+    """
     for row in traces.to_pylist():
         if row["outcome"] != "accepted":
             continue

@@ -3,7 +3,7 @@
 OUTPUT/trl/{chats,pairs}/shard-00000.jsonl
 OUTPUT/llamafactory/{chats,pairs}/shard-00000.jsonl, dataset_info.json
 OUTPUT/datasets/data/train-00000.parquet, README.md
-OUTPUT/argilla/records-00000.jsonl, settings.json
+OUTPUT/argilla/records-00000.json, settings.json
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def export_shard(
     if "argilla" in config.formats:
         records = list(write_argilla_records(traces))
         counts["records"] += len(records)
-        _write_lines(output, f"argilla/records-{number:05d}.jsonl", records)
+        if records:
+            output.write_atomic(f"argilla/records-{number:05d}.json", json.dumps(records).encode())
     if "datasets" in config.formats:
         for split in SPLITS:
             own = traces.filter(pc.equal(traces.column("split"), split)).select(list(DATASET_COLUMNS))
