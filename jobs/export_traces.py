@@ -29,7 +29,7 @@ from judgetrace.teachable import check_verification
 from judgetrace.tokenization import list_special_tokens, render_chats
 from judgetrace.trace_shards import TraceShard, list_trace_shards
 from judgetrace.traces import read_traces
-from judgetrace.training.encoding import THINK_OPEN, load_tokenizer
+from judgetrace.training.encoding import load_tokenizer
 from judgetrace.versions import list_versions
 
 
@@ -103,11 +103,10 @@ def make_writer(config: ExportTracesConfig) -> ConversationWriter:
         tokenizer = load_tokenizer(config.model.path, config.model.revision)
         special = list_special_tokens(tokenizer)
         (text,) = render_chats(tokenizer, [[{"role": "user", "content": "."}]], config.prompt.chat_template_args)
-        opens = text.rstrip().endswith(THINK_OPEN)
+        opens = text.rstrip().endswith(config.thinking.marks[0])
     renderer = PromptRenderer(inputs.template, config.prompt.system, special, thinks=form != "none")
-    return ConversationWriter(
-        renderer, parse_guideline(inputs.guideline, inputs.by_section), inputs.scale, form, special, opens
-    )
+    guideline = parse_guideline(inputs.guideline, inputs.by_section)
+    return ConversationWriter(renderer, guideline, inputs.scale, form, special, opens, config.thinking.marks)
 
 
 if __name__ == "__main__":

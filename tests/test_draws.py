@@ -117,6 +117,10 @@ def test_thinking_tags_are_closed_before_the_constrained_rating():
     result = draw(engine, ThinkingConfig(format="tags", constrained_rating="fallback"))
     assert engine.appended == "<think>Hm.\n</think>\n<rating>"
     assert (result.trace, result.rating) == ("Hm.", "4")
+    engine = Engine(Completion("[THINK]Hm.", "stop", 3), Completion("4", "stop", 1))
+    own = ThinkingConfig(format="tags", tags=("[THINK]", "[/THINK]"), constrained_rating="fallback")
+    assert draw(engine, own).trace == "Hm."
+    assert engine.appended == "[THINK]Hm.\n[/THINK]\n<rating>"
 
 
 def test_thinking_with_an_end_of_its_own_may_quote_the_rating_tag():

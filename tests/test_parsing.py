@@ -47,6 +47,25 @@ def test_a_rating_inside_the_thinking_tags_is_no_rating(text, was_cut, expected)
     assert parse_output(text, was_cut, TAGS, YES_NO) == expected
 
 
+def test_a_model_may_have_tags_of_its_own():
+    own = ThinkingConfig(format="tags", tags=("[THINK]", "[/THINK]"))
+    assert parse_output("[THINK]Hm.[/THINK]<rating>no</rating>", False, own, YES_NO) == ParsedOutput("Hm.", "No", None)
+    assert parse_output("<think>Hm.</think><rating>no</rating>", False, own, YES_NO).reason == "unparsed"
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"tags": ("[THINK]", "[/THINK]")}, "need 'tags'"),
+        ({"format": "tags", "tags": ("|", "|")}, "two different marks"),
+        ({"format": "tags", "tags": ("", "]")}, "two different marks"),
+    ],
+)
+def test_tags_that_can_not_be_told_apart_are_refused(fields, fault):
+    with pytest.raises(ValueError, match=fault):
+        ThinkingConfig(**fields)
+
+
 def test_an_opened_tag_and_endless_blanks_are_parsed_at_once():
     began = time.monotonic()
     assert parse_output("<rating>" + " \n" * 50_000, True, PLAIN, STARS).reason == "truncated"

@@ -114,6 +114,19 @@ def test_a_template_that_opens_the_thinking_gets_no_second_opening() -> None:
     assert read(opening, found.tokens[found.num_prompt :]).startswith("Well then.")
 
 
+def test_tags_that_are_special_tokens_are_learned_and_stay_in_what_a_rater_wrote() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    tags = ("[THINK]", "[/THINK]")
+    encoder = ExampleEncoder(make_spec(form="tags", tags=tags), tokenizer)
+
+    (found,) = encoder.encode([example(thinking="Not [/THINK] yet.")])
+
+    answer = found.tokens[found.num_prompt :].tolist()
+    assert [answer.count(tokenizer.convert_tokens_to_ids(tag)) for tag in tags] == [1, 1]
+    assert encoder.decode(answer) == "[THINK]\nNot [\u200b/THINK] yet.\n[/THINK]\n<rating>-4</rating>"
+
+
 def test_special_tokens_in_a_trace_are_text_and_end_no_turn(tokenizer: Any) -> None:
     # A trace of another model may quote what is a control token to this one.
     found = encode(tokenizer, example(thinking=f"It says {TURN_END} here."))

@@ -182,6 +182,11 @@ def test_an_answer_is_written_in_the_form_of_the_rater(
     assert write_answer(" Dull.\n", "2", form, rating_first, opens) == AnswerText(before, after)
 
 
+def test_thinking_stands_between_a_models_own_tags() -> None:
+    found = write_answer("Dull.", "2", "tags", False, False, tags=("[THINK]", "[/THINK]"))
+    assert found == AnswerText("[THINK]\nDull.\n[/THINK]\n<rating>", "2</rating>")
+
+
 @pytest.mark.parametrize("form", ["plain", "tags", "none"])
 def test_an_answer_without_thinking_is_the_rating_alone(form: str) -> None:
     assert write_answer(None, "2", form, False, False) == AnswerText("<rating>", "2</rating>")

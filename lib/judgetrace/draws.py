@@ -22,7 +22,6 @@ from judgetrace.engine import (
 from judgetrace.parsing import (
     RATING_CLOSE,
     RATING_OPEN,
-    THINK_CLOSE,
     ParsedOutput,
     ThinkingConfig,
     parse_answer,
@@ -76,7 +75,7 @@ class DrawSampler:
 
     async def _ask(self, unit: AskedUnit, index: int, request: Request, spent: _Spent) -> Draw:
         thought = None if self._skips_thinking else await self._engine.generate(request)
-        answer = _Answer(unit, spent, thought)
+        answer = _Answer(unit, spent, thought, self._thinking.marks[1])
         parsed = self._read_thought(answer)
         found: dict[str, Any] = {}
         if self._wants_rating_apart(answer, parsed):
@@ -109,7 +108,7 @@ class DrawSampler:
     ) -> Request:
         stop = self._thinking.stop
         if self._rates_apart:
-            stop = (*stop, RATING_OPEN if self._is_plain else THINK_CLOSE)
+            stop = (*stop, RATING_OPEN if self._is_plain else self._thinking.marks[1])
         elif self._thinking.stop_at_rating and self._is_plain:
             stop = (*stop, RATING_CLOSE)
 
@@ -178,7 +177,7 @@ class DrawSampler:
         """Make the prompt that ends with an opened rating tag; the answer keeps what stands before the tag."""
         thinking = answer.text.partition(RATING_OPEN)[0] if self._is_plain else answer.text_before_own_rating
         thinking = thinking.rstrip()
-        closing = "" if self._is_plain or answer.is_closed else f"\n{THINK_CLOSE}"
+        closing = "" if self._is_plain or answer.is_closed else f"\n{self._thinking.marks[1]}"
         answer.thinking, answer.before_rating = thinking, f"{thinking}{closing}\n" if thinking else ""
         return self._engine.continue_prompt(answer.unit.prompt, f"{answer.before_rating}{RATING_OPEN}")
 
@@ -247,8 +246,8 @@ class DrawSampler:
 class _Answer:
     """What the engine has said of a draw so far."""
 
-    def __init__(self, unit: AskedUnit, spent: _Spent, thought: Completion | None):
-        self.unit, self.spent, self.thought = unit, spent, thought
+    def __init__(self, unit: AskedUnit, spent: _Spent, thought: Completion | None, closing: str):
+        self.unit, self.spent, self.thought, self._closing = unit, spent, thought, closing
         self.thinking = self.before_rating = ""
         self.error = None if thought is None else thought.error
         if thought is not None:
@@ -264,13 +263,13 @@ class _Answer:
         """Whether the thinking ended by a mark of its own: its closing tag, or where a parser split it off."""
         thought = self.thought
         is_split = thought is not None and thought.reasoning is not None and thought.content is not None
-        return is_split or THINK_CLOSE in self.text
+        return is_split or self._closing in self.text
 
     @property
     def text_before_own_rating(self) -> str:
         """The output up to the first rating behind its closed thinking, which may quote the tag."""
         content = None if self.thought is None else self.thought.content
-        behind = self.text.partition(THINK_CLOSE)[2] if content is None else content
+        behind = self.text.partition(self._closing)[2] if content is None else content
         return self.text.rsplit(RATING_OPEN, behind.count(RATING_OPEN))[0]
 
     @property

@@ -87,6 +87,8 @@ class EngineSpec:
     chat_template_args: Mapping[str, object] = field(default_factory=dict)
     endpoint: EndpointConfig | None = None
     """Where the engine is a server."""
+    marks: Sequence[str] = ()
+    """Tags that must stand in outputs, special tokens or not."""
 
 
 class EngineDeadError(RuntimeError):

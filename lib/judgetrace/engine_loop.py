@@ -48,7 +48,8 @@ def load_thinking_engine(
     """Make an engine that splits thinking off as `thinking` says; on the loop it lives on. Raises EngineStartError."""
     # An endpoint splits off the thinking by a parser of its own.
     parser = thinking.parser or ("endpoint" if thinking.format == "parser" else None)
-    return load_engine(EngineSpec(model, engine, parser, chat_template_args, endpoint))
+    marks = thinking.marks if thinking.format == "tags" else ()
+    return load_engine(EngineSpec(model, engine, parser, chat_template_args, endpoint, marks))
 
 
 def check_room(engine: Engine, max_tokens: int, name: str) -> None:

@@ -9,14 +9,16 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from judgetrace.config import STRICT
 from judgetrace.scale import Scale
 
 RATING_OPEN, RATING_CLOSE, THINK_CLOSE = "<rating>", "</rating>", "</think>"
 _RATING = re.compile(r"<rating>([^<>]*)</rating>", re.IGNORECASE)
-_THINK_OPEN = re.compile(r"^\s*<think>\s*", re.IGNORECASE)
+Tags = tuple[str, str]
+THINK_TAGS: Tags = ("<think>", THINK_CLOSE)
+"""What opens and closes the thinking of most reasoning models."""
 
 
 class ThinkingConfig(BaseModel):
@@ -26,9 +28,14 @@ class ThinkingConfig(BaseModel):
 
     format: Literal["plain", "tags", "parser", "none"] = Field(
         default="plain",
-        description="plain: all text before the rating; tags: between <think> and </think>; "
+        description="plain: all text before the rating; tags: between <think> and </think>, or `tags`; "
         "parser: as vLLM's reasoning parser `parser`, or the endpoint, splits it off; none: no thinking, the rating at "
         "once.",
+    )
+    tags: Tags | None = Field(
+        default=None,
+        description="With format tags, what opens and closes the model's thinking, where that is not <think> and "
+        '</think>: ["[THINK]", "[/THINK]"].',
     )
     parser: str | None = Field(default=None, description="Name of a vLLM reasoning parser, for format parser.")
     stop: tuple[str, ...] = Field(
@@ -45,6 +52,20 @@ class ThinkingConfig(BaseModel):
         description="With format plain: end a draw at its first closed rating tag. Thinking that has an end of its own "
         "may quote the tag.",
     )
+
+    @model_validator(mode="after")
+    def _check_tags(self) -> ThinkingConfig:
+        if self.tags is not None:
+            if self.format != "tags":
+                raise ValueError(f"thinking.tags: thinking.format is '{self.format}'; tags of its own need 'tags'")
+            if not all(tag.strip() for tag in self.tags) or self.tags[0] == self.tags[1]:
+                raise ValueError(f"thinking.tags = {list(self.tags)}: expected two different marks")
+        return self
+
+    @property
+    def marks(self) -> Tags:
+        """What opens and closes the thinking with format tags."""
+        return self.tags or THINK_TAGS
 
 
 @dataclass(frozen=True)
@@ -64,7 +85,9 @@ def parse_output(text: str, was_cut: bool, thinking: ThinkingConfig, scale: Scal
     """
     if thinking.format != "tags":
         return parse_answer(None, text, was_cut, scale)
-    trace, closed, answer = _THINK_OPEN.sub("", text).partition(THINK_CLOSE)
+    opening, closing = thinking.marks
+    opened = re.sub(rf"^\s*{re.escape(opening)}\s*", "", text, flags=re.IGNORECASE)
+    trace, closed, answer = opened.partition(closing)
     if not closed:
         return ParsedOutput(trace.strip() or None, None, "truncated" if was_cut else "unparsed")
     return parse_answer(trace, answer, was_cut, scale)

@@ -25,6 +25,19 @@ def list_special_tokens(tokenizer: Any) -> list[str]:
     return sorted((t for t in {*tokenizer.all_special_tokens, *marks} if t.strip()), key=len, reverse=True)
 
 
+def list_hidden_ids(tokenizer: Any) -> set[int]:
+    """List the tokens that decoding leaves out where special tokens are skipped."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
+
+
+def list_mark_ids(tokenizer: Any, marks: Sequence[str]) -> set[int]:
+    """List the tokens that are one of some marks as a whole."""
+    found = [(mark, tokenizer.convert_tokens_to_ids(mark)) for mark in marks]
+    # Some tokenizers answer with the unknown token, others with none.
+    return {number for mark, number in found if number is not None and tokenizer.convert_ids_to_tokens(number) == mark}
+
+
 def render_chats(
     tokenizer: Any, conversations: Sequence[Sequence[Mapping[str, str]]], chat_template_args: Mapping[str, object]
 ) -> list[str]:

@@ -27,7 +27,14 @@ from judgetrace.level_tree import Branching, LevelTree
 from judgetrace.model_store import fetch_model, is_folder
 from judgetrace.process_exit import count_memory_kills, were_killed_from_outside
 from judgetrace.reaper import reaping_new_children
-from judgetrace.tokenization import encode_texts, grow_level_tree, list_special_tokens, render_chats
+from judgetrace.tokenization import (
+    encode_texts,
+    grow_level_tree,
+    list_hidden_ids,
+    list_mark_ids,
+    list_special_tokens,
+    render_chats,
+)
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM allows as max_lora_rank."""
@@ -68,6 +75,8 @@ class VllmEngine:
         self._chat_template_args = dict(spec.chat_template_args)
         self.special_tokens = list_special_tokens(self._tokenizer)
         self._parser = _make_parser(spec.reasoning_parser, self._tokenizer)
+        hidden = list_hidden_ids(self._tokenizer) & list_mark_ids(self._tokenizer, spec.marks)
+        self._shows_special = self._parser is not None or bool(hidden)
         self._adapter = _load_adapter(model)
         self._level_trees: dict[tuple[str, ...], LevelTree] = {}
 
@@ -96,7 +105,7 @@ class VllmEngine:
             include_stop_str_in_output=True,
             structured_outputs=self._structured(choice=list(request.choices)) if request.choices else None,
             output_kind=self._delta if streams else self._final_only,
-            skip_special_tokens=self._parser is None,
+            skip_special_tokens=not self._shows_special,
         )
         text, num_tokens, finish_reason = "", 0, None
         async for output in self._complete(request.request_id, request.prompt.token_ids, params):

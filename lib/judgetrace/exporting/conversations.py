@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from judgetrace.guideline import Guideline
+from judgetrace.parsing import THINK_TAGS, Tags
 from judgetrace.prompts import PromptRenderer, neutralise
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import UNIT_KEY
@@ -33,6 +34,8 @@ class ConversationWriter:
     special_tokens: Sequence[str] = ()
     prompt_opens: bool = False
     """The base's chat template opens the thinking tag."""
+    tags: Tags = THINK_TAGS
+    """thinking.tags"""
 
     def write_prompt(self, row: Mapping[str, Any]) -> list[Message] | None:
         """Write the messages that ask for a unit; None where the guideline has no section for its dimension."""
@@ -43,8 +46,10 @@ class ConversationWriter:
 
     def write_reply(self, thinking: str, rating: str) -> Message:
         """Write the answer that ends in a rating."""
-        safe = neutralise(thinking, self.special_tokens)
-        answer = write_answer(safe, rating, self.form, rating_first=False, prompt_opens=self.prompt_opens)
+        safe = neutralise(thinking, [*self.special_tokens, *self.tags])
+        answer = write_answer(
+            safe, rating, self.form, rating_first=False, prompt_opens=self.prompt_opens, tags=self.tags
+        )
         return {"role": "assistant", "content": answer.before + answer.after}
 
 

@@ -196,7 +196,8 @@ class TrainRaterConfig(BaseModel):
             raise ValueError("model.adapter: train on top of a merged model; give its folder as model.path")
         if self.thinking.format == "parser":
             raise ValueError(
-                "thinking.format = 'parser' reads an output, and training writes one: use 'tags' (<think>...</think>)"
+                "thinking.format = 'parser' reads an output, and training writes one: use 'tags' (<think>...</think>, "
+                "or thinking.tags)"
             )
         if self.thinking.format == "none" and self.data.target != "label":
             raise ValueError(
@@ -259,5 +260,6 @@ class TrainRaterConfig(BaseModel):
         }
         contract |= {f"data.{name}": value for name, value in self.data.find_changes().items()}
         contract |= {"thinking.format": self.thinking.format, "traces": list(self.traces)}
+        contract["thinking.tags"] = None if self.thinking.tags is None else list(self.thinking.tags)
         contract["lora"] = None if self.adapter is None else self.adapter.model_dump(mode="json")
         return contract | texts

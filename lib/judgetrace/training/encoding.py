@@ -20,13 +20,19 @@ from judgetrace.engine import ModelConfig
 from judgetrace.guideline import parse_guideline
 from judgetrace.level_tree import LevelTree, find_within_tag
 from judgetrace.model_store import fetch_folder
-from judgetrace.parsing import RATING_OPEN
+from judgetrace.parsing import RATING_OPEN, THINK_TAGS, Tags
 from judgetrace.prompts import PromptConfig, PromptRenderer, neutralise, shorten_fields
 from judgetrace.scale import Scale, ScaleConfig
-from judgetrace.tokenization import encode_texts, grow_level_tree, list_special_tokens, render_chats
+from judgetrace.tokenization import (
+    encode_texts,
+    grow_level_tree,
+    list_hidden_ids,
+    list_mark_ids,
+    list_special_tokens,
+    render_chats,
+)
 from judgetrace.training.examples import AnswerText, write_answer
 
-THINK_OPEN = "<think>"
 _PROBE = "judgetrace"
 
 
@@ -46,6 +52,8 @@ class EncodingSpec:
     """Whether the prompt asks for thinking."""
     rating_first: bool
     max_tokens: int
+    tags: Tags = THINK_TAGS
+    """thinking.tags"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ class ExampleEncoder:
             spec.template, spec.prompt.system, self._special, thinks=spec.thinks, severity=spec.prompt.severity
         )
         self._guideline = parse_guideline(spec.guideline, spec.by_section)
+        self._hidden = list_hidden_ids(tokenizer) - list_mark_ids(tokenizer, spec.tags)
         self._turn_end = find_turn_end(tokenizer, spec.prompt.chat_template_args)
 
     def encode_prompts(
@@ -135,10 +144,12 @@ class ExampleEncoder:
         return [find_within_tag(opening, *pair) for pair in zip(whole, alone, strict=True)]
 
     def _write_answer(self, row: Mapping[str, Any], prompt: tuple[str, list[int]] | None) -> AnswerText:
-        opens = prompt is not None and prompt[0].rstrip().endswith(THINK_OPEN)
+        opens = prompt is not None and prompt[0].rstrip().endswith(self._spec.tags[0])
         # What acts as a tag or a special token inside the thinking would end it, or the turn, too early.
-        thinking = None if row["thinking"] is None else neutralise(row["thinking"], self._special)
-        return write_answer(thinking, row["rating"], self._spec.form, self._spec.rating_first, opens)
+        marks = [*self._special, *self._spec.tags]
+        thinking = None if row["thinking"] is None else neutralise(row["thinking"], marks)
+        spec = self._spec
+        return write_answer(thinking, row["rating"], spec.form, spec.rating_first, opens, tags=spec.tags)
 
     def _join(self, prompt: tuple[str, list[int]] | None, before: list[int], after: list[int]) -> Encoded:
         if prompt is None:
@@ -156,8 +167,8 @@ class ExampleEncoder:
         return encode_texts(self._tokenizer, [text])[0]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Decode what a rater wrote, special tokens left out."""
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        """Decode what a rater wrote, special tokens left out but for the tags of its thinking."""
+        text: str = self._tokenizer.decode([token for token in tokens if token not in self._hidden])
         return text
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from judgetrace.parsing import RATING_CLOSE, RATING_OPEN, THINK_CLOSE
+from judgetrace.parsing import RATING_CLOSE, RATING_OPEN, THINK_TAGS, Tags
 from judgetrace.training.config import Target
 
 EXAMPLES = pa.schema(
@@ -127,12 +127,15 @@ class AnswerText:
     after: str
 
 
-def write_answer(thinking: str | None, rating: str, form: str, rating_first: bool, prompt_opens: bool) -> AnswerText:
+def write_answer(
+    thinking: str | None, rating: str, form: str, rating_first: bool, prompt_opens: bool, *, tags: Tags = THINK_TAGS
+) -> AnswerText:
     """Write the answer of an example.
 
     form          thinking.format of the rater: plain, tags or none
     rating_first  the rating stands before the thinking
     prompt_opens  the chat template has opened the thinking tag already
+    tags          what opens and closes the thinking with form tags
     """
     closed = f"{rating}{RATING_CLOSE}"
     if thinking is None or form == "none":
@@ -142,8 +145,8 @@ def write_answer(thinking: str | None, rating: str, form: str, rating_first: boo
     if form == "plain":
         # As an engine goes on from: no line break where there is no thinking.
         return AnswerText(f"{thinking.strip()}\n{RATING_OPEN}".lstrip(), closed)
-    opened = "" if prompt_opens else "<think>\n"
-    return AnswerText(f"{opened}{thinking.strip()}\n{THINK_CLOSE}\n{RATING_OPEN}", closed)
+    opened = "" if prompt_opens else f"{tags[0]}\n"
+    return AnswerText(f"{opened}{thinking.strip()}\n{tags[1]}\n{RATING_OPEN}", closed)
 
 
 def weigh_labels(accepted: Mapping[str, int], decided: Mapping[str, int], cap: float) -> dict[str, float]:

@@ -85,6 +85,7 @@ class TrainInputs:
             thinks=config.thinks,
             rating_first=config.data.target == "label_first",
             max_tokens=config.data.max_tokens,
+            tags=config.thinking.marks,
         )
 
     @property

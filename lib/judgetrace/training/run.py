@@ -210,7 +210,10 @@ def write_rating_config(inputs: TrainInputs) -> str:
         lines.append(f'path = "{config.run}/rater"')
     else:
         lines += [f'path = "{config.model.path}"', f'adapter = "{config.run}/rater"']
-    lines += ["", "[thinking]", f'format = "{config.thinking.format if config.thinks else "none"}"']
+    form = config.thinking.format if config.thinks else "none"
+    lines += ["", "[thinking]", f'format = "{form}"']
+    if config.thinking.tags is not None and form == "tags":
+        lines.append(f"tags = {json.dumps(config.thinking.tags)}")
     if config.prompt.template is not None:
         lines += ["", "[prompt]", f'template = "{config.prompt.template}"']
     return "\n".join([*lines, "", "[decoding]", f'rating = "{config.validation.rating}"'])

@@ -17,7 +17,7 @@ from scipy.stats import kendalltau
 
 from judgetrace.agreement.pair_statistics import compute_kappa
 from judgetrace.agreement.panel_statistics import make_weights
-from judgetrace.parsing import RATING_OPEN, THINK_CLOSE, ThinkingConfig, parse_output
+from judgetrace.parsing import RATING_OPEN, ThinkingConfig, parse_output
 from judgetrace.scale import Scale, expect_rating
 from judgetrace.training.batches import pad_left
 from judgetrace.training.encoding import ExampleEncoder
@@ -131,8 +131,8 @@ class Validator:
             if was_cut and not opened:
                 return None
             return f"{thinking.rstrip()}\n{RATING_OPEN}" if thinking.strip() else RATING_OPEN
-        thinking, closed, _ = text.partition(THINK_CLOSE)
-        return f"{thinking}{THINK_CLOSE}\n{RATING_OPEN}" if closed else None
+        thinking, closed, _ = text.partition(self._thinking.marks[1])
+        return f"{thinking}{closed}\n{RATING_OPEN}" if closed else None
 
 
 def measure_ratings(
