@@ -48,10 +48,11 @@ class Prices(BaseModel):
     million_writes: float = Field(
         default=5.0,
         ge=0,
-        description="A million PUT or LIST requests. AWS S3 Standard, us-east-1: 0.005 / 1,000.",
+        description="A million PUT or LIST requests. AWS S3 Standard: 0.005 / 1,000 (aws.amazon.com/s3/pricing, read "
+        "second-hand in c3x.dev/blog/s3-request-fees-explained).",
     )
     million_reads: float = Field(
-        default=0.4, ge=0, description="A million GET or HEAD requests. AWS S3 Standard, us-east-1: 0.0004 / 1,000."
+        default=0.4, ge=0, description="A million GET or HEAD requests. AWS S3 Standard: 0.0004 / 1,000, likewise."
     )
 
 
