@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -11,19 +12,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from jobs import infer_traces
-from judgetrace.node_notice import announce
 from judgetrace.suspects import KILLED_TWICE
 from tests.oracle import accepted_set, check_run
 from tests.test_cluster_commands import PORTS, end_processes, free_ports
 from tests.test_job_faults import read_journal, started_job, wait_until
 from tests.test_job_infer_traces import prepare, read_rows, write_config
 from tests.test_reaper import is_alive
+from tests.test_spot_notice import MetadataServer
 
 NUM_UNITS = 400
 TWO_ENGINES = "--engine.min_replicas=2", "--engine.max_replicas=2"
@@ -141,13 +142,14 @@ def wait_for_workers(journal: Path, killed: set[int], job: subprocess.Popen) -> 
 
 
 @contextmanager
-def joined_node(address: str, **resources: float) -> Iterator[subprocess.Popen]:
-    """A Ray node as machines and pods start one: `ray start --block`."""
+def joined_node(address: str, cloud: MetadataServer, **resources: float) -> Iterator[subprocess.Popen]:
+    """A Ray node as machines and pods start one: `ray start --block`, on a machine of its own cloud."""
     options = {"address": address, "num-cpus": 1, "object-store-memory": 128 * 2**20, "disable-usage-stats": None}
     options |= {name.replace("_", "-"): port for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
     line = [f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()]
     line.append("--resources=" + str(resources).replace("'", '"'))
-    node = subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *line])
+    environment = os.environ | {"AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://127.0.0.1:{cloud.port}"}
+    node = subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *line], env=environment)
     try:
         yield node
     finally:
@@ -165,24 +167,24 @@ def check_notice(
     corpus: str,
     undisturbed: set,
     address: str,
-    give_notice: Callable[[str, Any], None],
+    give_notice: Callable[[MetadataServer, subprocess.Popen], None],
     latency_s: float,
 ) -> dict[str, float]:
-    """Take one of two engines' nodes away with notice, in mid-run; returns what it took."""
+    """Take one of two engines' nodes away with notice, of its cloud or its own, in mid-run; returns what it took."""
     run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
     config = write_config(tmp_path, corpus, run, latency_s=latency_s, journal=str(journal))
     engines = [*TWO_ENGINES, "--engine.num_cpus=0.4", '--engine.resources={"spot": 1}', "--ledger.drain_s=20"]
-    with joined_node(address, spot=1) as first:
+    with MetadataServer(None) as cloud, joined_node(address, cloud, spot=1) as first:
         wait_until("the first node", lambda: len(nodes_with("spot")) == 1)
         doomed = next(iter(nodes_with("spot")))
-        with joined_node(address, spot=1):
+        with MetadataServer(None) as other, joined_node(address, other, spot=1):
             wait_until("the second node", lambda: len(nodes_with("spot")) == 2)
-            with started_job(config, address, log, *engines) as job:
+            with started_job(config, address, log, *engines, "--engine.spot_notice=aws") as job:
                 wait_until("both engines", lambda: len({line[1] for line in read_journal(journal)}) == 2, 90)
                 time.sleep(2.0)
                 worker = next(int(line[0]) for line in read_journal(journal) if line[1] == doomed)
                 told_at = time.monotonic()
-                give_notice(doomed, first)
+                give_notice(cloud, first)
                 wait_until("the worker to end by itself", lambda: not is_alive(worker), 30)
                 left_s = time.monotonic() - told_at
                 # What a spot machine does at the end of its warning.
@@ -198,10 +200,14 @@ def check_notice(
 
 
 @pytest.mark.slow
-def test_a_node_that_drains_gives_its_shards_back_and_no_draw_is_made_twice(tmp_path, corpus, undisturbed, ray_session):
-    took = check_notice(
-        tmp_path, corpus, undisturbed, ray_session, lambda node_id, _: announce(node_id, 30.0), latency_s=0.3
-    )
+def test_a_node_whose_cloud_gives_notice_gives_its_shards_back_and_no_draw_is_made_twice(
+    tmp_path, corpus, undisturbed, ray_session
+):
+    def give_notice(cloud: MetadataServer, _: subprocess.Popen) -> None:
+        ends_at = datetime.now(UTC) + timedelta(seconds=30)
+        cloud.notice = json.dumps({"action": "terminate", "time": ends_at.strftime("%Y-%m-%dT%H:%M:%SZ")})
+
+    took = check_notice(tmp_path, corpus, undisturbed, ray_session, give_notice, latency_s=0.3)
     assert took["left_s"] < 30
 
 
