@@ -13,9 +13,8 @@ import pytest
 from jobs import prepare_demo, run_study
 from judgetrace.ledger import current_shard_files
 from judgetrace.storage import Folder
-from tests.oracle import check_rows
+from tests.oracle import check_run
 from tests.test_job_faults import started_job, wait_until
-from tests.test_job_infer_traces import read_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -95,9 +94,8 @@ def test_kill_9_of_engine_worker_and_driver_lose_nothing_and_leave_no_engine_beh
     wait_until("the engines of the killed driver to end", lambda: not our_processes("VLLM::"), 60)
     with started_job(config, ray_session, log) as job:
         assert job.wait(timeout=300) == 0, log.read_text()[-3000:]
-    rows = read_rows(str(run))
+    rows = check_run(str(run), str(demo / "study/prepare"), is_complete=False)
     assert len(rows) == NUM_UNITS
-    check_rows(rows)
     draws = [draw for row in rows for draw in row["draws"]]
     rated = [draw for draw in draws if draw["rating"] is not None]
     assert rated

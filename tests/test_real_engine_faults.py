@@ -18,9 +18,8 @@ from judgetrace.ledger import ShardLedger
 from judgetrace.products import TRACE_PRODUCT
 from judgetrace.storage import Folder
 from judgetrace.suspects import find_suspects
-from tests.oracle import check_rows
+from tests.oracle import check_run
 from tests.test_job_faults import started_job, wait_until
-from tests.test_job_infer_traces import read_rows
 from tests.test_job_real_engine import NUM_UNITS, ROOT, demo, num_committed, our_processes  # noqa: F401
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
@@ -43,10 +42,9 @@ def suspects_of(run: Path) -> set:
     return find_suspects(ledger.latest())
 
 
-def check(run: Path, num_units: int) -> None:
-    rows = read_rows(str(run))
+def check(run: Path, demo: Path, num_units: int) -> None:  # noqa: F811
+    rows = check_run(str(run), str(demo / "study/prepare"), is_complete=False)
     assert len(rows) == num_units
-    check_rows(rows)
     assert {row["outcome"] for row in rows} <= {"accepted", "exhausted"}
 
 
@@ -66,7 +64,7 @@ def test_a_stopped_engine_core_is_replaced_within_thirty_seconds_and_its_process
     print(f"stopped core {core.pid} ended after {took_s:.1f} s, replaced by {successor.pid}")
     # Thirty seconds of silence; the last commit and the reaper's next look are a second or two.
     assert took_s < 34
-    check(run, NUM_UNITS)
+    check(run, demo, NUM_UNITS)
 
 
 def test_an_engine_core_killed_at_random_moments_makes_no_suspects_and_loses_nothing(demo, ray_session, tmp_path):  # noqa: F811
@@ -83,7 +81,7 @@ def test_an_engine_core_killed_at_random_moments_makes_no_suspects_and_loses_not
         wait_for_core(killed)
         assert suspects_of(run) == set()
         assert job.wait(timeout=400) == 0, log.read_text()[-3000:]
-    check(run, num_units)
+    check(run, demo, num_units)
 
 
 def test_a_long_prefill_is_not_taken_for_silence(demo):  # noqa: F811
