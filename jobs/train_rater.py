@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from judgetrace.config import load_config, run_job
+from judgetrace.config import UserError, load_config, run_job
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import connect_ray
 from judgetrace.storage import Folder
@@ -21,6 +21,7 @@ from judgetrace.training.run import (
     describe_training,
     make_rater,
     print_outcome,
+    release_run,
     run_training,
     survey_traces,
     write_manifest,
@@ -43,7 +44,11 @@ def main(arguments: list[str]) -> int:
             console.print(f"run {config.run} is complete; its rater: {config.run}/rater", soft_wrap=True)
             return 0
         survey = survey_traces(inputs)
-        plan = inputs.plan(survey)
+        try:
+            plan = inputs.plan(survey)
+        except UserError:
+            release_run(inputs)
+            raise
         trained = run_training(console, inputs, survey, plan, driver)
         files = make_rater(inputs, survey, trained, plan)
     summary = {"data": describe_data(survey), "training": describe_training(trained, plan)}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from judgetrace.training.build_lock import StaleBuildLockError, check_build_locks, extensions_root
+from judgetrace.training.build_lock import StaleBuildLockError, extensions_root, wait_for_build_locks
 
 NOW = 1_000_000.0
 
@@ -22,20 +22,36 @@ def test_an_old_lock_is_named_with_the_folder_to_delete(tmp_path: Path) -> None:
     file = lock(tmp_path, "deepspeed_shm_comm", 3600)
 
     with pytest.raises(StaleBuildLockError, match="60 minutes old") as caught:
-        check_build_locks(tmp_path, NOW)
+        wait_for_build_locks(tmp_path, lambda: NOW)
 
     assert f"Delete the folder {file.parent} on this machine" in str(caught.value)
 
 
-def test_a_compilation_that_goes_on_and_locks_of_others_are_left_alone(tmp_path: Path) -> None:
-    lock(tmp_path, "deepspeed_shm_comm", 60)
+def test_a_compilation_that_goes_on_is_waited_for_and_locks_of_others_are_left_alone(tmp_path: Path) -> None:
+    file = lock(tmp_path, "deepspeed_shm_comm", 60)
     lock(tmp_path, "somebody_elses", 3600)
+    slept: list[float] = []
 
-    check_build_locks(tmp_path, NOW)
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if sum(slept) >= 20:
+            file.unlink(missing_ok=True)
+
+    wait_for_build_locks(tmp_path, lambda: NOW + sum(slept), sleep)
+    assert sum(slept) == 20
+
+
+def test_a_compilation_that_was_killed_just_now_is_told_once_its_lock_is_too_old(tmp_path: Path) -> None:
+    lock(tmp_path, "deepspeed_shm_comm", 60)
+    slept: list[float] = []
+
+    with pytest.raises(StaleBuildLockError, match="5 minutes old"):
+        wait_for_build_locks(tmp_path, lambda: NOW + sum(slept), slept.append)
+    assert sum(slept) == pytest.approx(241)
 
 
 def test_a_machine_that_compiled_nothing_has_no_locks(tmp_path: Path) -> None:
-    check_build_locks(tmp_path / "none")
+    wait_for_build_locks(tmp_path / "none")
 
 
 def test_extensions_lie_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,9 @@ def test_the_contract_holds_what_checkpoints_depend_on_and_not_how_long_or_where
         {"traces": ["other"]},
         {"thinking": {"format": "tags"}},
         {"model": {"path": "other"}},
+        {"validation": {"rating": "sampled"}},
+        {"validation": {"max_items": 8}},
+        {"validation": {"max_new_tokens": 24}},
     ]
     contracts = [make(**sections).contract() for sections in bound]
     assert all(contract != before for contract in contracts)
@@ -121,9 +124,10 @@ def test_the_contract_holds_what_checkpoints_depend_on_and_not_how_long_or_where
     [
         ({"verified": True}, "verified = true needs `verification`"),
         ({"verified": True, "verification": "v", "target": "first_draw"}, "draws that nobody verifies"),
+        ({"weights": "inverse_acceptance", "target": "first_draw"}, "leave out `weights`"),
     ],
 )
-def test_verified_traces_need_who_verified_them(data: dict[str, Any], said: str) -> None:
+def test_choices_of_traces_that_do_not_go_together_are_refused(data: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         make(data=data)
 

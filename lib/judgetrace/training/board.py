@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -11,8 +12,10 @@ from typing import Any
 from rich.console import Console
 
 from judgetrace.live import format_seconds
+from judgetrace.session import StageWatch
 
 SHOW_EVERY_S = 15.0
+QUIET_S = 120.0
 
 
 class Board:
@@ -63,8 +66,11 @@ def ask_fault(board: Any) -> str | None:
 
 
 @contextmanager
-def watch_board(console: Console, num_steps: int) -> Iterator[Any]:
-    """Make a board, and show what is noted on it while the block runs."""
+def watch_board(console: Console, num_steps: int, needs: Mapping[str, float]) -> Iterator[Any]:
+    """Make a board, and show what is noted on it while the block runs; says so when nothing is for a while.
+
+    `needs` are the Ray resources of a worker.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -80,6 +86,8 @@ def watch_board(console: Console, num_steps: int) -> Iterator[Any]:
                 rows = ray.get(board.fetch.remote(), timeout=30)
             except Exception:  # noqa: BLE001 - a board that can't be reached is no reason to end a run
                 continue
+            if rows:
+                stage.progress()
             due = time.monotonic() - shown_at >= SHOW_EVERY_S
             # A validated step is noted twice, the second time with what validation found.
             for row in {row["step"]: row for row in rows}.values():
@@ -87,10 +95,12 @@ def watch_board(console: Console, num_steps: int) -> Iterator[Any]:
                     console.print(describe_row(row, num_steps), highlight=False, soft_wrap=True)
                     shown_at = time.monotonic()
 
+    stage = StageWatch("train_rater (workers start, validate, or wait for room or examples)", needs, math.inf, QUIET_S)
     thread = threading.Thread(target=watch, name="training-board", daemon=True)
     thread.start()
     try:
-        yield board
+        with stage:
+            yield board
     finally:
         stop.set()
         thread.join(timeout=40)

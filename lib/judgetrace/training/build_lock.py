@@ -1,12 +1,16 @@
-"""Notice a lock that a killed compilation of DeepSpeed's extensions left behind: everyone after would wait for ever."""
+"""Wait for compilations of DeepSpeed's extensions, but not for a lock that a killed one left behind.
+
+torch waits for such a lock without an end.
+"""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-STALE_AFTER_S = 600.0
+STALE_AFTER_S = 300.0
 """A compilation takes half a minute; a lock this old belongs to nobody."""
 
 
@@ -20,10 +24,21 @@ def extensions_root() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
 
 
-def check_build_locks(root: Path, now: float | None = None) -> None:
-    """Raise StaleBuildLockError where an extension of DeepSpeed's is locked for longer than it takes to compile."""
-    moment = time.time() if now is None else now
-    for lock in sorted(root.glob("**/deepspeed_*/lock")):
+def wait_for_build_locks(
+    root: Path, now: Callable[[], float] = time.time, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Wait until no extension of DeepSpeed's is locked.
+
+    Raises StaleBuildLockError where one is locked for longer than it takes to compile.
+    """
+    while locks := sorted(root.glob("**/deepspeed_*/lock")):
+        check_build_locks(locks, now())
+        sleep(1.0)
+
+
+def check_build_locks(locks: list[Path], moment: float) -> None:
+    """Raise StaleBuildLockError where a lock is too old, `moment` being in seconds since the epoch."""
+    for lock in locks:
         try:
             age = moment - lock.stat().st_mtime
         except FileNotFoundError:

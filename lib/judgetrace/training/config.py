@@ -49,6 +49,11 @@ class DataConfig(TeachableConfig):
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
+        if self.weights != "none" and self.target == "first_draw":
+            raise ValueError(
+                "target = 'first_draw' takes every unit's draw, so no label is learned from less often than it is "
+                "drawn: leave out `weights`"
+            )
         if self.verified and self.target == "first_draw":
             raise ValueError(
                 "target = 'first_draw' learns draws that nobody verifies; leave out `verified`, or learn traces"
@@ -124,6 +129,11 @@ class ValidationConfig(BaseModel):
         description="Which rating's tau decides: the one that the rater writes (greedily), or the expectation over the "
         "scale after what it wrote. Both are logged.",
     )
+
+    def find_changes(self) -> dict[str, Any]:
+        """Collect what scores depend on, where it is not the default; null otherwise, as before it was collected."""
+        names, default = ("max_items", "max_new_tokens", "rating"), ValidationConfig()
+        return {name: None if getattr(self, name) == getattr(default, name) else getattr(self, name) for name in names}
 
 
 class WorkersConfig(BaseModel):
@@ -259,6 +269,7 @@ class TrainRaterConfig(BaseModel):
             if (section, key) not in free
         }
         contract |= {f"data.{name}": value for name, value in self.data.find_changes().items()}
+        contract |= {f"validation.{name}": value for name, value in self.validation.find_changes().items()}
         contract |= {"thinking.format": self.thinking.format, "traces": list(self.traces)}
         contract["thinking.tags"] = None if self.thinking.tags is None else list(self.thinking.tags)
         contract["lora"] = None if self.adapter is None else self.adapter.model_dump(mode="json")

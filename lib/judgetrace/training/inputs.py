@@ -14,7 +14,9 @@ from judgetrace.config import UserError
 from judgetrace.corpus import name_shard
 from judgetrace.fingerprints import fingerprint_model, hash_text
 from judgetrace.guideline import parse_guideline
+from judgetrace.ledger import current_shard_files
 from judgetrace.run_inputs import RunInputs
+from judgetrace.storage import Folder
 from judgetrace.teachable import check_verification
 from judgetrace.trace_shards import list_trace_shards
 from judgetrace.training.config import TrainRaterConfig
@@ -104,9 +106,16 @@ class TrainInputs:
                 "prompt.template": hash_text(self.corpus.template),
                 "model.fingerprint": self.fingerprint,
                 "traces.shards": hash_text(shards),
+                "verification.shards": self._hash_verification(),
                 "deepspeed.stage": zero_stage(self.deepspeed),
             }
         )
+
+    def _hash_verification(self) -> str | None:
+        """Fingerprint the files that verdicts about traces are read from; None where there are none."""
+        runs = self.config.data.verification
+        files = [[run, *sorted(current_shard_files(Folder(run) / "verifications").values())] for run in runs]
+        return hash_text(json.dumps(files)) if files else None
 
     def validation_items(self) -> list[dict[str, Any]]:
         """Choose the items that the rater is held against while it learns; none where validation is off."""

@@ -82,11 +82,13 @@ def check_cluster(config: TrainRaterConfig, started_here: bool) -> None:
     workers = config.workers
     check_resources("train", needs_of(workers), started_here)
     have = ray.cluster_resources().get("CPU", 0.0)
-    wanted = workers.num_workers * workers.num_cpus + READ_CPUS
+    most = config.most_workers
+    wanted = most * workers.num_cpus + READ_CPUS
     if started_here and wanted > have:
         raise UserError(
-            f"{workers.num_workers} workers of {workers.num_cpus:g} CPU and {READ_CPUS:g} CPU to read traces are "
-            f"{wanted:g} CPU; this machine has {have:g}\nLower workers.num_cpus (it may be a fraction) or num_workers."
+            f"{most} workers of {workers.num_cpus:g} CPU and {READ_CPUS:g} CPU to read traces are "
+            f"{wanted:g} CPU; this machine has {have:g}\nLower workers.num_cpus (it may be a fraction) or the number "
+            "of workers."
         )
 
 
@@ -118,8 +120,11 @@ def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, p
             "checkpoint becomes the rater."
         )
     count = config.workers.num_workers
-    wait_for_room(f"train_rater with {count} worker(s)", needs_of(config.workers), count, config.cluster.wait_s)
-    with watch_board(console, plan.num_steps) as board:
+    needs = needs_of(config.workers)
+    # Without a CPU for reading, workers would wait for their first examples for ever.
+    reading = {"CPU": READ_CPUS}
+    wait_for_room(f"train_rater with {count} worker(s)", needs, count, config.cluster.wait_s, beside=reading)
+    with watch_board(console, plan.num_steps, needs) as board:
         result = _fit(config, spec, board)
         fault = read_fault(run, driver) or ask_fault(board)
     if fault is not None:
@@ -276,6 +281,13 @@ def write_manifest(inputs: TrainInputs, summary: Mapping[str, Any], files: list[
         **summary,
     }
     Folder(inputs.config.run).write_atomic("manifest.json", encode_json(json.loads(json.dumps(manifest))))
+
+
+def release_run(inputs: TrainInputs) -> None:
+    """Let go of a folder in which no step was trained, so that the config can be changed as an error advises."""
+    run = Folder(inputs.config.run)
+    if not (run / CHECKPOINTS).list_files(recursive=True):
+        run.delete(["contract.json", *(f"examples/{name}" for name in (run / "examples").list_files(recursive=True))])
 
 
 def claim_run(inputs: TrainInputs) -> int:

@@ -35,16 +35,19 @@ def allowing_slow_start(workers: WorkersConfig) -> Iterator[None]:
         del os.environ[_START_TIMEOUT]
 
 
-def wait_for_room(stage: str, needs: Mapping[str, float], count: int, wait_s: float) -> None:
-    """Wait for room for `count` workers that need so much each; an autoscaler sees what is wanted.
+def wait_for_room(
+    stage: str, needs: Mapping[str, float], count: int, wait_s: float, *, beside: Mapping[str, float] | None = None
+) -> None:
+    """Wait for room for `count` workers that need so much each, and what is to run beside them.
 
-    The room is given back at once, for the stage to take. Raises UserError where there is none after `wait_s` seconds.
+    An autoscaler sees what is wanted. The room is given back at once, for the stage to take. Raises UserError where
+    there is none after `wait_s` seconds.
     """
     from ray.util import placement_group, remove_placement_group
 
     if not needs:
         return
-    group = placement_group([dict(needs)] * count)
+    group = placement_group([dict(needs)] * count + ([dict(beside)] if beside else []))
     try:
         with StageWatch(stage, needs, wait_s) as watch:
             while not group.wait(1):

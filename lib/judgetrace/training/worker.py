@@ -26,7 +26,7 @@ from judgetrace.run_folder import Fence, FencedError, RunFolder
 from judgetrace.storage import Folder, StoreError
 from judgetrace.training.batches import MicroBatch, lay_out
 from judgetrace.training.board import ask_fault, tell_fault
-from judgetrace.training.build_lock import StaleBuildLockError, check_build_locks, extensions_root
+from judgetrace.training.build_lock import StaleBuildLockError, extensions_root, wait_for_build_locks
 from judgetrace.training.checkpoints import (
     STATE,
     convert_state,
@@ -150,13 +150,17 @@ class TrainingWorker:
     def run(self) -> None:
         """Go on from the newest checkpoint, to the end."""
         self._restore()
+        # Models are loaded for use: dropout is off then, and activations are kept instead of computed again.
+        self._engine.train()
         every, last = self._spec.validation.every_steps, self._spec.num_steps
         if self._progress.step == 0 and self._spec.items:
             # The untuned base: no checkpoint can be called better than nothing without it.
             self._progress.history.append(_untrained_row())
             self._validate()
         for examples in self._feed.steps(self._progress.step, last):
-            if self._progress.has_stalled(self._spec.validation.patience_steps):
+            # Right after a validation, which is when the step was saved.
+            is_validated = self._progress.step % every == 0
+            if is_validated and self._progress.has_stalled(self._spec.validation.patience_steps):
                 break
             self._learn(examples)
             if self._progress.step % every == 0 or self._progress.step == last:
@@ -314,7 +318,7 @@ def _set_environment(spec: TrainSpec) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1" if is_folder(spec.model.path) else os.environ.get("HF_HUB_OFFLINE", "0")
     if not spec.on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    check_build_locks(extensions_root())
+    wait_for_build_locks(extensions_root())
 
 
 def is_disk_full(error: BaseException | None, folder: Path) -> bool:
