@@ -157,9 +157,7 @@ def read_stretch(spec: FeedSpec, task: StretchTask) -> pa.Table:
     encoded: dict[int, Any] = {}
     for own, members in enumerate(by_shard):
         table = examples_by_shard[own].take(pa.array([chosen[n][1] for n in members], pa.int64()))
-        assert table["reason"].null_count == len(table), (
-            "an example became unusable since it was indexed"
-        )
+        assert table["reason"].null_count == len(table), "an example became unusable since it was indexed"
         encoded |= dict(zip(members, encode_examples(table, spec.encoding), strict=True))
     ordered = [encoded[n] for n in range(len(chosen))]
     assert all(e.reason is None for e in ordered), "an example became unusable since it was indexed"
