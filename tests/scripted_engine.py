@@ -11,6 +11,7 @@ import hashlib
 import math
 import os
 import random
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,6 +77,9 @@ class ScriptedEngine:
         if item_id in self._script.get("kills", ()):
             self._note(f"killed by {item_id}", index)
             raise EngineDeadError(f"scripted death of {item_id}")
+        if item_id in self._script.get("hangs", ()):
+            self._note(f"killed by {item_id}", index)
+            time.sleep(3600)
         if item_id in self._script.get("crashes", ()):
             self._note(f"killed by {item_id}", index)
             os.abort()

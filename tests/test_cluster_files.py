@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import inspect
 import os
 import re
 import shlex
@@ -18,7 +19,7 @@ import yaml
 from ray._private import ray_constants
 
 from judgetrace.config import load_config
-from judgetrace.trace_config import LedgerConfig
+from judgetrace.unit_worker import LEAVING_RESERVE_S
 from tests.cluster_commands import (
     CLUSTER,
     LAUNCHERS,
@@ -31,6 +32,9 @@ from tests.cluster_commands import (
     start_commands,
 )
 
+DRAIN_TIMEOUT = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+GKE_POD_S = 15.0
+"""What pods get of the 30 s before GKE ends a spot machine (Google, "Spot VMs" in GKE's documentation)."""
 SCHEMAS = "JUDGETRACE_KUBERAY_SCHEMAS"
 YAML_FILES = sorted(CLUSTER.rglob("*.yaml"))
 SPECS = ray_cluster_specs()
@@ -106,10 +110,19 @@ def test_a_pod_is_probed_bounded_and_nobody(group: Any) -> None:
 @pytest.mark.parametrize("group", SPECS["raycluster"]["workerGroupSpecs"], ids=lambda group: group["groupName"])
 def test_a_worker_has_time_to_commit_and_to_drain(group: Any) -> None:
     # tests/test_cluster_commands.py runs the hook.
-    assert "bin/ray start" in ray_container(group)["lifecycle"]["preStop"]["exec"]["command"][-1]
-    assert LedgerConfig().drain_s + 10 <= ray_constants.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
-    seconds = group["template"]["spec"]["terminationGracePeriodSeconds"]
-    assert seconds >= ray_constants.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S + 30
+    container = ray_container(group)
+    assert "bin/ray start" in container["lifecycle"]["preStop"]["exec"]["command"][-1]
+    own = [variable["value"] for variable in container.get("env", []) if variable["name"] == DRAIN_TIMEOUT]
+    drain_s = float(own[0]) if own else ray_constants.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
+    assert drain_s > LEAVING_RESERVE_S
+    if group["groupName"] == "gpu-spot":
+        assert drain_s < GKE_POD_S
+    assert group["template"]["spec"]["terminationGracePeriodSeconds"] >= drain_s + 30
+
+
+def test_ray_reads_how_long_a_node_drains_from_the_variable_that_the_manifest_sets() -> None:
+    source = inspect.getsource(ray_constants)
+    assert f'"{DRAIN_TIMEOUT}"' in source
 
 
 def test_kuberay_takes_the_token_from_a_secret_and_rights_from_accounts() -> None:
@@ -245,6 +258,8 @@ def test_the_images_copy_what_exists_and_are_of_the_locks_versions() -> None:
     ]
     assert "for CPython 3.11 on" in (CLUSTER / "locks" / "cpu.lock").read_text(encoding="utf-8")
     assert "useradd --create-home --uid 1000 " in text
+    # The launchers' heads get their provider's library by `pip install --user`.
+    assert "PYTHONNOUSERSITE" not in text
     assert text.count("USER 1000:1000\n") == 2
 
 

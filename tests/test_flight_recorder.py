@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from judgetrace import flight_recorder
-from judgetrace.flight_recorder import FlightRecorder, flights_folder, read_crashes
+from judgetrace.flight_recorder import FlightRecorder, flights_folder, read_crashes, start_recorder
 
 FLIER = """
 import os, sys, time
@@ -90,6 +90,23 @@ def test_a_long_flight_keeps_its_file_small(tmp_path, monkeypatch):
     (file,) = tmp_path.glob("*.flight")
     assert file.stat().st_size < 3000
     assert flight_recorder._in_flight(file.read_text().splitlines()[1:]) == {("stays", "", "a"): True}
+
+
+def test_a_full_disk_ends_the_notes_and_not_the_work(tmp_path, capsys):
+    recorder = FlightRecorder(tmp_path)
+    recorder.begin(("one", "", "aggregate"), is_alone=False)
+    recorder._file = os.open("/dev/full", os.O_WRONLY)
+    recorder.begin(("two", "", "aggregate"), is_alone=False)
+    recorder.end(("one", "", "aggregate"), is_alone=False)
+    assert capsys.readouterr().err.count("No space left on device") == 1
+    # What can't be kept up accuses nobody.
+    assert list(tmp_path.glob("*.flight")) == []
+
+
+def test_a_folder_that_can_not_be_made_costs_the_notes_alone(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert start_recorder(tmp_path / "file/flights") is None
+    assert "draws in flight are not noted" in capsys.readouterr().err
 
 
 def test_each_driver_has_a_folder_of_its_own():

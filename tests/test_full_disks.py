@@ -130,7 +130,7 @@ def test_a_full_disk_under_rays_logs_and_spills_ends_or_ends_well_but_never_hang
     if status == 0:
         check_run(run, corpus)
     else:
-        assert "space" in log.read_text()
+        assert "No space left on device" in log.read_text()
 
 
 @pytest.mark.chaos

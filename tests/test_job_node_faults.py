@@ -114,4 +114,5 @@ def test_nodes_lost_again_and_again_cost_nothing(tmp_path, corpus, undisturbed, 
                 alive += [nodes.add() for _ in doomed]
         assert job.wait(timeout=400) == 0, log.read_text()
     check_run(run, corpus, undisturbed)
+    assert num_killed >= 10
     print(f"{num_killed} nodes killed, draws on {len({line[1] for line in read_journal(journal)})} nodes")

@@ -62,3 +62,13 @@ def test_reports_of_replaced_workers_count_on_but_not_as_running():
     assert seen.states == {"running": 1, "starting": 1}
     assert (seen.done.outcomes["accepted"], seen.done.output_tokens, seen.draws_in_flight) == (4, 35, 2)
     assert seen.num_restarts == 1
+
+
+def test_a_worker_that_loads_its_engine_on_a_lost_node_is_not_waited_for():
+    control = RunControl(clock=lambda: 0.0)
+    control.report(WorkerReport("loading", "starting", WorkCounts(Counter(accepted=2)), node="lost"))
+    control.report(WorkerReport("other", "starting", node="there"))
+    assert control.snapshot({"there", "head"}).states == {"starting": 1}
+    assert control.snapshot({"head"}).states == {}
+    assert control.snapshot({"head"}).done.outcomes["accepted"] == 2
+    assert control.snapshot().states == {"starting": 2}

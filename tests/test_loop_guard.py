@@ -11,31 +11,34 @@ import pytest
 from tests.test_reaper import is_alive
 
 WORKER = """
-import asyncio, threading, time
+import asyncio, sys, threading, time
+from pathlib import Path
 from judgetrace.loop_guard import guard_loop
 loop = asyncio.new_event_loop()
 threading.Thread(target=loop.run_forever, daemon=True).start()
-guard_loop(loop, 3.0)
+guard_loop(loop, 3.0, Path(sys.argv[1]) if sys.argv[1:] else None)
 time.sleep(1.0)
 print("up", flush=True)
 {then}
 """
 
 
-def start(then: str) -> subprocess.Popen:
-    worker = subprocess.Popen([sys.executable, "-c", WORKER.format(then=then)], stdout=subprocess.PIPE, text=True)
+def start(then: str, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", WORKER.format(then=then), *arguments]
+    worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert worker.stdout.readline() == "up\n"
     return worker
 
 
 @pytest.mark.parametrize("then", ["time.sleep(60)", "loop.call_soon_threadsafe(time.sleep, 60); time.sleep(60)"])
-def test_a_process_that_is_stopped_or_whose_loop_is_blocked_is_killed_in_time(then):
-    worker = start(then)
+def test_a_process_that_is_stopped_or_whose_loop_is_blocked_is_killed_in_time_and_leaves_a_word(then, tmp_path):
+    worker = start(then, str(tmp_path / "crash"))
     if then == "time.sleep(60)":
         worker.send_signal(signal.SIGSTOP)
     began = time.monotonic()
     assert worker.wait(timeout=20) == -signal.SIGKILL
     assert time.monotonic() - began < 5
+    assert (tmp_path / "crash").read_text() == "its loop stood still\n"
 
 
 def test_a_process_whose_main_thread_is_busy_lives():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -135,6 +136,28 @@ def test_a_drained_worker_keeps_finished_draws_and_another_goes_on_from_them(tmp
     for row in rows:
         kept = [draw for draw in earlier.get(row["item_id"], []) if draw["reason"] != "cancelled"]
         assert [d for d in row["draws"] if d["index"] in {k["index"] for k in kept}] == kept
+
+
+def test_a_worker_that_must_leave_commits_what_is_decided_at_once(tmp_path, corpus, monkeypatch):
+    async def stay(_: UnitWorker) -> None:
+        """Its process is the test's."""
+
+    monkeypatch.setattr(UnitWorker, "_end_when_idle", stay)
+    worker, link, run = make_worker(tmp_path, corpus, script={"latency_s": 3.0}, commit_every_s=3600.0, drain_s=60.0)
+    ledger = ShardLedger(run, 0, TRACE_PRODUCT)
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(call, worker, 0)
+        while not (link.last and sum(link.last.done.outcomes.values()) > 3):
+            pass
+        worker.leave(70.0)
+        began = time.monotonic()
+        while not ledger.tables and time.monotonic() - began < 5:
+            time.sleep(0.1)
+            ledger.refresh()
+        # The machine may go now, draws in flight with it.
+        assert not pending.done()
+        assert sum(row["outcome"] == "accepted" for row in ledger.latest().to_pylist()) > 3
+        pending.result(timeout=90)
 
 
 def test_a_pilot_leaves_the_rest_of_its_shard_for_later(tmp_path, corpus):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 
 from judgetrace.accounting import Tally
@@ -51,6 +51,8 @@ class WorkerReport:
     draws_in_flight: int = 0
     is_restart: bool = False
     """Whether it took the place of a worker that died."""
+    node: str = ""
+    """Ray's id of its node."""
 
 
 @dataclass
@@ -110,11 +112,15 @@ class RunControl:
         """Ask all workers to drain."""
         self._drain = True
 
-    def snapshot(self) -> RunSnapshot:
-        """Add up the latest report of every worker, those of workers that died included."""
+    def snapshot(self, nodes: Collection[str] | None = None) -> RunSnapshot:
+        """Add up the latest report of every worker, those of workers that died included.
+
+        Of `nodes`, the living ones, where they are known, come the workers that still count as there.
+        """
         total = RunSnapshot(fenced=self._fenced)
         for worker, report in self._reports.items():
-            if self._clock() - self._heard_at[worker] < ALIVE_S[report.state]:
+            is_gone = nodes is not None and report.node not in nodes
+            if not is_gone and self._clock() - self._heard_at[worker] < ALIVE_S[report.state]:
                 total.states[report.state] += 1
                 total.draws_in_flight += report.draws_in_flight
             total.done += report.done

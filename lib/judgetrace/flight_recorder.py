@@ -2,11 +2,12 @@
 
 A worker whose engine dies says itself what was in flight; one whose own process crashes can't. So it keeps a small file
 on the node's disk, a line for every draw that begins or ends, and its successor reads it, if there is evidence that the
-process died of its own doing: the stack that faulthandler writes at a crash, or a kernel that had to kill for want of
-memory meanwhile. A process that was killed from outside leaves no evidence, and nothing it had in flight is suspected.
+process died of its own doing: the stack that faulthandler writes at a crash, a guard that found its loop standing
+still, or a kernel that had to kill for want of memory meanwhile. A process that was killed from outside leaves no
+evidence, and nothing it had in flight is suspected. The file is an aid: where the disk takes none, work goes on.
 
     FOLDER/4711-99812.flight    by process id and start time
-    FOLDER/4711-99812.crash     empty, or the stack of a crash
+    FOLDER/4711-99812.crash     empty, or the stack of a crash, or why the process was killed
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import faulthandler
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -84,13 +86,30 @@ def _in_flight(lines: list[str]) -> dict[UnitKey, bool]:
     return {key: alone[key] for key, count in counts.items() if count > 0}
 
 
+def start_recorder(folder: Path) -> FlightRecorder | None:
+    """Start this process's file; None where the disk takes none."""
+    try:
+        return FlightRecorder(folder)
+    except OSError as error:
+        warn_unnoted(error)
+        return None
+
+
+def warn_unnoted(error: OSError) -> None:
+    """Say that a crash of this process would name nobody."""
+    print(f"draws in flight are not noted: {error}; a row that crashes this process stays unknown", file=sys.stderr)
+
+
 class FlightRecorder:
     """Keeps this process's file. Not for use by two threads at once."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
+        self._is_on = True
         self._path = folder / f"{os.getpid()}-{started_at(os.getpid())}.flight"
-        self._crash = self._path.with_suffix(".crash").open("w")
+        self.evidence = self._path.with_suffix(".crash")
+        """Who ends this process for its own doing writes why into this file."""
+        self._crash = self.evidence.open("w")
         faulthandler.enable(self._crash, all_threads=False)
         self._header = json.dumps({"memory_kills": count_memory_kills()}) + "\n"
         self._flying: Counter[tuple[UnitKey, bool]] = Counter()
@@ -111,6 +130,16 @@ class FlightRecorder:
         self._path.unlink(missing_ok=True)
 
     def _note(self, change: int, key: UnitKey, is_alone: bool) -> None:
+        if not self._is_on:
+            return
+        try:
+            self._write(change, key, is_alone)
+        except OSError as error:
+            self._is_on = False
+            self._path.unlink(missing_ok=True)
+            warn_unnoted(error)
+
+    def _write(self, change: int, key: UnitKey, is_alone: bool) -> None:
         # The page cache outlives the process; only the machine's own end needs more, and then nobody reads it.
         self._size += os.write(self._file, (json.dumps([change, *key, is_alone]) + "\n").encode())
         if self._size > REWRITE_AT_BYTES:

@@ -33,6 +33,13 @@ class LimitsConfig(BaseModel):
         "tries that timed out and of draws cancelled at the end can't be counted, though the server may bill them.",
     )
     max_seconds: float | None = Field(default=None, gt=0, description="Budget of time for this call.")
+    early_status: int = Field(
+        default=3,
+        ge=0,
+        le=125,
+        description="Exit status where a limit, the gate or a newer driver ends the job early (of infer_traces and "
+        "rate_items). 0 keeps what starts failed jobs again, as Kubernetes does, from spending a budget anew.",
+    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,12 @@ import asyncio
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+STOOD_STILL = "its loop stood still"
+STARVED_AT_MOST = 10
+"""After so many times the limit a silent loop is ended whatever its threads wait for: others of them than the loop's
+may be what is starved."""
 BEAT_EVERY_S = 1.0
 
 # It watches its parent rather than the end of the pipe: a forked engine inherits the pipe's other end.
@@ -32,7 +37,8 @@ def read_waits(tasks):
     return waits
 
 parent, limit_s, silent_s, looked_at = int(sys.argv[1]), float(sys.argv[2]), 0.0, time.monotonic()
-tasks, before = f"/proc/{parent}/task", {}
+tasks, before, evidence, told = f"/proc/{parent}/task", {}, sys.argv[3], sys.argv[4]
+heard_at, longest_s = looked_at, limit_s * float(sys.argv[5])
 while os.getppid() == parent:
     heard = select.select([0], [], [], 0.5)[0]
     if heard and not os.read(0, 65536):
@@ -42,16 +48,26 @@ while os.getppid() == parent:
     waits = read_waits(tasks) if silent_s > 1 else {}
     starved_s = max((waited - before.get(name, waited) for name, waited in waits.items()), default=0.0)
     silent_s = 0.0 if heard else max(0.0, silent_s + min(now - looked_at, 1.0) - starved_s)
-    looked_at, before = now, waits
-    if silent_s + 0.5 > limit_s:
+    looked_at, before, heard_at = now, waits, now if heard else heard_at
+    if silent_s + 0.5 > limit_s or (silent_s > 1 and now - heard_at > longest_s):
+        if evidence:
+            try:
+                with open(evidence, "a") as file:
+                    file.write(told)
+            except OSError:
+                pass  # a full disk saves nobody
         os.kill(parent, signal.SIGKILL)
         break
 """
 
 
-def guard_loop(loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
-    """Have this process killed once `loop` has stood still for so many seconds. May be called from any thread."""
-    command = [sys.executable, "-S", "-c", _PROGRAM, str(os.getpid()), str(limit_s)]
+def guard_loop(loop: asyncio.AbstractEventLoop, limit_s: float, evidence: Path | None = None) -> None:
+    """Have this process killed once `loop` has stood still for so many seconds. May be called from any thread.
+
+    `evidence` is a file that says so afterwards, for who asks why the process died.
+    """
+    told = [str(evidence or ""), f"{STOOD_STILL}\n", str(STARVED_AT_MOST)]
+    command = [sys.executable, "-S", "-c", _PROGRAM, str(os.getpid()), str(limit_s), *told]
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     asyncio.run_coroutine_threadsafe(_beat(guard), loop)
 

@@ -158,7 +158,7 @@ def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) ->
         console.print(f"Cost of all recorded tokens: {summary['cost']:,.4f}")
     if tasks and not end.is_complete:
         console.print(f"[bold]Ended early[/]: {end.reason}\nRun the same command again to go on.", soft_wrap=True)
-        return STOPPED_EARLY_STATUS
+        return STOPPED_EARLY_STATUS if end.by_signal else config.limits.early_status
     left = total - summary["decided"] + summary["outcomes"].get("failed", 0)
     if left > 0:
         console.print(f"[bold]{left:,} units failed or were not reached[/]. Run the same command again to go on.")

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,11 +81,12 @@ class ActorLink:
         import ray
 
         self._control = control
-        self._is_restart = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+        context = ray.get_runtime_context()
+        self._about = {"is_restart": bool(context.was_current_actor_reconstructed), "node": context.get_node_id()}
 
     async def report(self, report: WorkerReport) -> Orders:
         """Send the latest report; returns what to do and know."""
-        orders: Orders = await self._control.report.remote(replace(report, is_restart=self._is_restart))
+        orders: Orders = await self._control.report.remote(replace(report, **self._about))
         return orders
 
     async def report_fenced(self, message: str) -> None:
@@ -100,7 +101,7 @@ class UnitActor(UnitWorker):
         import ray
 
         super().__init__(spec, ActorLink(control), flights_folder(spec.run, spec.driver))
-        guard_loop(self._loop, spec.engine.silent_s)
+        guard_loop(self._loop, spec.engine.silent_s, self.evidence)
         watch_node(ray.get_runtime_context().get_node_id(), spec.engine.spot_notice, self.leave)
 
 
@@ -171,7 +172,8 @@ def ask_control(control: Any) -> RunSnapshot:
     """
     import ray
 
-    answer, began = control.snapshot.remote(), time.monotonic()
+    nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    answer, began = control.snapshot.remote(nodes), time.monotonic()
     while not ray.wait([answer], timeout=CONTROL_NOTICE_S)[0]:
         waited = time.monotonic() - began
         print(f"waiting: the driver's node is too busy to answer for {waited:.0f} s", file=sys.stderr, flush=True)
@@ -217,6 +219,8 @@ class RunEnd:
     is_complete: bool
     snapshot: RunSnapshot
     seconds: float
+    by_signal: bool = False
+    """Whether somebody, or the machine, ended it, rather than a limit, a gate or a newer driver."""
 
 
 class UnitRun:
@@ -237,6 +241,7 @@ class UnitRun:
         self._levels = levels
         self._told_breaches: set[tuple[str, str]] = set()
         self._stop_reason: str | None = None
+        self._by_signal = False
         self._failure: BaseException | None = None
         self._began = time.monotonic()
 
@@ -257,11 +262,14 @@ class UnitRun:
         self._live.end()
         if self._failure is not None:
             failure = explain_failure(self._failure)
-            self.write_state(f"failed: {failure}"[:1000], snapshot)
+            # Where the store is what failed, the reason is told nowhere but here.
+            with suppress(StoreError):
+                self.write_state(f"failed: {failure}"[:1000], snapshot)
             raise failure
         reason = self._stop_reason or "complete"
         self.write_state(reason, snapshot)
-        return RunEnd(reason, self._stop_reason is None, snapshot, time.monotonic() - self._began)
+        seconds = time.monotonic() - self._began
+        return RunEnd(reason, self._stop_reason is None, snapshot, seconds, self._by_signal)
 
     def _consume(self, spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> None:
         try:
@@ -294,7 +302,9 @@ class UnitRun:
                 # No worker has anything to commit: engines that still start, or never got a place, are not waited for.
                 return seen
             if time.monotonic() - said_at > STATE_EVERY_S:
-                self.write_state("running" if told_at == float("inf") else "stopping", seen)
+                # A store that stays away ends the workers, which say why; jobs.status is not worth a run.
+                with suppress(StoreError):
+                    self.write_state("running" if told_at == float("inf") else "stopping", seen)
                 said_at = time.monotonic()
         last = ask_control(control)
         self._show(last)
@@ -341,6 +351,6 @@ class UnitRun:
 
     def _signals(self) -> AbstractContextManager[None]:
         def stop(reason: str) -> None:
-            self._stop_reason = reason
+            self._stop_reason, self._by_signal = reason, True
 
         return taking_stop_signals(lambda: self._stop_reason is not None, stop)

@@ -33,7 +33,7 @@ from judgetrace.engine import (
     PromptRefusedError,
 )
 from judgetrace.engine_loop import check_room, give_up_when_silent, load_thinking_engine, run_on, start_loop
-from judgetrace.flight_recorder import FlightRecorder, read_crashes
+from judgetrace.flight_recorder import read_crashes, start_recorder
 from judgetrace.guideline import parse_guideline
 from judgetrace.ledger import ShardFinishedError, ShardLedger
 from judgetrace.parsing import ThinkingConfig
@@ -52,6 +52,7 @@ ENGINE_DIED_STATUS = 70
 LEFT_STATUS = 71
 LEAVING_RESERVE_S = 10.0
 """Kept for the last commits of the warning that a node gets."""
+LEAVING_COMMIT_EVERY_S = 0.5
 IDLE_BEFORE_LEAVING_S = 2.0
 REPORT_EVERY_S = 1.0
 DRIVER_SILENT_S = 60.0
@@ -123,11 +124,12 @@ class UnitWorker:
         """`flights` is where workers of this node tell their successors what they had in flight, if they do."""
         self._spec, self._link = spec, link
         self._crashed = {} if flights is None else read_crashes(flights)
-        self._recorder = None if flights is None else FlightRecorder(flights)
+        self._recorder = None if flights is None else start_recorder(flights)
         self._corpus, self._run = Folder(spec.corpus), Folder(spec.run)
         self._fence = Fence(RunFolder(self._run), spec.driver)
         self._shards: dict[int, OpenShard] = {}
         self._draining = self._leaving = False
+        self._commit_every_s = spec.commit_every_s
         self._num_calls = 0
         self._quota = LevelQuota(spec.per_level)
         self._report = WorkerReport(worker=f"{os.getpid()}-{uuid.uuid4().hex[:8]}", state="starting")
@@ -370,8 +372,8 @@ class UnitWorker:
         while True:
             waited = 0.0
             # What failed is tried again at once: a store that stays away, or a full disk, is told within a minute.
-            while not failures and waited < self._spec.commit_every_s and self._num_pending() < MAX_PENDING_ROWS:
-                await asyncio.sleep(min(0.5, self._spec.commit_every_s))
+            while not failures and waited < self._commit_every_s and self._num_pending() < MAX_PENDING_ROWS:
+                await asyncio.sleep(min(0.5, self._commit_every_s))
                 waited += 0.5
             try:
                 for shard in list(self._shards.values()):
@@ -426,8 +428,18 @@ class UnitWorker:
         except Exception:  # noqa: BLE001 - whether the driver is gone is for _report_forever to find out
             return
 
+    @property
+    def evidence(self) -> Path | None:
+        """Where it is written why this process had to be ended."""
+        return None if self._recorder is None else self._recorder.evidence
+
     def _begin_leaving(self, seconds: float) -> None:
+        """Give everything back in time; what is decided is committed at once, and from then on as it comes.
+
+        Clouds may end a machine earlier than they said.
+        """
         self._leaving = True
+        self._commit_every_s = LEAVING_COMMIT_EVERY_S
         self._begin_drain(max(0.0, min(self._spec.drain_s, seconds - LEAVING_RESERVE_S)))
         self._tasks.append(asyncio.create_task(self._end_when_idle()))
 
