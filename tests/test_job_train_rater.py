@@ -167,6 +167,9 @@ def test_prompts_that_do_not_fit_are_refused_with_what_to_do(corpus, traces, mod
     config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
     with pytest.raises(UserError, match=r"raise it, or shorten the guideline"):
         train_rater.main([config, "--data.max_tokens=20"])
+    # Advice can be followed in the same folder: nothing was trained there.
+    with pytest.raises(UserError, match=r"training\.batch 400 is more than the \d+ usable"):
+        train_rater.main([config, "--training.batch=400"])
 
 
 def test_a_base_without_a_chat_template_is_refused(corpus, traces, model, tmp_path):
