@@ -226,8 +226,8 @@ class FixedModel(torch.nn.Module):
         super().__init__()
         self.logits = logits
 
-    def forward(self, logits_to_keep: int, **_: Any) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.logits[:, -logits_to_keep:])
+    def forward(self, logits_to_keep: torch.Tensor, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.logits[:, logits_to_keep])
 
 
 def make_long_batch(chance: np.random.Generator) -> list[Example]:

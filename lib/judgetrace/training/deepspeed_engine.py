@@ -11,9 +11,11 @@ import torch
 
 from judgetrace.engine import ModelConfig
 from judgetrace.training.config import LoraConfig, TrainingConfig
+from judgetrace.training.deepspeed_config import zero_stage
 from judgetrace.training.loss import LevelTarget, RaterModule
 from judgetrace.training.models import add_adapter, load_base
 from judgetrace.training.order import EpochOrder
+from judgetrace.training.shared_prefix import can_share_prefix
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ def make_engine(
             # The frozen embedding's output needs a gradient, or nothing behind it has one.
             rater.enable_input_require_grads()
         rater.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    module = RaterModule(rater, targets)
+    # Workers that share a model's parts go through it equally often, whatever their examples begin with; activations
+    # that are computed again leave no keys and values.
+    shares_prefix = zero_stage(config) < 3 and not training.activation_checkpointing and can_share_prefix(rater)
+    module = RaterModule(rater, targets, shares_prefix)
     learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=training.learning_rate, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up(step, training.warmup_steps))

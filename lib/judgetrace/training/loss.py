@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from judgetrace.level_tree import LevelTree
 from judgetrace.training.batches import NOT_LEARNED, MicroBatch, pad_left
+from judgetrace.training.shared_prefix import count_shared, run_model
 
 
 @dataclass(frozen=True)
@@ -28,20 +29,21 @@ class LevelTarget:
 class RaterModule(torch.nn.Module):  # type: ignore[misc]
     """A causal language model that returns its loss, so that DeepSpeed wraps the whole."""
 
-    def __init__(self, model: Any, targets: Sequence[LevelTarget] = ()):
-        """`targets`, by label, turn the squared error on."""
+    def __init__(self, model: Any, targets: Sequence[LevelTarget] = (), shares_prefix: bool = False):
+        """`targets`, by label, turn the squared error on; `shares_prefix` runs what examples begin with once."""
         super().__init__()
         self.model = model
         self._targets = list(targets)
+        self._shares_prefix = shares_prefix
 
     def forward(self, batch: MicroBatch, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute two weighted sums: of the cross-entropy in nats, and of the squared error in level positions."""
         # Logits are needed from the token before the first learned one on; over a large vocabulary that saves much.
-        first = int((batch.learned != NOT_LEARNED).int().argmax(dim=1).min())
-        kept = max(2, batch.tokens.shape[1] - max(0, first - 1))
-        logits = self.model(input_ids=batch.tokens, attention_mask=batch.mask, logits_to_keep=kept).logits.float()
+        first = max(0, int((batch.learned != NOT_LEARNED).int().argmax(dim=1).min()) - 1)
+        shared = count_shared(batch.tokens, first) if self._shares_prefix else 0
+        logits = run_model(self.model, batch.tokens, batch.mask, first, shared).float()
         # What each position is to be followed by; the last one by nothing.
-        learned = functional.pad(batch.learned[:, -kept:][:, 1:], (0, 1), value=NOT_LEARNED)
+        learned = functional.pad(batch.learned[:, first + 1 :], (0, 1), value=NOT_LEARNED)
         # Flat: over a vocabulary that is no contiguous row torch sums one by one, and loses the tail by rounding.
         nats = functional.cross_entropy(
             logits.flatten(0, 1), learned.flatten(), ignore_index=NOT_LEARNED, reduction="none"
@@ -73,7 +75,8 @@ def score_levels(
     rows = [[*prefix, *node.path] for prefix, tree in zip(prefixes, trees, strict=True) for node in tree.branchings]
     device = next(model.parameters()).device
     tokens, mask, positions = pad_left(rows, pad, device)
-    logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, logits_to_keep=1).logits
+    last = torch.tensor([tokens.shape[1] - 1], device=device)
+    logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, logits_to_keep=last).logits
     log_probabilities = torch.log_softmax(logits[:, -1].float(), dim=-1)
     found, row = [], 0
     for tree in trees:
