@@ -90,6 +90,7 @@ ENGINE = {
     "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0-1"},
 }
 RAY = {"address": "local", "num_cpus": 2}
+WORKERS = 2
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,7 @@ class SeedRun:
             "data": {"target": arm.target, "max_tokens": 512},
             "training": {
                 "batch": options.batch,
+                "micro_batch": -(-options.batch // WORKERS),  # the guideline is run once a pass
                 "learning_rate": options.learning_rate,
                 "warmup_steps": max(1, options.updates // 8),
                 "max_steps": options.updates,
@@ -234,7 +236,7 @@ class SeedRun:
                 "max_items": options.validation_items,
                 "max_new_tokens": MAX_TOKENS,
             },
-            "workers": {"num_workers": 2, "num_cpus": 0.5},
+            "workers": {"num_workers": WORKERS, "num_cpus": 0.5},
         }
         seconds = self.call(f"{name}-tuned", "train_rater", config)
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
