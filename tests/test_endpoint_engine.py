@@ -314,7 +314,7 @@ def test_a_fault_that_does_not_pass_fails_the_request_with_its_cause_and_no_othe
         return PASSING[fault] if asked.body["seed"] == 1 else Reply(chat_answer("good"))
 
     with serving(answer) as server:
-        failed, good = ask(server, {"seed": 1}, {"seed": 2}, timeout_s=0.5, max_tries=2)
+        failed, good = ask(server, {"seed": 1}, {"seed": 2}, timeout_s=1.0, max_tries=2)
         assert isinstance(failed, OutOfTriesError)
         assert "failed 2 times, the last time: " in str(failed)
         assert good.text == "good"

@@ -277,12 +277,13 @@ def test_half_a_fetch_of_a_killed_process_is_invisible_and_replaced(disk, cache,
     assert list_cache(cache) == [folder.name]
 
 
-def test_a_folder_that_changes_while_it_is_fetched_is_not_kept(disk, cache, tmp_path):
+@pytest.mark.parametrize("later", [WEIGHTS[::-1], WEIGHTS[:10]])
+def test_a_folder_that_changes_while_it_is_fetched_is_not_kept(later, disk, cache, tmp_path):
     weights = tmp_path / "store/rater/model.safetensors"
 
     def change() -> None:
         wait_until(lambda: any(cache.glob(".*.part/config.json")))
-        weights.write_bytes(WEIGHTS[::-1])
+        weights.write_bytes(later)
 
     changing = threading.Thread(target=change)
     changing.start()
@@ -290,7 +291,7 @@ def test_a_folder_that_changes_while_it_is_fetched_is_not_kept(disk, cache, tmp_
         fetch_folder(disk)
     changing.join(10)
     assert list_cache(cache) == []
-    assert (fetch_folder(disk) / "model.safetensors").read_bytes() == WEIGHTS[::-1]
+    assert (fetch_folder(disk) / "model.safetensors").read_bytes() == later
 
 
 @pytest.mark.slow

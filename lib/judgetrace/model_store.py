@@ -89,8 +89,8 @@ def fetch_folder(path: str, part: Part = "path", *, weights: bool = True) -> Pat
             _check_room(path, target.parent, files)
             temporary = target.with_name(f".{target.name}.part")
             shutil.rmtree(temporary, ignore_errors=True)  # a killed process leaves one behind
-            _copy_files(Folder(path), files, temporary)
-            if not set(files) <= set(list_files(path, part)):
+            whole = _copy_files(Folder(path), files, temporary)
+            if not whole or not set(files) <= set(list_files(path, part)):
                 shutil.rmtree(temporary)
                 raise UserError(f"model.{part} = {path}: changed while it was fetched\nrun again when it is written")
             temporary.rename(target)
@@ -157,8 +157,8 @@ def _check_room(url: str, cache: Path, files: Sequence[StoredFile]) -> None:
         )
 
 
-def _copy_files(source: Folder, files: Sequence[StoredFile], target: Path) -> None:
-    """Copy files in pieces, several at once, whether they are of one file or of many."""
+def _copy_files(source: Folder, files: Sequence[StoredFile], target: Path) -> bool:
+    """Copy files in pieces, several at once, whether they are of one file or of many; false once one became shorter."""
     for file in files:
         local = target / file.name
         local.parent.mkdir(parents=True, exist_ok=True)
@@ -166,16 +166,14 @@ def _copy_files(source: Folder, files: Sequence[StoredFile], target: Path) -> No
     pieces = [(file, start) for file in files for start in range(0, file.size, PIECE_BYTES)]
     with ThreadPoolExecutor(PIECES_AT_ONCE) as pool:
         # Unlike futures of one's own, those of map() are cancelled when one of them fails.
-        for _ in pool.map(partial(_copy_piece, source, target), pieces):
-            pass
+        return all(pool.map(partial(_copy_piece, source, target), pieces))
 
 
-def _copy_piece(source: Folder, target: Path, piece: tuple[StoredFile, int]) -> None:
+def _copy_piece(source: Folder, target: Path, piece: tuple[StoredFile, int]) -> bool:
     file, start = piece
     end = min(start + PIECE_BYTES, file.size)
     data = source.filesystem.cat_file(source.path(file.name), start=start, end=end)
-    if len(data) != end - start:
-        raise OSError(f"{source.url}/{file.name}: asked for bytes {start} to {end}, got {len(data)} bytes")
     with (target / file.name).open("r+b") as local:
         local.seek(start)
         local.write(data)
+    return len(data) == end - start
