@@ -7,6 +7,7 @@ holds the stretches of the steps at hand and what Ray Data has fetched ahead.
 from __future__ import annotations
 
 import pickle
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from judgetrace.training.reading import ReadingSpec, encode_examples, read_examp
 
 READ_CPUS = 0.5
 """CPUs of a task that reads and tokenizes, as Ray counts them."""
+STEP_S = 0.05
+"""Between two looks of Ray Data's scheduler at what its tasks have done."""
 EXAMPLES_AT_ONCE = 100_000
 """Epochs of small corpora are joined up to so many examples, so that their short pipelines need not start each time."""
 
@@ -131,6 +134,7 @@ def stream_stretches(spec: FeedSpec, tasks: list[StretchTask], ahead: int) -> It
 
     quieten_ray_data()
     context = DataContext.get_current()
+    context.custom_execution_callback_classes = [RestfulSteps]
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     spec_bytes = pickle.dumps(spec)
@@ -144,6 +148,27 @@ def stream_stretches(spec: FeedSpec, tasks: list[StretchTask], ahead: int) -> It
         warnings.simplefilter("ignore")
         read_rows = dataset.map_batches(read, batch_size=1, num_cpus=READ_CPUS, max_retries=MAX_RETRIES)
     yield from read_rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
+
+
+class RestfulSteps:
+    """Lets Ray Data's scheduler rest between its steps (an ExecutionCallback).
+
+    It runs in the training worker's own process and waits for its tasks alone: once these are done and the consumer is
+    what is waited for, it would turn without a pause, and hold Python's lock most of the time (Ray 2.60).
+    """
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Called after each step of the scheduler, by its thread."""
+        time.sleep(STEP_S)
+
+    def before_execution_starts(self, executor: Any) -> None:
+        """Nothing to do."""
+
+    def after_execution_succeeds(self, executor: Any) -> None:
+        """Nothing to do."""
+
+    def after_execution_fails(self, executor: Any, error: Exception) -> None:
+        """Nothing to do."""
 
 
 def read_stretch(spec: FeedSpec, task: StretchTask) -> pa.Table:
