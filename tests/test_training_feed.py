@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from judgetrace.schema import TRACES
 from judgetrace.storage import Folder
 from judgetrace.trace_shards import list_trace_shards
 from judgetrace.training.encoding import EncodingSpec, ExampleEncoder, load_tokenizer
-from judgetrace.training.feed import STRETCH_ROWS, FeedSpec, WorkerFeed, plan_stretch, read_stretch
+from judgetrace.training.feed import STRETCH_ROWS, FeedSpec, WorkerFeed, plan_stretch, read_stretch, stream_stretches
 from judgetrace.training.order import EpochOrder, ExampleIndex, Stretch
 from judgetrace.training.reading import (
     INDEX,
@@ -199,3 +200,17 @@ def test_workers_share_a_step_by_lanes(spec: FeedSpec) -> None:
     # Four lanes of two examples among three workers.
     assert [count(feed) for feed in feeds] == [{4}, {2}, {2}]
     assert [feed.steps_per_epoch for feed in feeds] == [6, 6, 6]
+
+
+@pytest.mark.slow
+def test_a_stream_whose_consumer_is_busy_leaves_the_processor_to_it(spec: FeedSpec, ray_session: str) -> None:
+    """Ray Data's scheduler waits for tasks alone; without any it would turn without a pause, in this process."""
+    feed = WorkerFeed(spec, 0, 1)
+    stream = stream_stretches(spec, feed._plan(0, 20 * feed.steps_per_epoch), ahead=1)
+    next(stream)
+    time.sleep(10)
+
+    before = time.process_time()
+    time.sleep(5)
+
+    assert time.process_time() - before < 1.5

@@ -15,7 +15,7 @@ from judgetrace.training.config import LoraConfig
 from judgetrace.training.feed import Example
 from judgetrace.training.loss import LevelTarget, RaterModule
 from judgetrace.training.models import add_adapter
-from judgetrace.training.shared_prefix import can_share_prefix, count_shared
+from judgetrace.training.shared_prefix import can_share_prefix, count_shared, lay_out_prompts, run_last
 from tests.small_rater import make_model
 
 CPU = torch.device("cpu")
@@ -109,3 +109,28 @@ def test_models_that_forget_or_drop_out_share_nothing() -> None:
     assert not can_share_prefix(LlamaForCausalLM(LlamaConfig(**SIZES, attention_dropout=0.1)))
     assert not can_share_prefix(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8)))
     assert can_share_prefix(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=None)))
+
+
+def test_what_follows_rows_of_unequal_lengths_is_that_of_each_alone() -> None:
+    model = make_model(50).eval()
+    begin = list(range(10, 30))
+    rows = [[*begin, 31], [*begin, 32, 33, 34], [*begin, 31, 35]]
+
+    with torch.no_grad():
+        together = run_last(model, rows, 0, shares_prefix=True)
+        alone = [model(input_ids=torch.tensor([row])).logits[0, -1] for row in rows]
+
+    assert torch.allclose(together, torch.stack(alone), atol=1e-5)
+
+
+def test_answers_that_go_on_from_a_shared_prefix_are_those_of_whole_prompts() -> None:
+    model = make_model(50).eval()
+    rows = [[*range(10, 30), *rest] for rest in ([31], [32, 33, 34], [31, 35])]
+    settings = {"max_new_tokens": 8, "do_sample": False, "use_cache": True, "eos_token_id": [49], "pad_token_id": 0}
+
+    with torch.no_grad():
+        shared, whole = (lay_out_prompts(model, rows, 0, shares) for shares in (True, False))
+        assert shared["past_key_values"].get_seq_length() == 20
+        written = [model.generate(**given, **settings)[:, -8:].tolist() for given in (shared, whole)]
+
+    assert written[0] == written[1]

@@ -154,10 +154,13 @@ class ScriptedModel:
         return torch.cat([input_ids, torch.tensor(written)], dim=1)
 
 
-def make_validator(tokenizer: Any, form: str, max_new_tokens: int = 64) -> tuple[ExampleEncoder, Validator]:
+def make_validator(
+    tokenizer: Any, form: str, max_new_tokens: int = 64, shares_prefix: bool = True
+) -> tuple[ExampleEncoder, Validator]:
     encoder = ExampleEncoder(make_spec(form=form, thinks=form != "none"), tokenizer)
     thinking = ThinkingConfig(format=form)
-    return encoder, Validator(encoder, thinking, encoder.stop_ids, encoder.pad_id, max_new_tokens)
+    settings = (encoder.stop_ids, encoder.pad_id, max_new_tokens)
+    return encoder, Validator(encoder, thinking, *settings, shares_prefix=shares_prefix)
 
 
 def make_rows(num: int) -> list[dict[str, Any]]:
@@ -216,7 +219,7 @@ def test_the_expected_rating_stands_where_a_rating_engine_would_score_it(
 def test_workers_that_share_a_model_pass_it_equally_often_whatever_was_written(answers: list[str]) -> None:
     # Under ZeRO-3 every pass is a collective: a worker with no answer to score would leave the others waiting.
     tokenizer = make_tokenizer()
-    _, validator = make_validator(tokenizer, "plain")
+    _, validator = make_validator(tokenizer, "plain", shares_prefix=False)
     model = ScriptedModel(tokenizer, answers)
 
     ratings = validator.rate(model, make_rows(4), synced=True, batch=2)

@@ -158,17 +158,17 @@ class RestfulSteps:
     """
 
     def on_execution_step(self, executor: Any) -> None:
-        """Called after each step of the scheduler, by its thread."""
+        """Sleep, in the thread of the scheduler."""
         time.sleep(STEP_S)
 
     def before_execution_starts(self, executor: Any) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def after_execution_succeeds(self, executor: Any) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def after_execution_fails(self, executor: Any, error: Exception) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 def read_stretch(spec: FeedSpec, task: StretchTask) -> pa.Table:

@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional
 
 from judgetrace.level_tree import LevelTree
-from judgetrace.training.batches import NOT_LEARNED, MicroBatch, pad_left
-from judgetrace.training.shared_prefix import count_shared, run_model
+from judgetrace.training.batches import NOT_LEARNED, MicroBatch
+from judgetrace.training.shared_prefix import count_shared, run_last, run_model
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class RaterModule(torch.nn.Module):  # type: ignore[misc]
         super().__init__()
         self.model = model
         self._targets = list(targets)
-        self._shares_prefix = shares_prefix
+        self.shares_prefix = shares_prefix
 
     def forward(self, batch: MicroBatch, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute two weighted sums: of the cross-entropy in nats, and of the squared error in level positions."""
         # Logits are needed from the token before the first learned one on; over a large vocabulary that saves much.
         first = max(0, int((batch.learned != NOT_LEARNED).int().argmax(dim=1).min()) - 1)
-        shared = count_shared(batch.tokens, first) if self._shares_prefix else 0
+        shared = count_shared(batch.tokens, first) if self.shares_prefix else 0
         logits = run_model(self.model, batch.tokens, batch.mask, first, shared).float()
         # What each position is to be followed by; the last one by nothing.
         learned = functional.pad(batch.learned[:, first + 1 :], (0, 1), value=NOT_LEARNED)
@@ -56,7 +56,8 @@ class RaterModule(torch.nn.Module):  # type: ignore[misc]
     def _squared_error(self, batch: MicroBatch, pad: int) -> torch.Tensor:
         targets = [self._targets[label] for label in batch.labels.tolist()]
         prefixes = [row[:end].tolist() for row, end in zip(batch.tokens, batch.rating_at.tolist(), strict=True)]
-        scored = score_levels(self.model, prefixes, [target.tree for target in targets], pad)
+        trees = [target.tree for target in targets]
+        scored = score_levels(self.model, prefixes, trees, pad, shares_prefix=self.shares_prefix)
         errors = []
         for log_probabilities, target in zip(scored, targets, strict=True):
             positions = torch.arange(len(log_probabilities), device=log_probabilities.device)
@@ -66,18 +67,14 @@ class RaterModule(torch.nn.Module):  # type: ignore[misc]
 
 
 def score_levels(
-    model: Any, prefixes: Sequence[Sequence[int]], trees: Sequence[LevelTree], pad: int
+    model: Any, prefixes: Sequence[Sequence[int]], trees: Sequence[LevelTree], pad: int, *, shares_prefix: bool = False
 ) -> list[torch.Tensor]:
     """Score whole levels as what follows each prefix; returns log-probabilities in the order of the tree's levels.
 
     One pass for all: a row for each branching of each tree. Rows differ in length by a few tokens only.
     """
     rows = [[*prefix, *node.path] for prefix, tree in zip(prefixes, trees, strict=True) for node in tree.branchings]
-    device = next(model.parameters()).device
-    tokens, mask, positions = pad_left(rows, pad, device)
-    last = torch.tensor([tokens.shape[1] - 1], device=device)
-    logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, logits_to_keep=last).logits
-    log_probabilities = torch.log_softmax(logits[:, -1].float(), dim=-1)
+    log_probabilities = torch.log_softmax(run_last(model, rows, pad, shares_prefix).float(), dim=-1)
     found, row = [], 0
     for tree in trees:
         by_path = {node.path: log_probabilities[row + n] for n, node in enumerate(tree.branchings)}

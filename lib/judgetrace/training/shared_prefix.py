@@ -1,14 +1,17 @@
-"""Run what all examples of a micro-batch begin with once: the guideline, which short items' prompts mostly consist of.
+"""Run what all sequences of a batch begin with once: the guideline, which short items' prompts mostly consist of.
 
-The tokens that they share go through the model as one sequence, and every example goes on from its keys and values.
-Losses and gradients are those of whole sequences but for rounding. Knows no losses.
+The tokens that they share go through the model as one sequence, and every sequence goes on from its keys and values.
+What comes out, and gradients, are those of whole sequences but for rounding. Knows no losses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+from judgetrace.training.batches import pad_left
 
 WORTH_SHARE = 0.1
 """A second pass through the model has a cost of its own: a smaller share of a micro-batch's tokens is not saved."""
@@ -49,12 +52,55 @@ def run_model(model: Any, tokens: torch.Tensor, mask: torch.Tensor, first: int, 
     if not shared:
         logits: torch.Tensor = model(input_ids=tokens, attention_mask=mask, logits_to_keep=kept).logits
         return logits
-    one = slice(0, 1)
-    begun = model(
-        input_ids=tokens[one, :shared], attention_mask=mask[one, :shared], use_cache=True, logits_to_keep=1
-    ).past_key_values
-    begun.batch_repeat_interleave(len(tokens))
+    begun = begin(model, tokens[:1, :shared], len(tokens))
     whole: torch.Tensor = model(
         input_ids=tokens[:, shared:], attention_mask=mask, past_key_values=begun, use_cache=True, logits_to_keep=kept
     ).logits
     return whole
+
+
+def run_last(model: Any, rows: Sequence[Sequence[int]], pad: int, shares_prefix: bool) -> torch.Tensor:
+    """Compute the logits of what follows each row of tokens: [N, V]."""
+    given = lay_out_prompts(model, rows, pad, shares_prefix)
+    begun = given["past_key_values"].get_seq_length() if "past_key_values" in given else 0
+    tokens = given.pop("input_ids")[:, begun:]
+    positions = (given["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)[:, begun:]
+    last = torch.tensor([tokens.shape[1] - 1], device=tokens.device)
+    logits: torch.Tensor = model(
+        input_ids=tokens, position_ids=positions, logits_to_keep=last, use_cache=begun > 0, **given
+    ).logits
+    return logits[:, -1]
+
+
+def lay_out_prompts(model: Any, rows: Sequence[Sequence[int]], pad: int, shares_prefix: bool) -> dict[str, Any]:
+    """Lay rows of tokens out to be gone on with: input_ids and attention_mask, [N, longest] int64.
+
+    Padding stands before a row's own tokens. Where the first ones are shared and were run: past_key_values of these.
+    """
+    device = next(model.parameters()).device
+    shared = count_begun(rows) if shares_prefix else 0
+    tokens, mask, _ = pad_left([row[shared:] for row in rows], pad, device)
+    if not shared:
+        return {"input_ids": tokens, "attention_mask": mask}
+    prefix = torch.tensor([list(rows[0][:shared])], device=device)
+    return {
+        "input_ids": torch.cat([prefix.expand(len(rows), -1), tokens], dim=1),
+        "attention_mask": torch.cat([mask.new_ones(len(rows), shared), mask], dim=1),
+        "past_key_values": begin(model, prefix, len(rows)),
+    }
+
+
+def count_begun(rows: Sequence[Sequence[int]]) -> int:
+    """Count the tokens that all rows begin with and end behind; 0 where to share them saves little."""
+    limit = min(len(row) for row in rows) - 1
+    begun = torch.tensor([list(row[:limit]) for row in rows])
+    return count_shared(begun, limit) if limit > 0 else 0
+
+
+def begin(model: Any, tokens: torch.Tensor, times: int) -> Any:
+    """Run one sequence, [1, P]; returns its keys and values for so many sequences that go on from it."""
+    begun = model(
+        input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=True, logits_to_keep=1
+    ).past_key_values
+    begun.batch_repeat_interleave(times)
+    return begun

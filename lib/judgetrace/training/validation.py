@@ -19,9 +19,9 @@ from judgetrace.agreement.pair_statistics import compute_kappa
 from judgetrace.agreement.panel_statistics import make_weights
 from judgetrace.parsing import RATING_OPEN, ThinkingConfig, parse_output
 from judgetrace.scale import Scale, expect_rating
-from judgetrace.training.batches import pad_left
 from judgetrace.training.encoding import ExampleEncoder
 from judgetrace.training.loss import score_levels
+from judgetrace.training.shared_prefix import lay_out_prompts
 
 RATING_TOKENS = 16
 """Tokens that a rating without thinking takes at most."""
@@ -42,9 +42,18 @@ class Validator:
     """Rates items with a model in training."""
 
     def __init__(
-        self, encoder: ExampleEncoder, thinking: ThinkingConfig, stop_ids: Sequence[int], pad: int, max_new_tokens: int
+        self,
+        encoder: ExampleEncoder,
+        thinking: ThinkingConfig,
+        stop_ids: Sequence[int],
+        pad: int,
+        max_new_tokens: int,
+        *,
+        shares_prefix: bool = False,
     ):
+        """`shares_prefix` runs what prompts begin with once."""
         self._encoder, self._thinking, self._pad = encoder, thinking, pad
+        self._shares_prefix = shares_prefix
         self._stop_ids = list(stop_ids)
         self._limit = RATING_TOKENS if thinking.format == "none" else max_new_tokens
 
@@ -80,10 +89,9 @@ class Validator:
 
     def _write(self, model: Any, prompts: Sequence[Sequence[int]], synced: bool) -> tuple[list[str], list[bool]]:
         """Let the model answer; returns texts, and whether each ran into the limit."""
-        tokens, mask, _ = pad_left(prompts, self._pad, next(model.parameters()).device)
+        given = lay_out_prompts(model, prompts, self._pad, self._shares_prefix)
         written = model.generate(
-            input_ids=tokens,
-            attention_mask=mask,
+            **given,
             max_new_tokens=self._limit,
             do_sample=False,
             use_cache=True,
@@ -94,7 +102,7 @@ class Validator:
             pad_token_id=self._pad,
             synced_gpus=synced,
         )
-        answers = [row.tolist() for row in written[:, tokens.shape[1] :]]
+        answers = [row.tolist() for row in written[:, given["input_ids"].shape[1] :]]
         ends = [next((n for n, token in enumerate(row) if token in self._stop_ids), None) for row in answers]
         texts = [self._encoder.decode(row[:end]) for row, end in zip(answers, ends, strict=True)]
         return texts, [end is None for end in ends]
@@ -114,7 +122,8 @@ class Validator:
         if scored:
             prefixes = [[*prompts[n], *self._encoder.encode_text(str(before[n]))] for n in scored]
             trees = [self._encoder.grow_tree(scales[n]) for n in scored]
-            for n, found in zip(scored, score_levels(model, prefixes, trees, self._pad), strict=True):
+            scores = score_levels(model, prefixes, trees, self._pad, shares_prefix=self._shares_prefix)
+            for n, found in zip(scored, scores, strict=True):
                 probabilities = torch.softmax(found, dim=0).tolist()
                 expected[n] = expect_rating(probabilities, scales[n])
         return expected

@@ -130,7 +130,12 @@ class TrainingWorker:
         )
         self._device = self._engine.device
         self._validator = Validator(
-            self._encoder, spec.thinking, self._encoder.stop_ids, self._encoder.pad_id, spec.validation.max_new_tokens
+            self._encoder,
+            spec.thinking,
+            self._encoder.stop_ids,
+            self._encoder.pad_id,
+            spec.validation.max_new_tokens,
+            shares_prefix=self._engine.module.shares_prefix,
         )
 
     def _was_saved_by_others(self) -> bool:
