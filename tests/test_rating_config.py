@@ -37,6 +37,7 @@ def find_changes(before: RateItemsConfig, after: RateItemsConfig) -> set[str]:
         ({"engine": {"args": {"quantization": "fp8"}}}, {"engine.args"}),
         ({"splits": ["test"]}, {"splits"}),
         ({"dropped": True}, {"dropped"}),
+        ({"dimensions": ["tone"]}, {"dimensions"}),
         ({"rater_id": "other"}, {"rater_id"}),
         # What alters speed, cost or what is kept, not what is sampled, may change between calls.
         ({"limits": {"max_seconds": 9, "max_failed_rate": 0.5}, "limit": 5}, set()),
@@ -48,6 +49,11 @@ def find_changes(before: RateItemsConfig, after: RateItemsConfig) -> set[str]:
 )
 def test_the_contract_holds_what_rows_depend_on_and_nothing_else(sections, changed):
     assert find_changes(make_config(), make_config(**sections)) == changed
+
+
+def test_a_run_over_all_dimensions_goes_on_with_what_began_before_they_could_be_chosen():
+    assert contract_of(make_config())["dimensions"] is None
+    assert find_changes(make_config(dimensions="tone"), make_config(dimensions=["tone"])) == set()
 
 
 def test_an_adapter_is_another_rater(tmp_path):

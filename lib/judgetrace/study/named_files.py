@@ -24,7 +24,8 @@ from judgetrace.storage import open_filesystem
 def fingerprint_files(config: BaseModel, made: Collection[str]) -> dict[str, str]:
     """Fingerprint what a config names, but for what other stages make: key and what is counted -> fingerprint.
 
-    `made` are the dotted keys whose value other stages make. Raises UserError for what can't be read, and for templates that are none.
+    `made` are the dotted keys whose value other stages make. Raises UserError for what
+    can't be read, and for templates that are none.
     """
     sections = [(key, section, above) for key, section, above in _walk(config) if not _is_made(key, made)]
     found = {name: value for own in sections for name, value in _fingerprint_section(*own)}
