@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from judgetrace.fingerprints import fingerprint_model
 from judgetrace.rating_config import RateItemsConfig, RaterConfig
+from judgetrace.refining.config import RefineGuidelineConfig
 
 
 def make_config(**sections) -> RateItemsConfig:
@@ -54,6 +55,15 @@ def test_the_contract_holds_what_rows_depend_on_and_nothing_else(sections, chang
 def test_a_run_over_all_dimensions_goes_on_with_what_began_before_they_could_be_chosen():
     assert contract_of(make_config())["dimensions"] is None
     assert find_changes(make_config(dimensions="tone"), make_config(dimensions=["tone"])) == set()
+
+
+def test_guidelines_are_scored_by_two_raters_unless_one_is_said_to_be_enough():
+    model = {"path": "org/name"}
+    one = {"corpus": "c", "traces": "t", "run": "r", "generator": {"model": model}, "raters": [{"model": model}]}
+
+    with pytest.raises(ValidationError, match="raters: 'name' alone"):
+        RefineGuidelineConfig.model_validate(one)
+    assert len(RefineGuidelineConfig.model_validate(one | {"allow_one_rater": True}).raters) == 1
 
 
 def test_an_adapter_is_another_rater(tmp_path):

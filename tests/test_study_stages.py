@@ -152,6 +152,7 @@ def test_files_that_are_not_there_and_a_scale_that_does_not_fit_are_found_before
         ({"infer": {"run": "there"}}, "stage infer: run: is set by the study"),
         ({"rate": {"tuned": {"model": {"path": "x"}}}}, r"stage rate\.tuned: model\.path: is set by the study"),
         ({"infer": None}, "train: there are no traces to learn"),
+        ({"train": None, "refine": {}}, r"refine\.raters: \['untuned'\]: .*\nexpected: two or more; .* rate\.others"),
         (
             {"rate": {"limit": 9}},
             r"rate\.untuned\.limit = 9: a pilot .* the control 'recalibrated' takes",
@@ -195,6 +196,13 @@ def test_raters_of_refinement_are_asked_as_they_rate_but_for_what_is_said_of_the
     assert stage.config["seed"] == 3
     assert stage.config["generator"]["model"] == {"path": "scripted/model"}
     assert "train.tuned" in stage.needs
+
+
+def test_one_rater_refines_where_the_study_says_so(tmp_path: Path) -> None:
+    stages = build(tmp_path, train=None, refine={"allow_one_rater": True})
+
+    resolve_stage(stages["refine"], folders_of(stages))
+    assert [rater["rater_id"] for rater in stages["refine"].wires["raters"]] == ["untuned"]
 
 
 def test_one_dimension_is_refined_and_it_alone_is_rated_again(tmp_path: Path) -> None:

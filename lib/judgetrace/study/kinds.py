@@ -138,7 +138,11 @@ KINDS: dict[str, Kind] = {
         "refine_guideline",
         "judgetrace.refining.config:RefineGuidelineConfig",
         ("cluster",),
-        free=("limits", *(f"embedding.{name}" for name in ("batch_size", "num_cpus", "num_gpus", "max_replicas"))),
+        free=(
+            "limits",
+            "allow_one_rater",
+            *(f"embedding.{name}" for name in ("batch_size", "num_cpus", "num_gpus", "max_replicas")),
+        ),
         # All but what its contract holds fast. In a fresh folder all calls would be made again, and nobody would know
         # how often the confirming items were asked about.
         grows=(

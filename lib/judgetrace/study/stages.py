@@ -263,6 +263,12 @@ class _Builder:
         traces = self._list_runs("infer", self._read)
         if not traces:
             raise UserError("refine: there are no traces to read; give the study a section [infer]")
+        if len(self._scorers) < 2 and not self._refine.get("allow_one_rater"):
+            raise UserError(
+                f"refine.raters: {self._scorers}: a guideline that helps one rater may not help others\nexpected: two "
+                "or more; give the study a section [train], name further raters as rate.others with a section "
+                "[rate.NAME] each, or set refine.allow_one_rater = true"
+            )
         refine = dict(self._refine)
         common, own = self._split_names("refine.rater", refine.pop("rater", {}), self._scorers)
         raters = []
