@@ -232,6 +232,20 @@ def test_a_pilot_is_complete_only_where_its_whole_limit_is_decided(tmp_path: Pat
     assert again.called == []
 
 
+@pytest.mark.parametrize("status", [0, 75])
+def test_an_end_without_a_manifest_is_an_early_one_whatever_status_it_was_given(tmp_path: Path, status: int) -> None:
+    config, jobs = make_config(tmp_path), FakeJobs()
+
+    def end_early(kind: Any, arguments: list[str]) -> int:
+        return status if kind.job == "infer_traces" else jobs(kind, arguments)
+
+    assert run(config, end_early)[0] == STOPPED_EARLY_STATUS
+    assert states(config)["infer"] == "stopped"
+    rest = FakeJobs()
+    assert run(config, rest)[0] == 0
+    assert rest.called[0] == "infer"
+
+
 def test_other_rules_of_refinement_go_on_in_its_folder_and_so_do_the_ratings_by_the_same_guideline(
     tmp_path: Path,
 ) -> None:

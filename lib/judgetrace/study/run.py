@@ -167,7 +167,7 @@ class StudyRun:
                 traceback.print_exc()
             why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             if isinstance(error, ContractError):
-                why += f"\nOf a study that is --redo {stage.name}: the stage again, in a fresh folder."
+                why += f"\nIn a study --redo {stage.name} does the stage again, in a fresh folder."
             ended = replace(record, state="failed", why=why[:2000])
         ended = replace(ended, seconds=round(time.monotonic() - started, 1))
         self._set(stage, ended)
@@ -196,25 +196,25 @@ class StudyRun:
         return {name: (self._study / folder).url for name, folder in found.items()}
 
     def _describe_end(self, stage: Stage, record: Record, status: int) -> Record:
-        if status == STOPPED_EARLY_STATUS:
+        if status == STOPPED_EARLY_STATUS or self._is_undecided(stage, record):
             return replace(record, state="stopped", why=self._find_reason(record))
         if status:
             return replace(record, state="failed", why=f"its job ended with status {status}")
-        if not self._is_decided(stage, record):
-            # A job may be told to call an early end no failure (limits.early_status).
-            return replace(record, state="stopped", why=self._find_reason(record))
         if not self._has_evidence(stage, record):
             return replace(record, state="failed", why=f"its job ended well, but left no {KINDS[stage.kind].done}")
         output = identify_output(stage.kind, record.folder, self._study / record.folder)
         return replace(record, state="complete", output=output.to_json())
 
-    def _is_decided(self, stage: Stage, record: Record) -> bool:
-        """Whether a job that asks units has decided all that it set out to; true of other jobs."""
+    def _is_undecided(self, stage: Stage, record: Record) -> bool:
+        """Whether a job that asks units left some undecided, whatever status it gives that (limits.early_status)."""
         kind, run = KINDS[stage.kind], RunFolder(self._study / record.folder)
         if kind.product is None or "limit" not in kind.grows or run.has_manifest():
+            return False
+        if record.counted.get("limit") is None:
             return True
+        # A pilot writes no manifest.
         corpus = self._study / self.records["prepare"].folder
-        return count_left(run, corpus, PRODUCTS[kind.product]) <= 0
+        return count_left(run, corpus, PRODUCTS[kind.product]) > 0
 
     def _find_reason(self, record: Record) -> str:
         states = RunFolder(self._study / record.folder).read_states()
