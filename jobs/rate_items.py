@@ -27,6 +27,7 @@ def main(arguments: list[str]) -> int:
     console = Console(highlight=False)
     inputs = RunInputs(config.corpus, config.guideline, config.prompt.template)
     check_variables(inputs.template, severity=config.prompt.severity is not None)
+    inputs.check_dimensions(config.dimensions)
     fingerprint = check_model(config.model, config.endpoint)
     check_scales(config.decoding, inputs.scale)
     if config.dry_run:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 
+from judgetrace.accounting import Tally
 from judgetrace.agreement.results import AGREEMENT
 from judgetrace.config import UserError
 from judgetrace.corpus import FORMAT_VERSION
+from judgetrace.ledger import encode_shard
+from judgetrace.run_folder import RunFolder
 from judgetrace.storage import Folder, encode_parquet
 from judgetrace.study.config import StudyConfig
 from judgetrace.study.kinds import Kind
@@ -44,11 +49,14 @@ def make_config(folder: Path, **sections: Any) -> StudyConfig:
 
 
 class FakeJobs:
-    """Writes what a job leaves when it is complete; notes what was called. `fails` are folders whose job raises."""
+    """Writes what a job leaves when it is complete; notes what was called. `fails` are folders whose job raises.
 
-    def __init__(self, fails: set[str] = frozenset()):
+    `leaves` says of folders how many units their job leaves undecided.
+    """
+
+    def __init__(self, fails: set[str] = frozenset(), leaves: Mapping[str, int] = MappingProxyType({})):
         self.called: list[str] = []
-        self.fails, self.before = set(fails), lambda _: None
+        self.fails, self.leaves, self.before = set(fails), leaves, lambda _: None
 
     def __call__(self, kind: Kind, arguments: list[str]) -> int:
         import tomllib
@@ -86,10 +94,19 @@ class FakeJobs:
         folder.write_json("agreement.json", {})
 
     @staticmethod
-    def _leave_run(folder: Folder, config: dict[str, Any]) -> None:
+    def _leave_refine_guideline(folder: Folder, config: dict[str, Any]) -> None:
+        folder.write_json("manifest.json", {"rules": config.get("confirm", {}), "at": 1})
+        folder.write_atomic("guideline.md", Folder(config["corpus"]).read_bytes("guideline.md"))
+
+    def _leave_run(self, folder: Folder, config: dict[str, Any]) -> None:
         contract = {key: value for key, value in config.items() if key != "limit"}
         folder.write_json("contract.json", contract)
+        planned, name = config.get("limit", 10), folder.url.rpartition("/")[2]
+        run = RunFolder(folder)
+        run.write_state(run.claim(0.0, {"units": planned}), {"state": "complete"})
+        decided = planned - self.leaves.get(name, 0)
+        rows, tally = pa.table({"n": list(range(decided))}), Tally(units=Counter({"\x1f3\x1faccepted": decided}))
         for product in ("traces", "annotations"):
-            table = pa.table({"n": list(range(config.get("limit", 10)))})
-            (folder / product).write_atomic("shard-00000.parquet", encode_parquet(table))
-        folder.write_json("manifest.json", {"contract": contract, "at": 1})
+            (folder / product).write_atomic("shard-00000.parquet", encode_shard(rows, tally))
+        if "limit" not in config:
+            folder.write_json("manifest.json", {"contract": contract, "at": 1})

@@ -44,6 +44,7 @@ def make_manifest(shards: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
         "config": config | {"scale": {"values": [1, 2, 3, 4, 5]}, "guideline": {"by_section": False}},
         "buckets": 1,
         "input": [],
+        "counts": {"labels": {"": {"1": 5}}},
         "shards": [{"name": name_shard(number), "units": len(rows)} for number, rows in shards.items()],
         "files": [f"dropped/{name_shard(0)}"],
     }
@@ -68,6 +69,14 @@ def show(kind: type[InferTracesConfig] | type[RateItemsConfig], corpus: str, **m
 )
 def test_the_prompt_shown_is_of_the_first_unit_that_the_job_would_ask(tmp_path, kind, more, shown):
     assert f"Prompt of {shown}" in show(kind, write_corpus(tmp_path), **more)
+
+
+def test_a_dimension_that_the_corpus_has_not_is_refused_by_its_name(tmp_path):
+    inputs = RunInputs(write_corpus(tmp_path), None, None)
+
+    inputs.check_dimensions([""])
+    with pytest.raises(UserError, match=r"dimensions: \['tone'\]: no units of these; the corpus has \[''\]"):
+        inputs.check_dimensions(["", "tone"])
 
 
 def test_a_job_that_would_ask_nothing_says_so(tmp_path):

@@ -9,8 +9,10 @@ import pytest
 
 from jobs import run_study, status
 from judgetrace.config import UserError
+from judgetrace.ledger import current_shard_files
 from judgetrace.storage import Folder
 from judgetrace.study.sections import merge, write_toml
+from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.refine_runs import prepare_labels
 from tests.study_files import make_config
 from tests.train_runs import ROOT, make_tiny_model
@@ -100,6 +102,21 @@ def test_a_study_may_lie_on_s3_and_a_fault_of_one_stage_leaves_the_others(tmp_pa
     assert states["rate.broken"] == "failed"
     assert {state for name, state in states.items() if name != "rate.broken"} == {"complete"}
     assert "Without broken" in Folder(study).read_bytes("table/table.md").decode()
+
+
+def test_a_pilot_that_a_budget_ended_goes_on_whatever_status_the_budget_has(tmp_path, ray_session):
+    study = str(tmp_path / "study")
+    infer = {"limit": 30, "sampling": {"max_draws": 16, "max_tokens": 100}, "engine": {"args": {"latency_s": 0.5}}}
+    file = write_study(tmp_path, study, train=False, infer=infer)
+    only = [file, "--only", "prepare,infer"]
+
+    budget = ["--infer.limits.early_status=0", "--infer.limits.max_output_tokens=1"]
+    assert run_study.main([*only, *budget]) == STOPPED_EARLY_STATUS
+    assert read_states(study)["infer"][0] == "stopped"
+    assert run_study.main(only) == 0
+    assert read_states(study)["infer"] == ("complete", "infer")
+    traces = Folder(f"{study}/infer/traces")
+    assert sum(traces.read_table(name).num_rows for name in current_shard_files(traces).values()) == 30
 
 
 def write_guided_study(folder: Path, study: str) -> str:

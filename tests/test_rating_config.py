@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from judgetrace.fingerprints import fingerprint_model
 from judgetrace.rating_config import RateItemsConfig, RaterConfig
+from judgetrace.refining.config import RefineGuidelineConfig
 
 
 def make_config(**sections) -> RateItemsConfig:
@@ -37,6 +38,7 @@ def find_changes(before: RateItemsConfig, after: RateItemsConfig) -> set[str]:
         ({"engine": {"args": {"quantization": "fp8"}}}, {"engine.args"}),
         ({"splits": ["test"]}, {"splits"}),
         ({"dropped": True}, {"dropped"}),
+        ({"dimensions": ["tone"]}, {"dimensions"}),
         ({"rater_id": "other"}, {"rater_id"}),
         # What alters speed, cost or what is kept, not what is sampled, may change between calls.
         ({"limits": {"max_seconds": 9, "max_failed_rate": 0.5}, "limit": 5}, set()),
@@ -48,6 +50,20 @@ def find_changes(before: RateItemsConfig, after: RateItemsConfig) -> set[str]:
 )
 def test_the_contract_holds_what_rows_depend_on_and_nothing_else(sections, changed):
     assert find_changes(make_config(), make_config(**sections)) == changed
+
+
+def test_a_run_over_all_dimensions_goes_on_with_what_began_before_they_could_be_chosen():
+    assert contract_of(make_config())["dimensions"] is None
+    assert find_changes(make_config(dimensions="tone"), make_config(dimensions=["tone"])) == set()
+
+
+def test_guidelines_are_scored_by_two_raters_unless_one_is_said_to_be_enough():
+    model = {"path": "org/name"}
+    one = {"corpus": "c", "traces": "t", "run": "r", "generator": {"model": model}, "raters": [{"model": model}]}
+
+    with pytest.raises(ValidationError, match="raters: 'name' alone"):
+        RefineGuidelineConfig.model_validate(one)
+    assert len(RefineGuidelineConfig.model_validate(one | {"allow_one_rater": True}).raters) == 1
 
 
 def test_an_adapter_is_another_rater(tmp_path):

@@ -102,6 +102,16 @@ def select(items, before=None, splits=()):
     return decider.select_units(items, ITEMS.empty_table() if before is None else before)
 
 
+def test_only_the_dimensions_asked_for_are_rated():
+    items = pa.concat_tables([make_items(2, dimension=name) for name in ("tone", "plot", "voice")])
+    decider = RatingDecider("rater", DecodingConfig(), dimensions=("voice", "tone"))
+
+    chosen = decider.select_units(items, ITEMS.empty_table())
+
+    assert chosen["dimension"].to_pylist() == ["tone", "tone", "voice", "voice"]
+    assert decider.select_units(ITEMS.empty_table(), ITEMS.empty_table()).schema == ITEMS
+
+
 def per_annotator(num: int) -> pa.Table:
     """Two units an item, of the annotators a and b."""
     rows = [row | {"target_source": who} for row in make_items(num).to_pylist() for who in "ab"]

@@ -177,6 +177,17 @@ def test_a_study_is_known_by_what_lies_in_it(tmp_path: Path) -> None:
     assert find_runs(Folder(str(tmp_path))) == {"traces": [one, two], "agreement": str(tmp_path / "agree")}
 
 
+def test_of_a_study_only_what_complete_stages_have_made_last_is_shown(tmp_path: Path) -> None:
+    stages = [("infer", "infer", "infer.2", "complete"), ("infer.more", "infer", "infer/more", "stopped")]
+    stages.append(("infer.gone", "former", "infer/gone", "complete"))
+    for folder in ("infer", "infer.2", "infer/more", "infer/gone"):
+        write_run(tmp_path / folder, 2)
+    rows = [dict(zip(("stage", "kind", "folder", "state"), row, strict=True)) for row in stages]
+    Folder(str(tmp_path)).write_json("study.json", {"stages": rows})
+
+    assert find_runs(Folder(str(tmp_path))) == {"traces": [str(tmp_path / "infer.2")]}
+
+
 def test_a_study_s_runs_that_have_nothing_to_show_yet_do_not_keep_the_others_from_the_page(tmp_path: Path) -> None:
     one = write_run(tmp_path / "infer", 2)
     for name, job in (("train/tuned", "train_rater"), ("refine", "refine_guideline")):

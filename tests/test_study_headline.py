@@ -73,6 +73,17 @@ def test_several_dimensions_have_a_mean_where_all_of_them_are_defined() -> None:
     assert mean["shuffled", "original"]["undefined"] == "defined in 1 of 2 dimensions"
 
 
+def test_a_rater_of_one_dimension_has_no_rows_in_others_and_no_mean() -> None:
+    raters = [RATERS[0], RATERS[1] | {"dimension": "a"}]
+    both = [{**row, "dimension": name} for name in ("a", "b") for row in ROWS]
+    panels = {name: [{**row, "dimension": "b"} for row in rows] for name, rows in PANELS.items()}
+    rows = make_table(raters, both, panels, SCALES).to_pylist()
+
+    refined = {(row["dimension"], row["kind"]) for row in rows if row["guideline"] not in ("original", "")}
+    assert refined == {("a", "rater"), ("a", "change")}
+    assert {row["dimension"] for row in rows if row["kind"] == "raters"} == {"b", MEAN}
+
+
 def test_the_table_reads_as_markdown_and_is_empty_without_figures() -> None:
     text = write_headline(make_table(RATERS, ROWS, PANELS, SCALES), ["Without tuned: failed."])
 

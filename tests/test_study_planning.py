@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from judgetrace.config import UserError
-from judgetrace.study.planning import judge, list_dependents, plan_stages, refuse_changed, select_stages
+from judgetrace.study.planning import judge, list_changes, list_dependents, plan_stages, refuse_changed, select_stages
 from judgetrace.study.records import Record, mend_record, name_folder, name_next_folder
 from judgetrace.study.stages import Stage
 
@@ -92,6 +92,29 @@ def test_a_higher_limit_and_more_source_files_go_on_in_the_folder() -> None:
 
     assert (infer.what, infer.folder, infer.why) == ("goes on", "infer", "limit: was 200, is now 300")
     assert (prepare.what, prepare.folder) == ("goes on", "prepare")
+
+
+def test_rules_of_refinement_may_change_in_its_folder_and_its_raters_may_not() -> None:
+    stage = Stage("refine", "refine", needs=("prepare",))
+    earlier = {"confirm.level": 0.95, "candidates.rubric_template (its text)": "a", "raters.0.decoding.seed": 0}
+    record = Record("complete", "refine", counted=earlier, inputs={"prepare": OUTPUTS["prepare"]})
+    outputs = {"prepare": OUTPUTS["prepare"]}
+
+    rules = judge(stage, earlier | {"confirm.level": 0.9}, record, outputs)
+    text = judge(stage, earlier | {"candidates.rubric_template (its text)": "b"}, record, outputs)
+    raters = judge(stage, earlier | {"raters.0.decoding.seed": 1}, record, outputs)
+
+    assert (rules.what, rules.folder, rules.why) == ("goes on", "refine", "confirm.level: was 0.95, is now 0.9")
+    assert (text.what, text.folder) == ("goes on", "refine")
+    assert (raters.what, raters.why) == ("changed", "raters.0.decoding.seed: was 0, is now 1")
+
+
+def test_a_key_that_an_earlier_record_lacks_has_changed_only_where_it_says_something() -> None:
+    earlier = {"seed": 0, "engine.args": {}}
+
+    assert list_changes(earlier, {"seed": 0, "dimensions": [], "title": None}) == {}
+    assert list(list_changes(earlier, {"seed": 0, "dimensions": ["tone"], "strict": False})) == ["dimensions", "strict"]
+    assert list(list_changes(earlier, {"engine.args": {}})) == ["seed"]
 
 
 @pytest.mark.parametrize("state", ["failed", "stopped", "running"])

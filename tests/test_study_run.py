@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from judgetrace.run_folder import FencedError, RunFolder
 from judgetrace.storage import Folder
 from judgetrace.study.config import StudyConfig
 from judgetrace.study.planning import plan_stages, refuse_changed, select_stages
@@ -197,7 +198,6 @@ def test_a_guideline_that_stayed_the_same_is_not_rated_with_again(tmp_path: Path
     jobs = Refines()
     jobs.more = ""
     config = make_config(tmp_path, refine={})
-    pytest.importorskip("judgetrace.refining.config")
     assert run(config, jobs)[0] == 0
     found = states(config)
     assert {name for name, state in found.items() if state == "not needed"} == {
@@ -216,9 +216,72 @@ def test_a_guideline_that_stayed_the_same_is_not_rated_with_again(tmp_path: Path
     }
 
 
-def test_a_second_driver_fences_the_first(tmp_path: Path) -> None:
-    from judgetrace.run_folder import FencedError, RunFolder
+def test_a_pilot_is_complete_only_where_its_whole_limit_is_decided(tmp_path: Path) -> None:
+    # Jobs may be told to call an early end no failure, so that a status of 0 says nothing.
+    config = make_config(tmp_path, infer={"limit": 8, "limits": {"early_status": 0}})
 
+    assert run(config, FakeJobs(leaves={"infer": 3}))[0] == STOPPED_EARLY_STATUS
+    assert states(config)["infer"] == "stopped"
+    assert states(config)["train.tuned"] == "blocked"
+
+    rest = FakeJobs()
+    assert run(config, rest)[0] == 0
+    assert rest.called[0] == "infer"
+    again = FakeJobs()
+    assert run(config, again)[0] == 0
+    assert again.called == []
+
+
+@pytest.mark.parametrize("status", [0, 75])
+def test_an_end_without_a_manifest_is_an_early_one_whatever_status_it_was_given(tmp_path: Path, status: int) -> None:
+    config, jobs = make_config(tmp_path), FakeJobs()
+
+    def end_early(kind: Any, arguments: list[str]) -> int:
+        return status if kind.job == "infer_traces" else jobs(kind, arguments)
+
+    assert run(config, end_early)[0] == STOPPED_EARLY_STATUS
+    assert states(config)["infer"] == "stopped"
+    rest = FakeJobs()
+    assert run(config, rest)[0] == 0
+    assert rest.called[0] == "infer"
+
+
+def test_other_rules_of_refinement_go_on_in_its_folder_and_so_do_the_ratings_by_the_same_guideline(
+    tmp_path: Path,
+) -> None:
+    class Improves(FakeJobs):
+        @staticmethod
+        def _leave_refine_guideline(folder: Folder, config: dict[str, Any]) -> None:
+            FakeJobs._leave_refine_guideline(folder, config)
+            folder.write_atomic("guideline.md", b"Think of the whole text.\n")
+
+    assert run(make_config(tmp_path, refine={}), Improves())[0] == 0
+
+    stricter, jobs = make_config(tmp_path, refine={"confirm": {"level": 0.9}}), Improves()
+    assert run(stricter, jobs)[0] == 0
+    # Rated units are not asked again in a folder that stays.
+    assert jobs.called == ["refine", "rate/untuned.refined", "rate/tuned.refined"]
+    assert run(stricter, jobs := Improves())[0] == 0
+    assert jobs.called == []
+
+
+def test_rows_that_must_not_mix_are_refused_with_the_studys_own_remedy(tmp_path: Path) -> None:
+    def hold(folder: str) -> None:
+        if folder == "infer":
+            RunFolder(Folder(f"{config.study}/infer")).check_contract({"seed": 1})
+
+    config, jobs = make_config(tmp_path), FakeJobs()
+    Folder(f"{config.study}/infer").write_json("contract.json", {"seed": 0})
+    jobs.before = hold
+
+    status, printed = run(config, jobs)
+
+    assert status == 2
+    assert "seed: was 0, is now 1" in printed
+    assert "--redo infer" in printed
+
+
+def test_a_second_driver_fences_the_first(tmp_path: Path) -> None:
     config, jobs = make_config(tmp_path), FakeJobs()
 
     def replace_driver(name: str) -> None:

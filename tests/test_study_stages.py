@@ -3,11 +3,14 @@ from pathlib import Path
 import pytest
 
 from judgetrace.config import UserError
+from judgetrace.study.config import load_study
 from judgetrace.study.records import name_folder
 from judgetrace.study.refs import Ref
 from judgetrace.study.resolving import check_stages, resolve_stage
 from judgetrace.study.stages import Stage, build_stages
 from tests.study_files import make_config
+
+JOBS = Path(__file__).resolve().parents[1] / "jobs"
 
 
 def build(folder: Path, **sections: object) -> dict[str, Stage]:
@@ -43,6 +46,16 @@ def test_stages_come_in_the_order_in_which_they_can_run(tmp_path: Path) -> None:
         assert set(stage.inputs) <= set(list(stages)[:number]), stage.name
 
 
+@pytest.mark.parametrize("file", ["demo_study.toml", "studies/edos_sexism.toml", "studies/ttcw_creativity.toml"])
+def test_the_studies_that_are_shipped_have_no_fault_and_can_suspect_a_label(file: str) -> None:
+    given = [f'--{key}=["given"]' for key in ("source.paths", "report.rationales.paths") if "studies/" in file]
+    stages = {stage.name: stage for stage in build_stages(load_study(JOBS / file, given))}
+    configs = {name: resolve_stage(stage, folders_of(stages)).config for name, stage in stages.items()}
+
+    # Of a unit with fewer draws than this no report can say that none of them reached its label.
+    assert configs["report"].browser.min_draws <= configs["infer"].sampling.max_draws
+
+
 def test_a_study_needs_no_training_and_no_traces(tmp_path: Path) -> None:
     stages = build(tmp_path, infer=None, train=None)
 
@@ -58,6 +71,12 @@ def test_each_further_proposal_takes_what_those_before_it_left(tmp_path: Path) -
     assert stages["infer.strict"].config["prompt"] == {"system": "Be strict."}
     assert "prompt" not in stages["infer.plain"].config
     assert stages["train.tuned"].wires["traces"] == [Ref("infer.plain"), Ref("infer.strict"), Ref("infer.last")]
+
+
+def test_the_last_proposal_may_be_a_pilot_where_nothing_takes_complete_runs(tmp_path: Path) -> None:
+    stages = build(tmp_path, infer={"runs": ["plain", "last"], "last": {"limit": 9}})
+
+    assert stages["infer.last"].config["limit"] == 9
 
 
 def test_a_control_is_a_line_and_brings_what_it_needs(tmp_path: Path) -> None:
@@ -133,6 +152,16 @@ def test_files_that_are_not_there_and_a_scale_that_does_not_fit_are_found_before
         ({"infer": {"run": "there"}}, "stage infer: run: is set by the study"),
         ({"rate": {"tuned": {"model": {"path": "x"}}}}, r"stage rate\.tuned: model\.path: is set by the study"),
         ({"infer": None}, "train: there are no traces to learn"),
+        ({"train": None, "refine": {}}, r"refine\.raters: \['untuned'\]: .*\nexpected: two or more; .* rate\.others"),
+        (
+            {"rate": {"limit": 9}},
+            r"rate\.untuned\.limit = 9: a pilot .* the control 'recalibrated' takes",
+        ),
+        ({"infer": {"limit": 9}, "verify": {}}, r"infer\.limit = 9: a pilot is no complete run, and \[verify\] takes"),
+        (
+            {"infer": {"runs": ["plain", "last"], "plain": {"limit": 9}}},
+            r"infer\.plain\.limit = 9: a pilot is no complete run, and the proposal 'last' takes",
+        ),
     ],
 )
 def test_names_and_keys_that_can_not_be_are_refused(tmp_path: Path, sections: dict, message: str) -> None:
@@ -167,6 +196,22 @@ def test_raters_of_refinement_are_asked_as_they_rate_but_for_what_is_said_of_the
     assert stage.config["seed"] == 3
     assert stage.config["generator"]["model"] == {"path": "scripted/model"}
     assert "train.tuned" in stage.needs
+
+
+def test_one_rater_refines_where_the_study_says_so(tmp_path: Path) -> None:
+    stages = build(tmp_path, train=None, refine={"allow_one_rater": True})
+
+    resolve_stage(stages["refine"], folders_of(stages))
+    assert [rater["rater_id"] for rater in stages["refine"].wires["raters"]] == ["untuned"]
+
+
+def test_one_dimension_is_refined_and_it_alone_is_rated_again(tmp_path: Path) -> None:
+    stages = build(tmp_path, refine={"dimension": "tone"})
+
+    assert stages["rate.tuned.refined"].config["dimensions"] == ["tone"]
+    assert stages["rate.tuned.refined"].about["dimension"] == "tone"
+    assert "dimensions" not in stages["rate.tuned"].config
+    assert "dimensions" not in build(tmp_path, refine={})["rate.tuned.refined"].config
 
 
 def test_the_report_is_told_of_each_stage_that_is_there_and_of_no_other_folder(tmp_path: Path) -> None:

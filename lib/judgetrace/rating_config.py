@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from judgetrace.config import STRICT, UserError
+from judgetrace.config import STRICT, OneOrMore, UserError
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, ModelConfig
 from judgetrace.fingerprints import hash_text
@@ -107,6 +107,7 @@ class RateItemsConfig(RaterConfig):
     splits: tuple[Literal["train", "validation", "test"], ...] = Field(
         default=(), description="Rate only the items of these splits; all by default."
     )
+    dimensions: OneOrMore = Field(default=(), description="Rate only these dimensions; all by default.")
     dropped: bool = Field(
         default=False,
         description="Rate the items that the target rule dropped too, so that measure_agreement can tell how far the "
@@ -130,12 +131,15 @@ class RateItemsConfig(RaterConfig):
 
     def decider(self) -> RatingDecider:
         """Return what decides units."""
-        return RatingDecider(self.rater, self.decoding, self.splits, self.dropped, self.ledger.keep_text)
+        return RatingDecider(
+            self.rater, self.decoding, self.splits, self.dropped, self.ledger.keep_text, dimensions=self.dimensions
+        )
 
     def contract(self, **texts: str) -> dict[str, Any]:
         """Collect what the rows of a run depend on; see run_config.make_contract."""
         rows = {"rater_id": self.rater, "splits": list(self.splits), "dropped": self.dropped}
-        return super().contract(**texts) | rows
+        # Null rather than none of them, as of runs that began before there was a choice.
+        return super().contract(**texts) | rows | {"dimensions": sorted(self.dimensions) or None}
 
 
 def check_scales(decoding: DecodingConfig, scales: ScaleConfig) -> None:

@@ -123,6 +123,7 @@ class RatingDecider:
     splits: tuple[str, ...] = ()
     asks_dropped: bool = False
     keep_text: bool = False
+    dimensions: tuple[str, ...] = ()
     product: Product = RATING_PRODUCT
     earlier_runs: tuple[str, ...] = ()
     earlier_columns: tuple[str, ...] = ()
@@ -143,7 +144,7 @@ class RatingDecider:
         return NOTHING_TOLD
 
     def select_units(self, items: pa.Table, before: pa.Table, earlier: pa.Table | None = None) -> pa.Table:
-        """Select the first unit of each item and dimension, in the splits asked for.
+        """Select the first unit of each item and dimension, in the splits and dimensions asked for.
 
         Where targets are kept per annotator, an item's units lie together; `before` ends with what this shard goes on
         with. A target label that is one annotator's is set to null.
@@ -156,6 +157,8 @@ class RatingDecider:
         chosen = items.take(first)
         if self.splits:
             chosen = chosen.filter(pc.is_in(chosen["split"], pa.array(self.splits)))
+        if self.dimensions:
+            chosen = chosen.filter(pc.is_in(chosen["dimension"], pa.array(self.dimensions)))
         is_aggregate = pc.equal(chosen["target_source"], TARGET_AGGREGATE)
         labels = pc.if_else(is_aggregate, chosen["target_label"], pa.scalar(None, pa.string()))
         return chosen.set_column(chosen.schema.get_field_index("target_label"), "target_label", labels)

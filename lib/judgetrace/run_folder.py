@@ -28,6 +28,10 @@ class FencedError(UserError):
     exit_status = 3
 
 
+class ContractError(UserError):
+    """A run folder holds rows that were sampled otherwise."""
+
+
 class RunFolder:
     """The control files of one run."""
 
@@ -77,7 +81,7 @@ class RunFolder:
     def check_contract(self, contract: Mapping[str, Any]) -> None:
         """Write what the run's rows are sampled with, or hold it against what was written.
 
-        Raises UserError naming every field that changed.
+        Raises ContractError naming every field that changed.
         """
         if not self.folder.put_if_absent("contract.json", encode_json(contract)):
             self.check_earlier_contract(contract)
@@ -85,7 +89,7 @@ class RunFolder:
     def check_earlier_contract(self, contract: Mapping[str, Any]) -> None:
         """Hold what rows would be sampled with against what was written, if anything was; writes nothing.
 
-        Raises UserError naming every field that changed.
+        Raises ContractError naming every field that changed.
         """
         if not self.folder.exists("contract.json"):
             return
@@ -93,7 +97,7 @@ class RunFolder:
         changed = sorted(key for key in {*earlier, *contract} if earlier.get(key) != contract.get(key))
         if changed:
             lines = [f"  {key}: was {earlier.get(key)!r}, is now {contract.get(key)!r}" for key in changed]
-            raise UserError(
+            raise ContractError(
                 f"{self.folder.url} holds rows that were sampled otherwise; they must not mix:\n"
                 + "\n".join(lines)
                 + "\nRestore what changed, or give another `run` folder."

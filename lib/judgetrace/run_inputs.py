@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -55,6 +55,13 @@ class RunInputs:
             return Folder(folder or ".").read_bytes(name).decode()
         except (FileNotFoundError, UnicodeDecodeError) as error:
             raise UserError(f"guideline = {path}: can't be read: {error}") from error
+
+    def check_dimensions(self, wanted: Sequence[str]) -> None:
+        """Raise UserError for dimensions of which the corpus has no unit."""
+        known = {name for manifest in read_finished(self.corpus) for name in manifest["counts"]["labels"]}
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            raise UserError(f"dimensions: {unknown[:5]}: no units of these; the corpus has {sorted(known)[:20]}")
 
     def count_selected(self, decider: Decider) -> Iterator[tuple[int, int]]:
         """Yield (shard, units that a run covers), in order of shards; reads few columns of the items."""

@@ -89,6 +89,12 @@ def _describe_last_word(last: dict[str, Any], now: float) -> str:
     return str(last["state"])
 
 
+def count_left(run: RunFolder, corpus: Folder, product: Product) -> int:
+    """Count the units that the newest driver set out to decide and that are not, or failed."""
+    tally = tally_run(run.folder, corpus, product)
+    return int(run.read_driver(run.newest_driver())["units"]) - tally.num_units + tally.outcomes()["failed"]
+
+
 def summarise_run(run: RunFolder, corpus: Folder, product: Product, total_units: int) -> dict[str, Any]:
     """Collect the figures of a run for a manifest or a program."""
     tally = tally_run(run.folder, corpus, product)

@@ -98,7 +98,8 @@ def _check_trace_run(key: str, run: str, corpus_id: str) -> str:
     if not folder.has_manifest():
         raise UserError(
             f"{key}: {run}: no complete run there (no manifest.json)\n"
-            "expected: run folders of infer_traces that are complete; run its command again until it says so"
+            "expected: run folders of infer_traces that are complete; run its command again until it says so, without "
+            "`limit`: a pilot is not complete"
         )
     manifest = folder.folder.read_json("manifest.json")
     if manifest.get("job") != "infer_traces":

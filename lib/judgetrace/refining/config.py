@@ -109,6 +109,9 @@ class RefineGuidelineConfig(BaseModel):
     raters: tuple[RaterConfig, ...] = Field(
         min_length=1, description="The raters that candidates are scored by; two or more, of different families."
     )
+    allow_one_rater: bool = Field(
+        default=False, description="Score by a single rater: what makes it rate better may not help others."
+    )
     scoring: ScoringConfig = Field(default_factory=ScoringConfig, description="What candidates are scored on.")
     race: RaceConfig = Field(default_factory=RaceConfig, description="When the race drops candidates and ends.")
     confirm: ConfirmConfig = Field(default_factory=ConfirmConfig, description="What it takes to replace the original.")
@@ -130,6 +133,11 @@ class RefineGuidelineConfig(BaseModel):
     def _check(self) -> RefineGuidelineConfig:
         if not self.traces:
             raise ValueError("traces: give at least one run of infer_traces")
+        if len(self.raters) < 2 and not self.allow_one_rater:
+            raise ValueError(
+                f"raters: {self.raters[0].rater!r} alone; what makes one rater rate better may not help others\n"
+                "expected: two or more, of different families, or allow_one_rater = true"
+            )
         names = [GENERATOR, EMBEDDER, *(rater.rater for rater in self.raters)]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:

@@ -1,4 +1,4 @@
-"""Find the runs in a study's folder by what lies in them, wherever the study keeps its stages."""
+"""Find the runs in a study's folder: those of complete stages by study.json, others by what lies in them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from judgetrace.config import UserError
 from judgetrace.reporting.config import ComparisonConfig, RenderReportConfig
 from judgetrace.storage import Folder
+from judgetrace.study.records import FILE, FORMER
 
 MARKS = re.compile(
     r"^(?:(?P<folder>.*)/)?(?P<mark>manifest-00000\.json|manifest\.json|agreement\.json|drivers/driver-\d+\.json)$"
@@ -53,7 +54,11 @@ def find_runs(study: Folder) -> dict[str, Any]:
     Of several agreements, that of the most raters.
     """
     found: dict[str, list[str]] = {}
+    complete = _list_complete(study)
     for folder, marks in sorted(_list_marks(study).items()):
+        if complete is not None and folder not in complete:
+            # Another call's folder, or what a stage left before it was done again.
+            continue
         url = f"{study.url.rstrip('/')}/{folder}" if folder else study.url
         kind = _find_kind(Folder(url), marks)
         if kind is not None:
@@ -61,6 +66,14 @@ def find_runs(study: Folder) -> dict[str, Any]:
     found.get("agreement", []).sort(key=_count_raters)
     several = ("traces", "training", "ratings", "verification")
     return {kind: urls if kind in several else urls[-1] for kind, urls in found.items()}
+
+
+def _list_complete(study: Folder) -> set[str] | None:
+    """List the folders of a study's complete stages; None for a folder that run_study has not written to."""
+    if not study.exists(FILE):
+        return None
+    stages = study.read_json(FILE)["stages"]
+    return {stage["folder"] for stage in stages if stage["state"] == "complete" and stage["kind"] != FORMER}
 
 
 def read_comparisons(study: Folder) -> list[ComparisonConfig]:

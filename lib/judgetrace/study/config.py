@@ -45,7 +45,8 @@ class StudyConfig(BaseModel):
     infer: Section | None = Field(
         default=None,
         description="infer_traces. `runs` names several runs, with a section [infer.NAME] each for what differs: each "
-        "takes the units that the runs before it left without a trace.",
+        "takes the units that the runs before it left without a trace. Only the last may have a `limit`, and none with "
+        "[verify]: a pilot is not complete.",
     )
     verify: Section | None = Field(
         default=None,
@@ -62,7 +63,8 @@ class StudyConfig(BaseModel):
         default={},
         description="rate_items. The raters are untuned, tuned, the controls, and those that `others` names; "
         "[rate.NAME] says what differs, and [rate.tuned] holds for all tuned raters that think. `refined` names those "
-        "that rate with the refined guideline, too: all but the controls by default.",
+        "that rate with the refined guideline, too, where refine.dimension is given that dimension alone: all but the "
+        "controls by default.",
     )
     recalibrate: Section = Field(default={}, description="recalibrate_rater, for the control `recalibrated`.")
     refine: Section | None = Field(

@@ -58,8 +58,8 @@ def make_table(
 ) -> pa.Table:
     """Make the table (schema TABLE).
 
-    `raters` have rater, guideline and role, as records of study.json do; `rows` are all raters' (schema AGREEMENT),
-    `panels` those of the raters that are compared, by guideline.
+    `raters` have rater, guideline and role, as records of study.json do, and dimension where they rate one alone;
+    `rows` are all raters' (schema AGREEMENT), `panels` those of the raters that are compared, by guideline.
     """
     figures = _index(rows)
     found = [row for name in _list_dimensions(rows) for row in _list_rows(name, raters, figures, panels, scales)]
@@ -103,6 +103,7 @@ def _list_rows(
                 kept = {key: row.get(key) for key in TABLE.names if key in row and key not in about}
                 yield about | kept | {"p_adjusted": row.get("p_adjusted") if kind == "change" else None}
 
+    raters = [rater for rater in raters if rater.get("dimension", dimension) == dimension]
     for rater in raters:
         name = rater["rater"].removesuffix("-refined")
         yield from pick(rater["role"], name, rater["guideline"], "rater_target", rater["rater"], TARGET)
@@ -111,6 +112,8 @@ def _list_rows(
         if rater["guideline"] == REFINED:
             yield from _list_changes(pick, figures, dimension, rater["rater"])
     for guideline, rows in panels.items():
+        if guideline == REFINED and not any(rater["guideline"] == REFINED for rater in raters):
+            continue
         source = _index(rows)
         yield from pick("raters", "raters among themselves", guideline, "rater_rater", ALL_RATERS, "", source=source)
 
@@ -137,6 +140,9 @@ def _average(rows: Sequence[Mapping[str, Any]], num_dimensions: int) -> Iterator
     for row in rows:
         groups.setdefault((row["kind"], row["who"], row["guideline"], row["statistic"]), []).append(row)
     for (kind, who, guideline, statistic), found in groups.items():
+        if guideline in (REFINED, CHANGE) and len({row["dimension"] for row in found}) == 1:
+            # The guideline of one dimension was refined.
+            continue
         values = [row["value"] for row in found if row["value"] is not None]
         about = {"dimension": MEAN, "kind": kind, "who": who, "guideline": guideline, "statistic": statistic}
         if len(values) == num_dimensions:

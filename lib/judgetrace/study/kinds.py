@@ -5,6 +5,7 @@ A kind is one entry of KINDS. Configs are named, not imported: a study loads tho
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -31,6 +32,8 @@ ALWAYS_FREE = (
     *(f"engine.args.{name}" for name in sorted(RESUMABLE_ENGINE_ARGS)),
 )
 """What alters how fast a stage is, not what comes of it."""
+_OF_A_MODEL = re.compile(r"^(raters\.\d+|generator)\.")
+"""Sections within which a model is asked, as others are at the top of a config."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Kind:
 
     def counts(self, key: str) -> bool:
         """Whether what comes of a stage depends on a key of its config."""
+        key = _OF_A_MODEL.sub("", key)
         if key.startswith("engine."):
             counted = _is_under(key, ENGINE_COUNTS)
         elif key.startswith("endpoint."):
@@ -131,7 +135,21 @@ KINDS: dict[str, Kind] = {
         product="annotations",
     ),
     "refine": Kind(
-        "refine_guideline", "judgetrace.refining.config:RefineGuidelineConfig", ("cluster",), free=("limits",)
+        "refine_guideline",
+        "judgetrace.refining.config:RefineGuidelineConfig",
+        ("cluster",),
+        free=(
+            "limits",
+            "allow_one_rater",
+            *(f"embedding.{name}" for name in ("batch_size", "num_cpus", "num_gpus", "max_replicas")),
+        ),
+        # All but what its contract holds fast. In a fresh folder all calls would be made again, and nobody would know
+        # how often the confirming items were asked about.
+        grows=(
+            *("traces", "selection", "generator", "candidates", "embedding"),
+            *("scoring", "race", "confirm", "lint", "test", "intervals"),
+        ),
+        goes_on=True,
     ),
     "agreement": Kind(
         "measure_agreement",

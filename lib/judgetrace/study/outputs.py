@@ -41,14 +41,22 @@ def identify_output(kind: str, name: str, folder: Folder) -> Output:
     elif KINDS[kind].product is not None:
         identity = _hash(folder.read_json("contract.json"))
         content = _hash(_list_sizes(folder / str(KINDS[kind].product)))
+    elif kind == "refine":
+        # Who rates with the guideline need not rate again where it came out the same by other rules.
+        identity = hash_text(folder.read_bytes("guideline.md").decode())
+        content = _hash_manifest(folder, kind)
     elif kind == "agreement":
         identity = content = hashlib.blake2b(folder.read_bytes("agreement.parquet"), digest_size=12).hexdigest()
     elif KINDS[kind].in_place:
         identity = content = ""
     else:
-        manifest = folder.read_json(KINDS[kind].done)
-        identity = content = _hash({key: value for key, value in manifest.items() if key not in VOLATILE})
+        identity = content = _hash_manifest(folder, kind)
     return Output(hash_text(f"{name} {identity}"), hash_text(f"{identity} {content}"))
+
+
+def _hash_manifest(folder: Folder, kind: str) -> str:
+    manifest = folder.read_json(KINDS[kind].done)
+    return _hash({key: value for key, value in manifest.items() if key not in VOLATILE})
 
 
 def _list_sizes(folder: Folder) -> list[tuple[str, int]]:

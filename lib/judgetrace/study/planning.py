@@ -84,8 +84,15 @@ def _judge_complete(
 
 def list_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
     """List the keys of a config that changed, each with a text for people."""
-    keys = sorted(key for key in {*earlier, *now} if earlier.get(key) != now.get(key))
+    keys = sorted(key for key in {*earlier, *now} if _differs(key, earlier, now))
     return {key: f"{key}: was {earlier.get(key)!r}, is now {now.get(key)!r}" for key in keys}
+
+
+def _differs(key: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a key changed; one that is missing, as in records of earlier versions, says the same as nothing."""
+    if key in earlier and key in now:
+        return bool(earlier[key] != now[key])
+    return {**earlier, **now}[key] not in (None, [], {})
 
 
 def _compare_inputs(

@@ -15,6 +15,8 @@ from judgetrace.study.stages import Stage
 
 FILE = "study.json"
 FORMAT_VERSION = 1
+FORMER = "former"
+"""The kind of a stage that the study has no more."""
 State = Literal["to do", "running", "complete", "stopped", "failed", "blocked", "not needed"]
 
 
@@ -70,7 +72,7 @@ def describe_study(config: Mapping[str, Any], stages: list[Stage], records: Mapp
         for stage in stages
     ]
     former = sorted(set(records) - {stage.name for stage in stages})
-    rows += [{"stage": name, "kind": "former", "needs": [], **asdict(records[name])} for name in former]
+    rows += [{"stage": name, "kind": FORMER, "needs": [], **asdict(records[name])} for name in former]
     return {"format_version": FORMAT_VERSION, "config": dict(config), "stages": rows}
 
 

@@ -9,15 +9,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from judgetrace.config import UserError, describe_validation_error
-from judgetrace.engine import ModelConfig
-from judgetrace.fingerprints import check_model, hash_text
-from judgetrace.guideline import GuidelineConfig
-from judgetrace.prompts import PromptRenderer, load_template
 from judgetrace.scale import ScaleConfig
-from judgetrace.sources import SourceConfig, list_source_files
-from judgetrace.storage import open_filesystem
 from judgetrace.study.kinds import KINDS
-from judgetrace.study.refs import describe, is_there, resolve
+from judgetrace.study.named_files import fingerprint_files
+from judgetrace.study.refs import describe, is_there, list_refs, resolve
 from judgetrace.study.sections import flatten, merge, nest, wrap_lists
 from judgetrace.study.stages import Stage
 
@@ -50,49 +45,14 @@ def count_config(stage: Stage, config: BaseModel) -> dict[str, Any]:
     for files that can't be read.
     """
     kind = KINDS[stage.kind]
-    resolved = config.model_dump(mode="json")
-    counted = {key: value for key, value in flatten(resolved) if kind.counts(key) and not _is_wired(key, stage.wires)}
-    counted |= {key: describe(value) for key, value in stage.wires.items()}
-    return counted | _fingerprint_files(stage, config)
+    made = {key: describe(value) for key, value in flatten(stage.wires) if any(list_refs(value))}
+    given = {key: value for key, value in flatten(config.model_dump(mode="json")) if not _is_wired(key, made)}
+    counted = {key: value for key, value in (given | made).items() if kind.counts(key)}
+    return counted | fingerprint_files(config, made)
 
 
 def _is_wired(key: str, wires: Mapping[str, Any]) -> bool:
     return any(key == wire or key.startswith(f"{wire}.") for wire in wires)
-
-
-def _fingerprint_files(stage: Stage, config: BaseModel) -> dict[str, str]:
-    """Fingerprint the texts, models and source files that a config names."""
-    found: dict[str, str] = {}
-    prompt = getattr(config, "prompt", None)
-    if prompt is not None:
-        template = load_template(prompt.template)
-        PromptRenderer(template)
-        found["prompt.template (its text)"] = hash_text(template)
-    model = getattr(config, "model", None)
-    if isinstance(model, ModelConfig) and not _names_model(stage):
-        found["model (its files)"] = check_model(model, getattr(config, "endpoint", None))
-    guideline = getattr(config, "guideline", None)
-    if isinstance(guideline, GuidelineConfig):
-        found["guideline.path (its text)"] = hash_text(_read_text("guideline.path", guideline.path))
-    elif isinstance(guideline, str) and "guideline" not in stage.wires:
-        found["guideline (its text)"] = hash_text(_read_text("guideline", guideline))
-    source = getattr(config, "source", None)
-    if isinstance(source, SourceConfig):
-        files = [f"{file.url} {file.fingerprint}" for file in list_source_files(source)]
-        found["source.paths (their files)"] = hash_text("\n".join(sorted(files)))
-    return found
-
-
-def _names_model(stage: Stage) -> bool:
-    return any(key in stage.wires for key in ("model.path", "model.adapter"))
-
-
-def _read_text(key: str, path: str) -> str:
-    filesystem, inside = open_filesystem(path)
-    try:
-        return str(filesystem.cat_file(inside).decode())
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise UserError(f"{key} = {path}: can't be read: {error}") from error
 
 
 @dataclass(frozen=True)

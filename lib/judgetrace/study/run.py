@@ -18,7 +18,9 @@ from typing import Any
 from rich.console import Console
 
 from judgetrace.config import UserError
-from judgetrace.run_folder import Fence, RunFolder
+from judgetrace.products import PRODUCTS
+from judgetrace.run_folder import ContractError, Fence, RunFolder
+from judgetrace.run_report import count_left
 from judgetrace.storage import Folder, encode_json
 from judgetrace.study.kinds import KINDS, Kind
 from judgetrace.study.outputs import identify_output
@@ -164,6 +166,8 @@ class StudyRun:
             if not isinstance(error, UserError):
                 traceback.print_exc()
             why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            if isinstance(error, ContractError):
+                why += f"\nIn a study --redo {stage.name} does the stage again, in a fresh folder."
             ended = replace(record, state="failed", why=why[:2000])
         ended = replace(ended, seconds=round(time.monotonic() - started, 1))
         self._set(stage, ended)
@@ -192,7 +196,7 @@ class StudyRun:
         return {name: (self._study / folder).url for name, folder in found.items()}
 
     def _describe_end(self, stage: Stage, record: Record, status: int) -> Record:
-        if status == STOPPED_EARLY_STATUS:
+        if status == STOPPED_EARLY_STATUS or self._is_undecided(stage, record):
             return replace(record, state="stopped", why=self._find_reason(record))
         if status:
             return replace(record, state="failed", why=f"its job ended with status {status}")
@@ -200,6 +204,17 @@ class StudyRun:
             return replace(record, state="failed", why=f"its job ended well, but left no {KINDS[stage.kind].done}")
         output = identify_output(stage.kind, record.folder, self._study / record.folder)
         return replace(record, state="complete", output=output.to_json())
+
+    def _is_undecided(self, stage: Stage, record: Record) -> bool:
+        """Whether a job that asks units left some undecided, whatever status it gives that (limits.early_status)."""
+        kind, run = KINDS[stage.kind], RunFolder(self._study / record.folder)
+        if kind.product is None or "limit" not in kind.grows or run.has_manifest():
+            return False
+        if record.counted.get("limit") is None:
+            return True
+        # A pilot writes no manifest.
+        corpus = self._study / self.records["prepare"].folder
+        return count_left(run, corpus, PRODUCTS[kind.product]) > 0
 
     def _find_reason(self, record: Record) -> str:
         states = RunFolder(self._study / record.folder).read_states()

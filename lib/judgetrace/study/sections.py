@@ -65,10 +65,12 @@ def merge(*layers: Sections) -> dict[str, Any]:
 
 
 def flatten(sections: Sections, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value); an empty section is a value."""
+    """Yield (dotted key, value); a list of sections has its places as keys, an empty section is a value."""
     for key, value in sections.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(own, Mapping) for own in value):
+            yield from flatten({str(place): own for place, own in enumerate(value)}, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

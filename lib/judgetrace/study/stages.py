@@ -50,7 +50,7 @@ class Stage:
     takes: tuple[str, ...] = ()
     """Further stages whose results it takes where there are any."""
     about: Mapping[str, str] = field(default_factory=dict)
-    """What readers of the study's files want to know: rater, guideline, role, arm."""
+    """What readers of the study's files want to know: rater, guideline, role, arm, dimension (where it rates one)."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -177,6 +177,8 @@ class _Builder:
                 wires["after"] = [Ref(earlier) for earlier in names[:number]]
                 layers.insert(0, {"proposal": run})
             yield self._make(name, "infer", wires, layers)
+            for earlier in names[:number]:
+                self._refuse_pilot(earlier, f"the proposal {run!r}")
 
     def _build_verify(self, section: Mapping[str, Any]) -> Iterator[Stage]:
         common, own = self._split_names("verify", section, self._runs)
@@ -184,7 +186,17 @@ class _Builder:
             name = stage.name.replace("infer", "verify", 1)
             wires = {"corpus": Ref("prepare"), "traces": Ref(stage.name), "run": Ref(name)}
             run = stage.name.removeprefix("infer.")
+            self._refuse_pilot(stage.name, "[verify]")
             yield self._make(name, "verify", wires, [common, own[run]])
+
+    def _refuse_pilot(self, stage: str, reader: str) -> None:
+        """Raise UserError where a stage would read a run that will never be complete."""
+        limit = self._stages[stage].config.get("limit")
+        if limit is not None:
+            raise UserError(
+                f"{stage}.limit = {limit!r}: a pilot is no complete run, and {reader} takes complete ones alone\n"
+                f"drop the limit (prepare.limit makes the whole corpus smaller), or {reader}"
+            )
 
     def _build_train(self) -> Iterator[Stage]:
         arms = [rater for rater in self._raters if rater.arm is not None]
@@ -203,16 +215,22 @@ class _Builder:
     def _build_rate(self, rater: Rater, refined: bool) -> Stage:
         name = f"rate.{rater.name}" + (".refined" if refined else "")
         wires: dict[str, Any] = {"corpus": Ref("prepare"), "run": Ref(name)}
+        dimension = self._refine.get("dimension") if refined else None
         if refined:
             wires["guideline"] = Ref("refine", "guideline.md")
         return self._make(
             name,
             "rate",
             wires | self._wire_model(rater),
-            [*self._layer_rater(rater), {"rater_id": rater.name + ("-refined" if refined else "")}],
+            [
+                *self._layer_rater(rater),
+                {"rater_id": rater.name + ("-refined" if refined else "")},
+                {"dimensions": [dimension]} if dimension else {},
+            ],
             rater=rater.name + ("-refined" if refined else ""),
             guideline="refined" if refined else "original",
             role="control" if rater.is_control else "rater",
+            **({"dimension": dimension} if dimension else {}),
         )
 
     def _layer_rater(self, rater: Rater) -> list[Mapping[str, Any]]:
@@ -236,6 +254,7 @@ class _Builder:
 
     def _build_recalibrate(self) -> Stage:
         wires = {"corpus": Ref("prepare"), "ratings": Ref(f"rate.{UNTUNED}"), "run": Ref("recalibrate")}
+        self._refuse_pilot(f"rate.{UNTUNED}", f"the control {RECALIBRATED!r}")
         about = {"rater": RECALIBRATED, "guideline": "original", "role": "control"}
         layers = [{"rater_id": RECALIBRATED, "splits": ["test"]}, self._study.recalibrate]
         return self._make("recalibrate", "recalibrate", wires, layers, **about)
@@ -244,6 +263,12 @@ class _Builder:
         traces = self._list_runs("infer", self._read)
         if not traces:
             raise UserError("refine: there are no traces to read; give the study a section [infer]")
+        if len(self._scorers) < 2 and not self._refine.get("allow_one_rater"):
+            raise UserError(
+                f"refine.raters: {self._scorers}: a guideline that helps one rater may not help others\nexpected: two "
+                "or more; give the study a section [train], name further raters as rate.others with a section "
+                "[rate.NAME] each, or set refine.allow_one_rater = true"
+            )
         refine = dict(self._refine)
         common, own = self._split_names("refine.rater", refine.pop("rater", {}), self._scorers)
         raters = []
