@@ -88,7 +88,7 @@ def test_a_better_guideline_wins_and_a_second_run_asks_nothing(tmp_path, corpus,
     out = capsys.readouterr().out
     assert "(refine_guideline): complete" in out
     assert "rubric-1 replaces the original guideline" in out
-    # Another challenger on the same items: its interval is at a level for two, and the report says so.
+    # Another challenger on the same items: its interval is at the level of the second, and the report says so.
     better = [candidates[0], Candidate("rubric-7", "rubric", 7, make_candidates(0.99)[1].text)]
     assert run_refine(config, better) == 0
     again = folder.read_json("refinement.json")
@@ -98,7 +98,7 @@ def test_a_better_guideline_wins_and_a_second_run_asks_nothing(tmp_path, corpus,
         1,
     )
     report = folder.read_bytes("report.md").decode()
-    assert "at a level for 2 challengers" in report
+    assert "at the level of challenger 2 on these items" in report
     assert "The test split has been rated with 1 other refined guideline(s)" in report
 
 
