@@ -74,7 +74,7 @@ def describe_echo(
     known = {tuple(_list_own_words(clause, levels)) for clause in _CLAUSE_END.split(prompt)}
     kept, asked = ({*list_grams(_list_own_words(some, levels), run)} for some in (original, prompt))
     words = [word for clause in clauses for word in clause]
-    is_whole = [tuple(clause) in known for clause in clauses for _ in clause]
+    is_whole = [found for clause in clauses for found in [tuple(clause) in known] * len(clause)]
     is_kept, is_asked = _mark_runs(words, kept, run), _mark_runs(words, asked - kept, run)
     counted = [n for n in range(len(words)) if not is_kept[n]]
     echoed = [n for n in counted if is_asked[n] or is_whole[n]]
