@@ -2,14 +2,15 @@
 
 python -m jobs.export_traces CONFIG.toml [--section.key=value ...]
 
-Goes shard by shard and starts no Ray. manifest.json is written last: its existence means complete.
+Goes shard by shard and starts no Ray. manifest.json is written last: its existence means complete. Of an earlier export
+only the formats that are asked for are replaced; a folder that another job wrote is refused.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from rich.console import Console
 from judgetrace.config import UserError, load_config, run_job
 from judgetrace.exporting.config import ExportTracesConfig
 from judgetrace.exporting.conversations import ConversationWriter, write_chats
+from judgetrace.exporting.own_files import JOB, UNFINISHED, begin_export, check_output
 from judgetrace.exporting.run import export_shard, write_descriptions
 from judgetrace.exporting.selection import TraceFilter, make_filter
 from judgetrace.guideline import parse_guideline
@@ -39,16 +41,19 @@ def main(arguments: list[str]) -> int:
     shards = list_trace_shards(config.traces)
     if not shards:
         raise UserError(f"traces = {config.traces}: no traces/shard-*.parquet there\nexpected: runs of infer_traces")
-    writer = make_writer(config)
+    inputs = RunInputs(config.corpus, config.guideline, config.prompt.template)
+    check_units_of(config.traces, inputs.corpus_id)
+    writer = make_writer(config, inputs)
     check_verification("selection.verification", config.selection.verification)
     chosen = make_filter(shards, config.selection, config.split)
+    output = Folder(config.output)
+    sources = [("corpus", config.corpus), *(("one of traces", run) for run in config.traces)]
+    check_output(output, sources, config.formats)
     if config.dry_run:
         first = next(list_chats(shards, chosen, config, writer), None)
         print(json.dumps(first, indent=1, ensure_ascii=False))
         return 0
-    output = Folder(config.output)
-    output.delete(["manifest.json"])
-    clear(output)
+    begin_export(output, config.formats)
     counts: Counter[str] = Counter()
     for number, shard in enumerate(shards):
         traces = read(shard)
@@ -58,12 +63,13 @@ def main(arguments: list[str]) -> int:
     output.write_json(
         "manifest.json",
         {
-            "job": "export_traces",
+            "job": JOB,
             "config": config.model_dump(mode="json"),
             "counts": counts,
             "versions": list_versions(),
         },
     )
+    output.delete([UNFINISHED])
     console = Console(highlight=False)
     console.print(", ".join(f"{count:,} {what}" for what, count in counts.items()) or "nothing to export")
     if "pairs" in counts or not config.max_pairs or not {"trl", "llamafactory"} & set(config.formats):
@@ -86,16 +92,19 @@ def read(shard: TraceShard) -> pa.Table:
     return read_traces(Folder(shard.run), shard.name, TRACES.names)
 
 
-def clear(output: Folder) -> None:
-    """Delete what an earlier export wrote: its shards may have been more."""
-    for folder in ("trl", "llamafactory", "datasets", "argilla"):
-        own = output / folder
-        own.delete(own.list_files(recursive=True))
+def check_units_of(runs: Sequence[str], corpus_id: str) -> None:
+    """Raise UserError for a run of infer_traces over another corpus; it need not be complete."""
+    for run in runs:
+        try:
+            found = Folder(run).read_json("contract.json")["corpus"]
+        except FileNotFoundError:
+            continue  # of decide_again, which keeps none
+        if found != corpus_id:
+            raise UserError(f"traces: {run}: its units are of another corpus than `corpus`; give runs over that one")
 
 
-def make_writer(config: ExportTracesConfig) -> ConversationWriter:
+def make_writer(config: ExportTracesConfig, inputs: RunInputs) -> ConversationWriter:
     """Make the writer of conversations as train_rater would write them."""
-    inputs = RunInputs(config.corpus, config.guideline, config.prompt.template)
     form = config.thinking.format
     special: list[str] = []
     opens = False

@@ -29,7 +29,7 @@ class GuidedGenerator(GuidedModel):
             return Completion(f"The label {request.seed % 7} is said plainly.\nNothing else is said.", "stop", 12)
         qualities = self._script.get("qualities", [0.5])
         quality = qualities[request.seed % len(qualities)]
-        text = f"Rate 1, 2, 3, 4 or 5 as the label says that stands there, with quality {quality}."
+        text = f"Give 1 where the label is one, 2 for two, 3 for three, 4 for four, 5 for five: quality {quality}."
         return Completion(f"<codebook>\n{text}\n</codebook>", "stop", 20)
 
     async def score_levels(self, request_id: str, prompt: Prompt, levels: Sequence[str]) -> LevelScores:

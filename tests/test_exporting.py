@@ -11,9 +11,11 @@ import pyarrow as pa
 import pytest
 
 from jobs import export_traces
+from judgetrace.config import UserError
 from judgetrace.exporting.config import ExportTracesConfig
 from judgetrace.exporting.conversations import ConversationWriter, write_chats, write_pairs
 from judgetrace.exporting.formats import write_argilla_records, write_argilla_settings
+from judgetrace.exporting.own_files import UNFINISHED, begin_export, check_output
 from judgetrace.exporting.run import export_shard, write_descriptions
 from judgetrace.exporting.selection import make_filter
 from judgetrace.guideline import Guideline
@@ -132,6 +134,62 @@ def test_the_job_leaves_out_what_train_rater_would_and_names_hinted_traces(
     assert manifest["counts"]["chats"] == 3
     records = json.loads((tmp_path / "out/argilla/records-00000.json").read_text())
     assert [record["metadata"].get("hinted") for record in records] == ["True"] * 6 + [None] * 3
+    assert export_traces.main([str(config), "--formats=trl"]) == 0
+    assert (tmp_path / "out/argilla/records-00000.json").exists()
+    assert not (tmp_path / "out/unfinished.json").exists()
+
+
+def test_an_export_replaces_its_own_files_of_the_formats_asked_for_and_nothing_else(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    begin_export(output, ["trl", "datasets"])
+    own = ["trl/chats/shard-00007.jsonl", "datasets/data/train-00007.parquet", "datasets/README.md"]
+    foreign = ["datasets/mine/x.parquet", "datasets/data/train-mine.parquet", "trl/shard-00007.jsonl", "notes.json"]
+    for name in (*own, *foreign):
+        output.write_atomic(name, b"{}")
+
+    # As after a kill: no manifest was written.
+    check_output(output, [], ["trl", "datasets"])
+    begin_export(output, ["trl"])
+    assert output.list_files(recursive=True) == sorted([*own[1:], *foreign, UNFINISHED])
+    output.write_json("manifest.json", {"job": "export_traces"})
+    output.delete([UNFINISHED])
+    check_output(output, [], ["datasets"])
+    begin_export(output, ["datasets"])
+    assert output.list_files(recursive=True) == sorted([*foreign, UNFINISHED])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("manifest.json", {"job": "rate_items"}, "manifest.json there is of another job"),
+        ("manifest-00000.json", {"generation": 0}, "manifest-00000.json there is of another job"),
+        ("contract.json", {"corpus": "c"}, "contract.json there is of another job"),
+        ("datasets/README.md", "mine", "1 files there would be replaced, and no earlier export wrote them"),
+    ],
+)
+def test_a_folder_that_another_job_or_a_person_wrote_is_refused(
+    tmp_path: Path, name: str, content: object, said: str
+) -> None:
+    output = Folder(str(tmp_path))
+    output.write_json(name, content)
+    with pytest.raises(UserError, match=said):
+        check_output(output, [], ["datasets"])
+
+
+def test_the_corpus_and_the_traces_are_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url in ("run", "run/", str(tmp_path / "run")):
+        with pytest.raises(UserError, match="is one of traces itself"):
+            check_output(Folder("run"), [("corpus", "corpus"), ("one of traces", url)], ["trl"])
+
+
+def test_traces_of_another_corpus_are_refused_and_a_partial_run_is_not(tmp_path: Path) -> None:
+    run = Folder(str(tmp_path))
+    export_traces.check_units_of([run.url], "one")
+    run.write_json("contract.json", {"corpus": "one"})
+    export_traces.check_units_of([run.url], "one")
+    with pytest.raises(UserError, match="its units are of another corpus"):
+        export_traces.check_units_of([run.url], "two")
 
 
 @pytest.fixture

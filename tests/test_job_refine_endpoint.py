@@ -83,7 +83,9 @@ def write(text: str, seed: int) -> dict:
     """Critiques of a trace, or a guideline whose quality the seed chooses, with thinking in a field of its own."""
     if "codebook>" not in text:
         return chat_answer(f"The label {seed % 7} is said plainly.\nNothing else is said.", reasoning_content="Hm.")
-    rubric = f"Rate 1, 2, 3, 4 or 5 as the label says that stands there, with quality {QUALITIES[seed % 3]}."
+    rubric = (
+        f"Give 1 where the label is one, 2 for two, 3 for three, 4 for four, 5 for five: quality {QUALITIES[seed % 3]}."
+    )
     return chat_answer(f"<codebook>\n{rubric}\n</codebook>", reasoning_content="Hm.")
 
 

@@ -74,6 +74,8 @@ def test_a_better_guideline_wins_and_a_second_run_asks_nothing(tmp_path, corpus,
         assert rows[name]["raters_icc"] > 0.8
     assert rows["rubric-1"]["raters_icc_change_low"] < 0 < rows["rubric-1"]["raters_icc_change_high"]
     assert rows["both-0"]["raters_icc"] is None
+    assert rows["rubric-1"]["people_exact_change_low"] > 0
+    assert rows["both-0"]["people_mse"] is None
     assert found["agreement_on"] == "test"
     assert "rubric-1" in folder.read_bytes("report.md").decode()
     asked = read_journal(journal)
@@ -88,7 +90,7 @@ def test_a_better_guideline_wins_and_a_second_run_asks_nothing(tmp_path, corpus,
     out = capsys.readouterr().out
     assert "(refine_guideline): complete" in out
     assert "rubric-1 replaces the original guideline" in out
-    # Another challenger on the same items: its interval is at a level for two, and the report says so.
+    # Another challenger on the same items: its interval is at the level of the second, and the report says so.
     better = [candidates[0], Candidate("rubric-7", "rubric", 7, make_candidates(0.99)[1].text)]
     assert run_refine(config, better) == 0
     again = folder.read_json("refinement.json")
@@ -98,7 +100,7 @@ def test_a_better_guideline_wins_and_a_second_run_asks_nothing(tmp_path, corpus,
         1,
     )
     report = folder.read_bytes("report.md").decode()
-    assert "at a level for 2 challengers" in report
+    assert "at the level of challenger 2 on these items" in report
     assert "The test split has been rated with 1 other refined guideline(s)" in report
 
 
@@ -125,6 +127,7 @@ def test_without_a_sound_candidate_there_is_no_race_and_the_report_says_so(tmp_p
     assert "The original guideline is returned" in report
     assert "level_missing: 5 of 5" in report
     assert "Few items: the racing half has 20 items in 20 groups" in report
+    assert "Whether a candidate keeps to this dimension was not checked" in report
 
 
 def test_the_test_split_can_be_left_alone(tmp_path, corpus):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from judgetrace.refining.confirm import ConfirmConfig, confirm_challenger, keep_original
+from judgetrace.refining.confirm import ConfirmConfig, confirm_challenger, find_level, keep_original
 
 CONFIG = ConfirmConfig()
 
@@ -21,8 +21,8 @@ def test_a_challenger_that_is_better_by_more_than_the_interval_replaces_the_orig
 
     assert (found.is_replaced, found.reason, found.num_items, found.num_groups) == (True, "better", 500, 500)
     assert found.difference == pytest.approx(apart.mean())
-    # The normal interval of a mean; the bootstrap's own error is about 4% of its width.
-    width = 1.96 * apart.std() / math.sqrt(500)
+    # The normal interval of a mean at 96.25%; the bootstrap's own error is about 4% of its width.
+    width = stats.norm.isf(0.75 * 0.025) * apart.std() / math.sqrt(500)
     assert (found.low, found.high) == pytest.approx((apart.mean() - width, apart.mean() + width), abs=0.1 * width)
     assert found.describe().startswith("The refined guideline is returned: on 500 items in 500 groups that took no")
 
@@ -65,10 +65,29 @@ def test_each_further_challenger_on_the_same_items_widens_the_interval() -> None
     config = CONFIG.model_copy(update={"replicates": 20_000})
     alone, third = (confirm_challenger(challenger, original, name_items(400), config, 0, num_looks=n) for n in (1, 3))
 
-    # The mean's interval is about normal: at 95% for one, at 98.33% for each of three.
-    ratio = stats.norm.isf(0.05 / 6) / stats.norm.isf(0.025)
-    assert (third.high - third.low) / (alone.high - alone.low) == pytest.approx(ratio, rel=0.03)
-    assert "at a level for 3 challengers" in third.describe()
+    # The mean's interval is about normal: at 96.25% for the first, at 1 - .05 / 24 for the third.
+    ratio = stats.norm.isf(0.025 / 24) / stats.norm.isf(0.025 * 3 / 4)
+    assert (third.high - third.low) / (alone.high - alone.low) == pytest.approx(ratio, rel=0.05)
+    assert "at the level of challenger 3 on these items" in third.describe()
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
+def test_the_errors_of_any_number_of_challengers_add_up_to_no_more_than_is_stated(level: float) -> None:
+    for number in (1, 2, 5, 50):
+        spent = math.fsum(1 - find_level(level, look) for look in range(1, number + 1))
+        assert spent <= (1 - level) * (1 + 1e-9)
+    # The first look loses little: a wider interval by 6% at .95.
+    assert stats.norm.isf((1 - find_level(0.95, 1)) / 2) / stats.norm.isf(0.025) < 1.07
+
+
+def test_a_late_challengers_interval_has_replicates_beyond_its_ends() -> None:
+    # At look 8 each end leaves out .00011: of 2,000 replicates it would be the farthest, at .0005.
+    rng = np.random.default_rng(6)
+    apart = rng.normal(0.0, 1.0, 400)
+    found = confirm_challenger(apart, np.zeros(400), name_items(400), CONFIG, seed=0, num_looks=8)
+    assert found.low is not None
+    width = stats.norm.isf(0.025 / (4 * 8 * 7)) * apart.std() / math.sqrt(400)
+    assert apart.mean() - found.low == pytest.approx(width, rel=0.06)
 
 
 def test_the_order_of_items_changes_nothing() -> None:

@@ -129,7 +129,10 @@ def test_the_words_of_a_template_of_the_users_own_are_the_prompts(tmp_path: Path
     task = LintTask(Scale(values=FIVE), "clarity", (), ORIGINAL, prompt)
     text = "Compose a splendid booklet about 1, 2, 3, 4 and 5 for us, please."
 
-    assert [finding.reason for finding in lint_text(text, task, [], LintConfig())] == ["echoed"]
+    assert [finding.reason for finding in lint_text(text, task, [], LintConfig())] == [
+        "level_undescribed",
+        "echoed",
+    ]
 
 
 @pytest.mark.parametrize("name", ["rate_item", "recover_rating"])

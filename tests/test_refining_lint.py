@@ -4,10 +4,12 @@ from judgetrace.refining.lint import (
     Finding,
     LintConfig,
     LintTask,
+    choose_other_names,
     extract_guideline,
     find_copied,
     find_missing_levels,
     lint_guideline,
+    lint_text,
 )
 from judgetrace.scale import Scale
 
@@ -75,6 +77,45 @@ def test_levels_must_be_named(levels: tuple[str, ...], text: str, missing: list[
     assert find_missing_levels(text, Scale(values=levels)) == expected
 
 
+def test_what_surrounds_a_rubric_can_not_name_a_level_for_it() -> None:
+    rubric = "Level 1: flat. Level 2: some layers."
+    text = f"## Complexity from 1 to 3\n\n{rubric}\n\nGive 3 where it is rich."
+
+    assert lint_text(text, TASK, [], CONFIG, procedure="Give 3 where it is rich.") == []
+    assert lint_text(text, TASK, [], CONFIG, rubric=rubric) == [Finding("level_missing", "1 of 3: ['3']")]
+
+
+@pytest.mark.parametrize(
+    ("levels", "text", "undescribed"),
+    [
+        (("1", "2", "3"), "Answer with 1, 2 or 3. Mind mood, pace, voice, plot and style.", ["1", "2", "3"]),
+        (("1", "2", "3"), "Answer with 1, 2 or 3. Mind mood, pace, voice and plot. 3 is rich.", ["1", "2"]),
+        (("1", "2", "3"), "Answer with 1, 2 or 3. Flat texts get a 1, rich ones 2 or 3.", []),
+        (("1", "2", "3"), "| 1 | flat |\n| 2 | some layers |\n| 3 | rich |", []),
+        (("1", "2", "3"), "### 1\nFlat.\n### 2\nSome layers.\n### 3\nRich.", []),
+        (("-1", "0", "1"), "\u22121, 0 or 1, by mood, pace, voice, plot and style.", ["-1", "0", "1"]),
+        (("No", "Yes"), "Yes where it convinces, else No.", []),
+        (("No", "Yes"), "Answer Yes or No. Mind mood, pace and voice.", ["No", "Yes"]),
+        (("not sexist", "sexist"), "Answer sexist or not sexist. It is sexist where it slurs.", ["not sexist"]),
+    ],
+)
+def test_a_level_that_is_only_in_lists_of_all_is_not_described(
+    levels: tuple[str, ...], text: str, undescribed: list[str]
+) -> None:
+    task = LintTask(Scale(values=levels), "complexity", (), "Rate it.")
+    expected = [Finding("level_undescribed", f"{len(undescribed)} of {len(levels)}: {undescribed}")]
+
+    assert lint_text(text, task, [], CONFIG) == (expected if undescribed else [])
+    assert lint_text(text, task, [], LintConfig(described_words=0)) == []
+
+
+def test_other_names_are_those_of_dimensions_and_sections_in_their_first_spelling() -> None:
+    names = ["style", "Story_Structure", "story structure", "fluency / pacing", "Style", ""]
+
+    assert choose_other_names("Style", names) == ("fluency / pacing", "Story_Structure")
+    assert choose_other_names("", ["", "Style"]) == ("Style",)
+
+
 def test_the_names_of_other_dimensions_do_not_belong() -> None:
     assert list_reasons(GOOD + " Mind its Engagement.") == ["other_dimension"]
     assert list_reasons(GOOD + " Mind the story structure.") == ["other_dimension"]
@@ -104,7 +145,7 @@ def test_a_dimension_may_be_named_without_what_stands_before_the_slash() -> None
 
 
 def test_an_everyday_word_can_be_allowed() -> None:
-    config = LintConfig(allowed_names=("engagement",))
+    config = LintConfig(allowed_names=("Engagement",))
 
     assert lint_guideline(f"<codebook>{GOOD} Engagement.</codebook>", TASK, [], config).is_sound
 

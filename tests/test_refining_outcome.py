@@ -10,7 +10,14 @@ from judgetrace.refining.confirm import ConfirmConfig, keep_original
 from judgetrace.refining.contest import Contest, hold_contest
 from judgetrace.refining.entries import list_entries
 from judgetrace.refining.guideline_file import diff_guidelines
-from judgetrace.refining.outcome import CANDIDATES, Outcome, Spent, describe_outcome, tabulate_candidates
+from judgetrace.refining.outcome import (
+    CANDIDATES,
+    Outcome,
+    Spent,
+    describe_agreement,
+    describe_outcome,
+    tabulate_candidates,
+)
 from judgetrace.refining.racing import RaceConfig
 from judgetrace.refining.report import write_report
 from judgetrace.refining.trace_choice import TraceSupply
@@ -81,6 +88,27 @@ def test_a_candidate_has_how_far_raters_agree_with_each_other_and_what_it_change
     assert rows["rubric-0"]["raters_icc_change"] == pytest.approx(1.5)
     assert rows["rubric-0"]["raters_alpha_change_low"] > 0
     assert rows["both-0"]["raters_icc"] is None
+
+
+def test_a_candidate_has_how_far_raters_agree_with_people_on_the_mean() -> None:
+    rows = {row["name"]: row for row in tabulate_candidates(WON).to_pylist()}
+
+    # Rater a is one level off in every item with the original, by -2 or 1: MSE (4 + 1 + 1) / 3. Rater b is right.
+    assert (rows["original"]["people_mse"], rows["original"]["people_exact"]) == pytest.approx((1.0, 0.5))
+    assert rows["original"]["people_tau_change"] is None
+    assert (rows["rubric-0"]["people_mse"], rows["rubric-0"]["people_mse_change"]) == pytest.approx((0.0, -1.0))
+    assert (rows["rubric-0"]["people_tau"], rows["rubric-0"]["people_icc"]) == pytest.approx((1.0, 1.0))
+    assert rows["rubric-0"]["people_tau_change_low"] > 0
+    assert rows["both-0"]["people_tau"] is None
+
+
+def test_one_rater_is_its_own_mean_and_a_nominal_scale_has_no_error_to_square() -> None:
+    targets = np.arange(60) % 2 + 1.0
+    ratings = Ratings(["a"], targets[None], None, targets, [str(n) for n in range(60)])
+    scale = Scale(values=("1", "2"), type="nominal")
+    found = describe_agreement(measure_change(ratings, scale, replicates=200, seed=0, level=0.95))
+
+    assert found == {"people_exact": 1.0, **dict.fromkeys(f"people_exact_change{end}" for end in ("", "_low", "_high"))}
 
 
 def test_the_description_is_json_with_verdict_and_interval() -> None:

@@ -62,6 +62,18 @@ def test_the_verdict_at_the_end_goes_as_a_whole_unless_nothing_else_is_there(tra
         ("No full marks here.", "No [removed] here."),
         ("Not the lowest possible score.", "Not [removed]."),
         ("Rate it 4.", "Rate it [removed]."),
+        ("My score is 4 - the prose sings.", "My score is [removed] - the prose sings."),
+        ("It is a 4 – lively prose.", "It is a [removed] – lively prose."),
+        ("So 4 - lively prose.", "So [removed] - lively prose."),
+        ("I'd give it four - the prose is good.", "I'd give it [removed] - the prose is good."),
+        ("A rating of 4 - the prose is good.", "A rating of [removed] - the prose is good."),
+        ("Rated: 4\nReasons follow here.", "Rated: [removed]\nReasons follow here."),
+        ("So I say 4\nReasons follow here.", "So I say [removed]\nReasons follow here."),
+        (
+            "So ends my answer to the question\n4\nIt is dull.",
+            "So ends my answer to the question\n[removed]\nIt is dull.",
+        ),
+        ("So it is\n4.\nIt is dull.", "So it is\n[removed].\nIt is dull."),
     ],
 )
 def test_a_rating_inside_the_reasoning_is_masked_and_its_sentence_stays(trace, left):
@@ -93,6 +105,9 @@ def test_a_rating_inside_the_reasoning_is_masked_and_its_sentence_stays(trace, l
         "At one point, she bemoans the fact.",
         "It is richer than Stories 2 and 3, and than Story 1.",
         "It happens in para. 12 and 15/16.",
+        "It is a 4-part story, for 4 reasons.",
+        "A 3- or 4-part story of 4\u00a0characters.",
+        "It has 3 - 4 scenes.",
     ],
 )
 def test_counts_parts_lists_and_other_numbers_stay(trace):
@@ -140,6 +155,10 @@ def test_a_trace_without_a_rating_keeps_all_but_outer_blanks(scale, trace):
         (FIVE, "Four characters meet.", False),
         (FIVE, "Of ten it is six.", False),
         (FIVE, "This is 4, plainly.", True),
+        (FIVE, "It is 4 - the prose sings.", True),
+        (FIVE, "It is 4\nReasons follow here.", True),
+        (FIVE, "It is four – lively prose.", True),
+        (FIVE, "A 4-part story, a four-part story.", False),
         (FIVE, "It reaches the upper end of the scale.", True),
         (WORDS, "Its goodness shows.", True),
         (BOOL, "No proof is given.", False),

@@ -103,13 +103,16 @@ class PromptRenderer:
     ) -> list[dict[str, str]]:
         """Render the chat messages of one unit; item text can't carry tags or special tokens into the prompt.
 
+        Nor can the guideline carry special tokens; it may speak of tags.
+
         `told` is what the prompt tells beside the item: hint, trace. Raises UserError where the template names an
         unknown variable.
         """
         safe = {name: neutralise(text, self._special_tokens) for name, text in fields.items()}
         try:
             text = self._template.render(
-                guideline=guideline.strip(),
+                # A model may have written it.
+                guideline=split_tokens(guideline.strip(), self._special_tokens),
                 dimension=dimension,
                 fields=safe,
                 levels=list(scale.values),
@@ -140,7 +143,11 @@ def neutralise(text: str, special_tokens: Sequence[str] = ()) -> str:
     pair, which no tokenizer takes, becomes "?".
     """
     text = text.encode("utf-8", "replace").decode()
-    text = _CONTROL_TAG.sub("‹\\1›", text)
+    return split_tokens(_CONTROL_TAG.sub("‹\\1›", text), special_tokens)
+
+
+def split_tokens(text: str, special_tokens: Sequence[str]) -> str:
+    """Split special tokens by a zero-width space, so that a person still reads the same."""
     for token in special_tokens:
         if token and token in text:
             text = text.replace(token, f"{token[0]}\u200b{token[1:]}")

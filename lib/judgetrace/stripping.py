@@ -6,9 +6,9 @@ What is masked, by MASK:
 - any number beside a word for ratings ("a score of 3.5", "I'd give it a 4", "4 stars", "level 2");
 - fractions of a scale ("4/5", "4 out of 5"; not "15/16");
 - the ends and the middle of the scale by name ("the highest rating");
-- a number that is a level and stands alone: neither a count ("4 characters"), nor the number of a part ("paragraph 4",
-  "4." at the head of a line), nor part of another number (40, 4.5, 4th, 4%). Before a function word ("4 because", "3 or
-  4") it stands alone;
+- a number that is a level and stands alone: neither a count ("4 characters", "4-part"), nor the number of a part
+  ("paragraph 4", "4." at the head of a line), nor part of another number (40, 4.5, 4th, 4%). Before a function word ("4
+  because", "3 or 4"), a dash ("4 - it is rich") or the end of a line it stands alone;
 - numbers spelled out, only after a word for ratings or as "a four": "one" and "two" are common words;
 - the names of levels that are words: everywhere, but single letters and words as common as "yes" and "no" only as an
   answer (alone in quotes or bold, after a word for ratings, or as a whole clause).
@@ -23,7 +23,7 @@ from functools import lru_cache
 from judgetrace.scale import Scale
 
 MASK = "[removed]"
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Rises when a trace would be stripped otherwise: verdicts of different rules must not mix."""
 _SPELLED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _COMMON_WORDS = frozenset({"yes", "no", "true", "false", "none", "neither", "both", "other", "maybe", "same"})
@@ -61,18 +61,27 @@ _ANY_NUMBER = (
     r"|(?<!this )(?<!that )(?<!the )(?<!each )(?<!pick )(?<!choose )one"
     r"(?!\s+(?:of|another|who|that|which|can|the|an?|to|point)\b))\b)"
 )
+_BLANK = r"[^\S\r\n]"
+"""What follows a number on the next line says nothing of it: "Rating: 4", then "Reasons follow"."""
 _NOUN = rf"(?!(?:{_NOT_A_COUNT}|stars?|points?)\b)[^\W\d_]{{2,}}"
+_HYPHENATED = rf"[-–](?:[^\W\d_]|{_BLANK}+(?:or|to|and){_BLANK}+\d+[-–][^\W\d_])"
+"""As in "4-part", "3- or 4-part": without a blank before; with one it is a dash."""
 _NOT_COUNTED = (
-    rf"(?!\s*[-–]\s*[^\W\d_])(?!\s+{_NOUN})(?!\s*(?:or|to|and|[-–])\s*(?:\d+|{'|'.join(_SPELLED)})\s+{_NOUN})"
+    rf"(?!{_HYPHENATED})(?!{_BLANK}+{_NOUN})"
+    rf"(?!{_BLANK}*(?:or|to|and|[-–]){_BLANK}*(?:\d+|{'|'.join(_SPELLED)}){_BLANK}+{_NOUN})"
 )
 _DEGREE = r"(?:(?:very|clear|solid|strong|weak|low|high|generous|safe|firm|mere|straightforward)\s+)*"
 _NUMBER = re.compile(r"(?<![\w$€£#.])(?<!\d[,:/])(?:(?<![^\s(*\"'“:])[-−])?\d+(?:\.\d+)?(?![\w%])(?!\.\d)(?![,:/]\d)")
 _COUNTED = re.compile(
-    rf"\s*[-–]\s*[^\W\d_]|\s*(?:or|to|and|[-–])\s*\d+\s+{_NOUN}|\s+(?!{_NOT_A_COUNT}\b)[^\W\d_]{{2,}}", re.IGNORECASE
+    rf"{_HYPHENATED}|{_BLANK}*(?:or|to|and|[-–]){_BLANK}*\d+{_BLANK}+{_NOUN}"
+    rf"|{_BLANK}+(?!{_NOT_A_COUNT}\b)[^\W\d_]{{2,}}",
+    re.IGNORECASE,
 )
-_PART_BEFORE = re.compile(rf"\b{_PART_NOUN}\s+(?:\d+\s*(?:,|and|or|&|to|-|–)\s*){{0,4}}$", re.IGNORECASE)
+_PART_BEFORE = re.compile(
+    rf"\b{_PART_NOUN}{_BLANK}+(?:\d+{_BLANK}*(?:,|and|or|&|to|-|–){_BLANK}*){{0,4}}$", re.IGNORECASE
+)
 _LINE_HEAD = re.compile(r"(?:^|\n)[\s>*#-]*$")
-_LIST_TAIL = re.compile(r"[.)]\**\s+\S")
+_LIST_TAIL = re.compile(rf"[.)]\**{_BLANK}+\S")
 _NEARBY = 40
 """Characters that are looked at on both sides of a number: a long text costs no more for each of its numbers."""
 _RANGE_BEFORE = re.compile(r"\[removed\]\s*[-–]\s*$")

@@ -119,6 +119,8 @@ def write_argilla_records(traces: pa.Table) -> Iterator[dict[str, Any]]:
             continue
         fields = json.loads(row["fields"])
         item = "\n\n".join(f"{name}: {text}" if len(fields) > 1 else str(text) for name, text in fields.items())
+        # Half a surrogate pair, as JSON can escape it, is no text to other tools.
+        item = item.encode("utf-8", "replace").decode()
         # Several runs may have accepted a unit.
         further = [] if row["proposal"] in (None, FIRST_PROPOSAL) else [row["proposal"]]
         yield {

@@ -143,7 +143,7 @@ def make_candidates(
 
     with EnginePool(GENERATOR, GeneratorWorker, (resolved,), generator.engine, wait_s) as pool:
         caller = Caller(pool, calls, watch, contract, commit_every_s=commit_every_s, drain_s=drain_s)
-        embed = partial(embed_texts, config=sections.embedding, log=vectors, note=note_embedded)
+        embed = partial(embed_texts, config=sections.embedding, log=vectors, note=note_embedded, wait_s=wait_s)
         return Generated(*writer.write(chosen, caller.ask, embed), supply)
 
 

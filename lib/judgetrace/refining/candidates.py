@@ -210,16 +210,19 @@ class CandidateWriter:
         errors = [written[part].error for part in list_parts(kind, seed) if written[part].error]
         if errors:
             return Candidate(name, kind, seed, "", error="; ".join(map(str, errors)), num_calls=calls)
-        rubric, procedure, own = self._parts.rubric, self._parts.procedure, []
+        rubric = procedure = None
         if kind != "instructions":
             rubric = _lower_headings(written[f"rubric-{seed}"].text or "", "###")
-            own.append(rubric)
         if kind != "rubric":
             procedure = _lower_headings(written[f"instructions-{seed}"].text or "", "####")
-            own.append(procedure)
-        text = GuidelineParts(self._parts.frame, rubric, procedure).text
+        kept = self._parts
+        text = GuidelineParts(
+            kept.frame,
+            kept.rubric if rubric is None else rubric,
+            kept.procedure if procedure is None else procedure,
+        ).text
         items = [trace.item for trace in chosen.list_traces(seed, self._selection.per_level)]
-        findings = lint_text(text, self._task, items, self._lint, own)
+        findings = lint_text(text, self._task, items, self._lint, rubric=rubric, procedure=procedure)
         problems = tuple(f"{f.reason}: {f.detail}" for f in findings)
         return Candidate(name, kind, seed, text, problems, num_calls=calls)
 

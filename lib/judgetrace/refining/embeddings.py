@@ -140,9 +140,13 @@ class EmbeddingStage:
         return {"position": batch["position"], "vector": vectors, "prompt_tokens": counted}
 
 
-def embed_on_ray(texts: Sequence[str], config: EmbeddingConfig) -> list[dict[str, Any]]:
-    """Embed sentences on a pool of Ray Data workers; returns vector and prompt_tokens of each, in their order."""
+def embed_on_ray(texts: Sequence[str], config: EmbeddingConfig, wait_s: float) -> list[dict[str, Any]]:
+    """Embed sentences on a pool of Ray Data workers; returns vector and prompt_tokens of each, in their order.
+
+    Raises UserError where no worker is up within `wait_s`.
+    """
     import ray
+    from ray.exceptions import GetTimeoutError
 
     from judgetrace.session import StageWatch
     from judgetrace.tasks import quieten_ray_data
@@ -160,22 +164,32 @@ def embed_on_ray(texts: Sequence[str], config: EmbeddingConfig) -> list[dict[str
         max_restarts=MAX_RETRIES,
         max_task_retries=MAX_RETRIES,
     )
+    # Else it would wait for ever where the generator's engines, which stay up, leave it no room.
+    stage.context.wait_for_min_actors_s = math.ceil(wait_s)
     found: dict[int, dict[str, Any]] = {}
     needs = {"CPU": config.num_cpus, "GPU": config.num_gpus}
     with StageWatch("embed critiques", needs, limit_s=math.inf, notice_s=NOTICE_S) as watch:
-        for row in stage.iter_rows():
-            watch.progress()
-            vector = np.asarray(row["vector"], np.float32).tolist()
-            found[int(row["position"])] = {"vector": vector, "prompt_tokens": int(row["prompt_tokens"])}
+        try:
+            for row in stage.iter_rows():
+                watch.progress()
+                vector = np.asarray(row["vector"], np.float32).tolist()
+                found[int(row["position"])] = {"vector": vector, "prompt_tokens": int(row["prompt_tokens"])}
+        except GetTimeoutError as error:
+            raise watch.give_up() from error
     return [found[position] for position in range(len(texts))]
 
 
 def embed_texts(
-    texts: Sequence[str], config: EmbeddingConfig, log: PartLog, note: Callable[[Sequence[Row]], None]
+    texts: Sequence[str],
+    config: EmbeddingConfig,
+    log: PartLog,
+    note: Callable[[Sequence[Row]], None],
+    wait_s: float,
 ) -> np.ndarray:
     """Embed sentences [N], those that the log does not have on Ray; returns vectors [N, D].
 
-    `note` is told the rows of EMBEDDINGS as they are committed, and may raise to end the run.
+    `note` is told the rows of EMBEDDINGS as they are committed, and may raise to end the run. Raises UserError where no
+    worker is up within `wait_s`.
     """
     embedder = fingerprint_embedder(config)
     keys = [hash_text(text) for text in texts]
@@ -187,7 +201,7 @@ def embed_texts(
         left, known = list(missing.items()), {"embedder": embedder, "outcome": "embedded"}
         for start in range(0, len(left), COMMITTED_AT_ONCE):
             some = left[start : start + COMMITTED_AT_ONCE]
-            rows = embed_on_ray([text for _, text in some], config)
+            rows = embed_on_ray([text for _, text in some], config, wait_s)
             made = [known | {"text": key} | row for (key, _), row in zip(some, rows, strict=True)]
             log.commit(made)
             note(made)

@@ -20,7 +20,7 @@ def list_sections(inputs: RefineInputs) -> CandidateSections:
 
 def make_task(inputs: RefineInputs) -> CandidateTask:
     """Collect what is refined, and from which traces."""
-    others = tuple(name for name in inputs.dimensions if name != inputs.dimension)
+    others = inputs.list_other_names()
     return CandidateTask(inputs.guideline, inputs.dimension, others, inputs.scale, inputs.config.traces)
 
 

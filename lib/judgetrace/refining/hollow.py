@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from judgetrace.refining.lint_words import is_named, list_grams, list_words, remove_levels
+from judgetrace.refining.lint_words import find_levels, is_named, list_grams, list_words, remove_levels
 
 _CLAUSE_END = re.compile(r"[.:;!?\n]+")
 LIST_WORDS = frozenset(
@@ -36,6 +36,32 @@ def describe_bare_levels(text: str, levels: Sequence[str], least: int) -> str | 
     return f"{len(words)} words besides the levels: {sorted(words)}, expected {needed} or more"
 
 
+def list_undescribed(text: str, levels: Sequence[str]) -> list[str]:
+    """List the levels that a text names only in lists of all levels, with nothing but LIST_WORDS between them.
+
+    What stands beside such a list tells no level from another; what stands beside one or some levels may be theirs.
+    """
+    named: set[str] = set()
+    described: set[str] = set()
+    for row in _list_rows(text, levels):
+        named |= row
+        described |= row if len(row) < len(levels) else set()
+    return [level for level in levels if level in named - described]
+
+
+def _list_rows(text: str, levels: Sequence[str]) -> list[set[str]]:
+    """List the levels that a text names one after the other, without a word of its own between them, each once."""
+    rows: list[set[str]] = []
+    end = 0
+    for level, start, stop in find_levels(text, levels):
+        words = {word for word in list_words(text[end:start]) if not word.isdecimal()} - LIST_WORDS
+        if words or not rows or level in rows[-1]:
+            rows.append(set())
+        rows[-1].add(level)
+        end = stop
+    return rows
+
+
 def describe_echo(
     text: str, prompt: str, original: str, levels: Sequence[str], *, run: int, max_share: float
 ) -> str | None:
@@ -48,7 +74,7 @@ def describe_echo(
     known = {tuple(_list_own_words(clause, levels)) for clause in _CLAUSE_END.split(prompt)}
     kept, asked = ({*list_grams(_list_own_words(some, levels), run)} for some in (original, prompt))
     words = [word for clause in clauses for word in clause]
-    is_whole = [tuple(clause) in known for clause in clauses for _ in clause]
+    is_whole = [found for clause in clauses for found in [tuple(clause) in known] * len(clause)]
     is_kept, is_asked = _mark_runs(words, kept, run), _mark_runs(words, asked - kept, run)
     counted = [n for n in range(len(words)) if not is_kept[n]]
     echoed = [n for n in counted if is_asked[n] or is_whole[n]]

@@ -14,6 +14,7 @@ from judgetrace.guideline import Guideline, parse_guideline
 from judgetrace.prompts import load_template
 from judgetrace.refining.config import RefineGuidelineConfig, check_raters
 from judgetrace.refining.held_items import HeldItems, Part, merge_items, pick_items
+from judgetrace.refining.lint import choose_other_names
 from judgetrace.run_inputs import SHARDS_READ_AT_ONCE, RunInputs
 from judgetrace.scale import Scale
 from judgetrace.teachable import check_verification
@@ -95,10 +96,23 @@ class RefineInputs:
         with ThreadPoolExecutor(SHARDS_READ_AT_ONCE) as pool:
             return merge_items(pool.map(pick, [number for number, _ in self.corpus.shards]), rule)
 
+    def list_other_names(self) -> tuple[str, ...]:
+        """List what a guideline of this dimension must not name: other dimensions and sections, and those given.
+
+        A corpus may have been prepared of one dimension alone, while its guideline has sections for all.
+        """
+        known = (*self.dimensions, *self.corpus.scale.dimensions, *self.guideline.sections)
+        return choose_other_names(self.dimension, (*known, *self.config.lint.other_names))
+
     def list_shortages(self) -> Iterator[str]:
         """List what there is too little of, each as a sentence."""
         if len(self.config.raters) < 2:
             yield "One rater: what makes it rate better may not help others; take two or more, of different families."
+        if not self.list_other_names():
+            yield (
+                "Whether a candidate keeps to this dimension was not checked: neither corpus nor guideline names "
+                "another one, nor does lint.other_names."
+            )
         names: dict[Part, str] = {"race": "the racing half", "confirm": "the confirming half", "test": "the test split"}
         wanted = {"race": self.config.race.first_look, "confirm": self.config.confirm.min_groups, "test": MIN_GROUPS}
         for part, name in names.items():

@@ -2,7 +2,8 @@
 
 Knows the scale, the names of dimensions, the texts of items and the words of our own prompts; knows no model. What the
 original guideline says is never held against a candidate that keeps it. A candidate fails that does not name all
-levels, names other dimensions, copies an item, is too long, is a bare list of the levels, or says our prompt again.
+levels, lists them without a word for each, names other dimensions, copies an item, is too long, or says our prompt
+again.
 
 Copied text is found by n-grams of words, as benchmarks look for training data: Brown et al., "Language models are
 few-shot learners" (2020), appendix C (8 to 13 words).
@@ -18,7 +19,7 @@ from pydantic import BaseModel, Field
 
 from judgetrace.config import STRICT
 from judgetrace.guideline import normalise_heading
-from judgetrace.refining.hollow import describe_bare_levels, describe_echo
+from judgetrace.refining.hollow import describe_bare_levels, describe_echo, list_undescribed
 from judgetrace.refining.lint_words import is_named, list_grams, list_words
 from judgetrace.scale import Scale
 
@@ -42,7 +43,13 @@ class LintConfig(BaseModel):
         "of Chinese or Japanese is a word.",
     )
     allowed_names: tuple[str, ...] = Field(
-        default=(), description="Other dimensions whose names are everyday words, which a guideline may use."
+        default=(),
+        description="Other dimensions or sections whose names are everyday words, which a guideline may use.",
+    )
+    other_names: tuple[str, ...] = Field(
+        default=(),
+        description="Names of other dimensions, which a guideline must not use, besides those of the corpus and the "
+        "sections of its guideline.",
     )
     whole_item_words: int = Field(
         default=5, ge=2, description="An item shorter than copied_words is copied as a whole if it has so many words."
@@ -52,7 +59,8 @@ class LintConfig(BaseModel):
         ge=0,
         description="What the generator wrote is a bare list of levels, if it names two or more and has fewer "
         "different words than this besides them (than there are levels, where those are fewer). Numbers and what only "
-        "introduces a list (rate, level, possible, one of, ...) are not counted. 0 allows bare lists.",
+        "introduces a list (rate, level, possible, one of, ...) are not counted. 0 allows bare lists, and levels that "
+        "a rubric names only in lists of all levels.",
     )
     echoed_words: int = Field(
         default=5,
@@ -76,7 +84,7 @@ class LintTask:
     scale: Scale
     dimension: str
     other_dimensions: Sequence[str]
-    """Names of the corpus's other dimensions."""
+    """Names that do not belong into a guideline of this one."""
     original: str
     """The guideline that the candidate is to replace."""
     prompt: str = ""
@@ -87,7 +95,9 @@ class LintTask:
 class Finding:
     """One thing that is wrong with a candidate."""
 
-    reason: str  # tags, text_outside, empty, level_missing, other_dimension, copied, too_long, bare_levels, echoed
+    reason: str
+    """tags, text_outside, empty, level_missing, level_undescribed, other_dimension, copied, too_long, bare_levels, or
+    echoed."""
     detail: str
 
 
@@ -116,18 +126,29 @@ def lint_guideline(output: str, task: LintTask, items: Iterable[str], config: Li
 
 
 def lint_text(
-    text: str, task: LintTask, items: Iterable[str], config: LintConfig, written: Sequence[str] | None = None
+    text: str,
+    task: LintTask,
+    items: Iterable[str],
+    config: LintConfig,
+    *,
+    rubric: str | None = None,
+    procedure: str | None = None,
 ) -> list[Finding]:
     """Lint a guideline's text, whatever its tags were; else as lint_guideline.
 
-    `written` are the parts of it that a model wrote; the whole by default.
+    `rubric` and `procedure` are the parts of it that a model wrote; where neither is given, the whole is its rubric.
+    What else the text says can't make up for a level that a rubric leaves out.
     """
+    if rubric is None and procedure is None:
+        rubric = text
+    written = [part for part in (rubric, procedure) if part is not None]
     return [
-        *find_missing_levels(text, task.scale),
+        *find_missing_levels(text if rubric is None else rubric, task.scale),
+        *find_undescribed_levels(rubric or "", task.scale, config),
         *find_other_dimensions(text, task, config.allowed_names),
         *find_copied(text, task.original, items, config),
         *find_overlong(text, task.original, config),
-        *(finding for part in ([text] if written is None else written) for finding in find_hollow(part, task, config)),
+        *(finding for part in written for finding in find_hollow(part, task, config)),
     ]
 
 
@@ -155,16 +176,31 @@ def find_missing_levels(text: str, scale: Scale) -> list[Finding]:
     return [Finding("level_missing", f"{len(missing)} of {len(scale.values)}: {missing[:5]}")] if missing else []
 
 
+def find_undescribed_levels(rubric: str, scale: Scale, config: LintConfig) -> list[Finding]:
+    """Find levels that a rubric names, but only in lists of all levels."""
+    found = list_undescribed(rubric, scale.values) if config.described_words else []
+    return [Finding("level_undescribed", f"{len(found)} of {len(scale.values)}: {found[:5]}")] if found else []
+
+
+def choose_other_names(dimension: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Choose those of some names that are not the dimension's, sorted; the first spelling of each."""
+    found: dict[str, str] = {}
+    for name in names:
+        found.setdefault(_normalise(name), name)
+    return tuple(found[name] for name in sorted({*found} - {"", _normalise(dimension)}))
+
+
 def find_other_dimensions(text: str, task: LintTask, allowed: Sequence[str] = ()) -> list[Finding]:
     """Find names of other dimensions that are not `allowed`, where the text has them more often than the original.
 
     "Narrative Pacing" names "Fluency/Narrative Pacing", too. Case, and blanks around "/", do not matter; "_" is one.
     A name inside of this dimension's own is not counted.
     """
-    own = _list_names(task.dimension)
+    own, may = _list_names(task.dimension), {_normalise(name) for name in allowed}
     found = sorted(
         other
-        for other in set(task.other_dimensions) - set(allowed)
+        for other in set(task.other_dimensions)
+        if _normalise(other) not in may
         for name in _list_names(other)
         if name not in own and _count_name(name, text, own) > _count_name(name, task.original, own)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 PLAIN = str.maketrans({"\u2019": "'", "\u2212": "-"})
 _LIST_MARK = re.compile(r"^[ \t]*\d+[.)](?=[ \t])", re.MULTILINE)
@@ -32,6 +32,17 @@ def is_named(level: str, text: str, levels: Sequence[str]) -> bool:
         text = _LIST_MARK.sub("", text)
     longer = [other for other in levels if len(other) > len(level) and level.casefold() in other.casefold()]
     return re.search(_match_phrase(level), remove_levels(text, longer), re.IGNORECASE) is not None
+
+
+def find_levels(text: str, levels: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """Find where a text names levels, as `is_named` has it, in its order: (level, start, end)."""
+    text = text.translate(PLAIN)  # one character for one: places stay
+    longest_first = sorted(levels, key=len, reverse=True)
+    marks = [match.span() for match in _LIST_MARK.finditer(text)]
+    for match in re.finditer("|".join(f"({_match_phrase(level)})" for level in longest_first), text, re.IGNORECASE):
+        level = longest_first[(match.lastindex or 1) - 1]
+        if not (level.isdecimal() and any(start <= match.start() < stop for start, stop in marks)):
+            yield level, *match.span()
 
 
 def remove_levels(text: str, levels: Sequence[str]) -> str:

@@ -15,6 +15,12 @@ from judgetrace.refining.held_items import HeldItems, Part
 from judgetrace.refining.standings import STANDINGS, list_standings
 from judgetrace.refining.trace_choice import TraceSupply
 
+ALPHAS = {f"alpha_{kind}": "alpha" for kind in ("nominal", "ordinal", "interval")}
+FIGURES = {
+    "people": {"kendall_tau_b": "tau", "icc_3_1": "icc", "mse": "mse", "exact_agreement": "exact"},
+    "raters": {"icc_3_1": "icc"} | ALPHAS,
+}
+"""Whose agreement -> statistic of agreement_change.CHANGES -> its name in columns of CANDIDATES."""
 CANDIDATES = pa.schema(
     [
         ("name", pa.string()),
@@ -25,11 +31,13 @@ CANDIDATES = pa.schema(
         ("error", pa.string()),  # why a call failed that it needed; null otherwise
         ("why_out", pa.string()),  # why it did not enter the race; null where it did, or would have
         *(field for field in STANDINGS if field.name != "candidate"),  # null where there was no race for it
-        # Agreement of all raters with each other on the items of the race that all have rated with the original and the
-        # candidate, its paired change from the original, and that one's interval; null where undefined
+        # Agreement on the items of the race that have been rated with the original and the candidate, its paired change
+        # from the original, and that one's interval; null where undefined. people: of raters with people's labels, the
+        # mean over raters; raters: of all raters with each other
         *(
-            (f"raters_{figure}{end}", pa.float64())
-            for figure in ("icc", "alpha")
+            (f"{who}_{figure}{end}", pa.float64())
+            for who, figures in FIGURES.items()
+            for figure in dict.fromkeys(figures.values())
             for end in ("", "_change", "_change_low", "_change_high")
         ),
         # Calls of the generator that it was made from: critiques, drafts, merges; shared ones are counted for each
@@ -91,23 +99,23 @@ def tabulate_candidates(outcome: Outcome) -> pa.Table:
         row |= {"name": candidate.name, "kind": candidate.kind, "seed": candidate.seed, "text": candidate.text or None}
         row |= {"problems": list(candidate.problems), "error": candidate.error, "why_out": entry.why_out}
         row |= {"num_calls": candidate.num_calls}
-        row |= describe_panel(outcome.raced.get(entry.name))
+        row |= describe_agreement(outcome.raced.get(entry.name))
         row |= vars(outcome.spent.get(entry.name, Spent())) | {"is_winner": entry.name == outcome.contest.winner}
         row.pop("candidate", None)
         rows.append(row)
     return pa.Table.from_pylist(rows, CANDIDATES)
 
 
-def describe_panel(changes: pa.Table | None) -> dict[str, float | None]:
-    """Describe how far all raters agree with each other under a candidate, by the names of CANDIDATES' columns."""
-    rows = [] if changes is None else [row for row in changes.to_pylist() if row["comparison"] == RATERS]
+def describe_agreement(changes: pa.Table | None) -> dict[str, float | None]:
+    """Describe how far raters agree with people and each other under a candidate, by names of CANDIDATES' columns."""
     found: dict[str, float | None] = {}
-    for row in rows:
-        # Of pairs and all raters: all come last, and two raters are one pair.
-        figure = {"icc_3_1": "icc"}.get(row["statistic"], "alpha" if row["statistic"].startswith("alpha_") else None)
+    for row in [] if changes is None else changes.to_pylist():
+        who = "raters" if row["comparison"] == RATERS else "people"
+        figure = FIGURES[who].get(row["statistic"])
         if figure is not None:
-            ends = {f"raters_{figure}_{end}": row[end] for end in ("change", "change_low", "change_high")}
-            found |= {f"raters_{figure}": row["before"] if row["after"] is None else row["after"]} | ends
+            # The last one counts: the mean follows the raters, all raters follow the pairs. One alone is the mean.
+            ends = {f"{who}_{figure}_{end}": row[end] for end in ("change", "change_low", "change_high")}
+            found |= {f"{who}_{figure}": row["before"] if row["after"] is None else row["after"]} | ends
     return found
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from judgetrace.decisions import tabulate_rows
 from judgetrace.storage import Folder, encode_parquet
 
 PARTS_READ_AT_ONCE = 16
@@ -86,10 +87,11 @@ class PartLog:
         while new := [row for row in rows if not self.is_final(*self._find_key(row))]:
             if self._check is not None:
                 self._check()
-            table = pa.Table.from_pylist([dict(row) for row in new], self._schema)
+            table = tabulate_rows(new, self._schema)
             name = f"part-{self._num_parts:05d}.parquet"
             if self._folder.put_if_absent(name, encode_parquet(table)):
-                self._take(new)
+                # As whoever reads the part later has them.
+                self._take(table.to_pylist())
                 return len(new)
             known = self._num_parts
             self.refresh()

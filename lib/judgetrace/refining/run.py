@@ -16,9 +16,9 @@ import pyarrow as pa
 from rich.console import Console
 
 from judgetrace.config import UserError
-from judgetrace.engine import EngineConfig
 from judgetrace.refining.agreement_change import CHANGES, Ratings, measure_change
 from judgetrace.refining.candidate_config import GENERATOR
+from judgetrace.refining.config import RefineGuidelineConfig
 from judgetrace.refining.contest import Contest, hold_contest
 from judgetrace.refining.driver_watch import DriverWatch, StoppedEarlyError
 from judgetrace.refining.engine_pool import EnginePool
@@ -48,7 +48,7 @@ def refine(console: Console, inputs: RefineInputs, started_here: bool, generate:
     for name, engine in engines.items():
         check_resources(name, needs_of(engine), started_here)
     if started_here:
-        check_room({rater.rater: rater.engine for rater in config.raters})
+        check_rooms(config)
     run.check_store()
     run.check_contract(inputs.contract())
     driver = run.claim(time.time(), describe_run(inputs))
@@ -69,17 +69,35 @@ def refine(console: Console, inputs: RefineInputs, started_here: bool, generate:
     return 0
 
 
-def check_room(engines: Mapping[str, EngineConfig]) -> None:
-    """Check that a Ray that can't grow has room for the first engines of all raters at once. Raises UserError."""
+def check_rooms(config: RefineGuidelineConfig) -> None:
+    """Check that a Ray that can't grow has room for all that is up at once: none would end to make way for another.
+
+    Raises UserError.
+    """
+    raters = {rater.rater: rater.engine for rater in config.raters}
+    firsts = [needs_of(engine) for engine in raters.values() for _ in range(engine.min_replicas)]
+    check_room(f"raters: the first engines of {list(raters)}", firsts, "Lower their engine.num_{}s (fractions may do).")
+    if {"rubric", "both"} & set(config.candidates.kinds):
+        engine, embedding = config.generator.engine, config.embedding
+        writers = [needs_of(engine) for _ in range(engine.max_replicas)]
+        check_room(
+            "generator and embedding: generator.engine.max_replicas engines and one embedding worker",
+            [*writers, {"CPU": embedding.num_cpus, "GPU": embedding.num_gpus}],
+            "Lower generator.engine.max_replicas, or num_{}s of generator.engine or embedding (fractions may do).",
+        )
+
+
+def check_room(who: str, needs: Sequence[Mapping[str, float]], remedy: str) -> None:
+    """Check that Ray has what several workers need together, given the resources of each. Raises UserError."""
     import ray
 
     have = ray.cluster_resources()
     for name in ("CPU", "GPU"):
-        wanted = sum(engine.min_replicas * needs_of(engine)[name] for engine in engines.values())
+        wanted = sum(need[name] for need in needs)
         if wanted > have.get(name, 0.0):
             raise UserError(
-                f"raters: the engines of {list(engines)} are used at once and need {wanted:g} {name}; this machine has "
-                f"{have.get(name, 0.0):g}\nLower their engine.num_{name.lower()}s (they may be fractions)."
+                f"{who} are up at once and need {wanted:g} {name}; this machine has {have.get(name, 0.0):g}\n"
+                + remedy.format(name.lower())
             )
 
 
