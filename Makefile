@@ -48,7 +48,7 @@ lint: $(DEV_STAMP) ## Check style, format and types
 bench: $(DEV_STAMP) ## Run the benchmarks but rater_gain, which takes hours; each prints one JSON object last
 	@for name in engine_ratio sampling_efficiency streaming_scale resume rating agreement \
 	    train_ingest train_parity racing report \
-	    planning skew scaling million; do
+	    planning skew million scaling; do
 	    echo "== $$name"
 	    $(PY) -m tests.bench.$$name
 	done

@@ -26,6 +26,7 @@ from judgetrace.scale import ScaleConfig
 from judgetrace.schema import ITEMS, TRACES, unit_key
 from judgetrace.session import RayConfig, connect_ray
 from judgetrace.storage import Folder, encode_json
+from judgetrace.tasks import run_tasks
 
 
 class DecideAgainConfig(BaseModel):
@@ -63,9 +64,12 @@ def main(arguments: list[str]) -> int:
             f"prepare it with shards.buckets = {buckets['run']}, so that the same items lie together"
         )
     scale = ScaleConfig.model_validate(read_finished(new)[0]["config"]["scale"])
-    task = DecideBucket(config, new, scale, SamplingConfig(**sampled["sampling"]), buckets["run"])
+    decider = BucketDecider(config, new, scale, SamplingConfig(**sampled["sampling"]), buckets["run"])
+    counts: Counter[str] = Counter()
     with connect_ray(config.cluster):
-        counts = _map_buckets(task, buckets["run"])
+        numbers = range(buckets["run"])
+        for found in run_tasks("decide_again", decider.decide, numbers, wait_s=config.cluster.wait_s):
+            counts.update(found)
     Folder(config.output).write_atomic(
         "manifest.json",
         encode_json({"config": config.model_dump(mode="json"), "sampled_with": sampled, "counts": dict(counts)}),
@@ -76,17 +80,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _map_buckets(task: DecideBucket, num_buckets: int) -> Counter[str]:
-    import ray
-
-    buckets = ray.data.from_items([{"bucket": n} for n in range(num_buckets)], override_num_blocks=num_buckets)
-    total: Counter[str] = Counter()
-    for row in buckets.map_batches(task, batch_size=1, num_cpus=1).iter_rows():
-        total[row["what"]] += row["count"]
-    return total
-
-
-class DecideBucket:
+class BucketDecider:
     """Decides the units of one bucket; writes a trace file for each of the run's, returns counts."""
 
     def __init__(
@@ -95,9 +89,8 @@ class DecideBucket:
         self._config, self._corpus, self._scale, self._num_buckets = config, corpus, scale, num_buckets
         self._sampling = sampling.model_copy(update={"mode": "sequential"})
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Decide the bucket of the batch's one row."""
-        (bucket,) = (int(number) for number in batch["bucket"])
+    def decide(self, _: int, bucket: int) -> Counter[str]:
+        """Decide the units of a bucket; returns how many had which outcome."""
         labels = self._read_labels(bucket)
         counts: Counter[str] = Counter()
         run, output = Folder(self._config.run), Folder(self._config.output)
@@ -109,7 +102,7 @@ class DecideBucket:
                 counts.update(row["outcome"] for row in decided)
                 table = pa.Table.from_pylist(decided, schema=TRACES)
                 (output / "traces").write_atomic(f"shard-{shard:05d}.parquet", encode_shard(table, tally_traces(table)))
-        return {"what": list(counts), "count": list(counts.values())}
+        return counts
 
     def _read_labels(self, bucket: int) -> dict[tuple[str, str, str], dict[str, Any]]:
         labels = {}

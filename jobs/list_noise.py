@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     counts: Counter[str] = Counter()
     first: list[dict[str, Any]] = []
     with connect_ray(config.cluster):
-        for found in run_tasks("list_noise", list_shard, tasks):
+        for found in run_tasks("list_noise", list_shard, tasks, wait_s=config.cluster.wait_s):
             counts.update(found.counts)
             first = heapq.nsmallest(config.show, [*first, *found.first], key=rank_suspect)
     output.write_atomic("noise.md", write_noise(first, counts).encode())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -53,8 +54,9 @@ def main(arguments: list[str]) -> int:
     folder = Folder(config.output)
     folder.delete(["agreement.json"])
     with connect_ray(config.cluster):
-        collected = collect_counts(config, inputs, folder, run_tasks)
-        results = measure(config, collected, run_tasks)
+        run_each = partial(run_tasks, wait_s=config.cluster.wait_s)
+        collected = collect_counts(config, inputs, folder, run_each)
+        results = measure(config, collected, run_each)
     survey, total = collected.survey, collected.total
     document = describe(config, inputs, survey, total, results)
     document["seconds"] = round(time.monotonic() - started, 1)

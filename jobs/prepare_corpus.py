@@ -31,7 +31,8 @@ from judgetrace.corpus_plan import (
     print_dry_run,
 )
 from judgetrace.session import connect_ray
-from judgetrace.staging import Piece, stage_parts
+from judgetrace.sources import SourcePart
+from judgetrace.staging import Piece, StageResult, stage_parts
 from judgetrace.tasks import run_tasks
 from judgetrace.versions import list_versions
 
@@ -69,7 +70,11 @@ def stage_sources(plan: CorpusPlan) -> tuple[BucketResult, dict[int, list[Piece]
     tasks = [plan.parts] if is_pilot else [[part] for part in plan.parts]
     total = BucketResult()
     pieces: dict[int, list[Piece]] = {bucket: [] for bucket in range(stage.num_buckets)}
-    for result in run_tasks("map", lambda number, parts: stage_parts(folder, parts, stage, number), tasks):
+
+    def run(number: int, parts: list[SourcePart]) -> StageResult:
+        return stage_parts(folder, parts, stage, number)
+
+    for result in run_tasks("map", run, tasks, wait_s=plan.config.cluster.wait_s):
         total.tally.add(result.tally)
         total.files += [result.quarantine] if result.quarantine else []
         for bucket, piece in result.pieces.items():
@@ -82,8 +87,8 @@ def stage_sources(plan: CorpusPlan) -> tuple[BucketResult, dict[int, list[Piece]
 
 def reduce_buckets(plan: CorpusPlan, pieces: dict[int, list[Piece]], total: BucketResult) -> None:
     """Run the reduce stage and add its counts and the names of what it wrote."""
-    folder, rules = plan.folder, plan.rules
-    for result in run_tasks("reduce", lambda _, task: write_bucket(folder, task[0], task[1], rules), [*pieces.items()]):
+    folder, rules, tasks, wait_s = plan.folder, plan.rules, [*pieces.items()], plan.config.cluster.wait_s
+    for result in run_tasks("reduce", lambda _, task: write_bucket(folder, *task, rules), tasks, wait_s=wait_s):
         total.add(result)
 
 

@@ -41,10 +41,10 @@ def main(arguments: list[str]) -> int:
         console.print(f"run {config.run}: is complete; nothing to do", soft_wrap=True)
         return 0
     with connect_ray(config.cluster):
-        maps = fit_maps(count_shards(inputs, config.fit_split), config.fit_split, inputs.splits, config.min_items)
+        maps = fit_maps(count_shards(inputs, config), config.fit_split, inputs.splits, config.min_items)
         # Only now: a run that can't be fitted binds its folder to nothing.
         run.check_contract(contract)
-        tally = write_shards(inputs, maps, run.folder / "annotations")
+        tally = write_shards(inputs, config, maps, run.folder / "annotations")
     run.folder.write_json("manifest.json", describe(config, inputs, maps, tally))
     print_maps(console, maps, inputs)
     console.print(", ".join(f"{count:,} {outcome}" for outcome, count in sorted(tally.outcomes().items())))
@@ -52,20 +52,22 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def count_shards(inputs: RecalibrationInputs, fit_split: str) -> FitCounts:
+def count_shards(inputs: RecalibrationInputs, config: RecalibrateRaterConfig) -> FitCounts:
     """Count what the maps are fitted on, a task for each shard."""
-    annotations, scales = inputs.annotations, inputs.scales
+    annotations, scales, fit_split = inputs.annotations, inputs.scales, config.fit_split
 
     def count(_: int, name: str) -> FitCounts:
         return count_pairs(annotations.read_table(name, list(COUNTED)), fit_split, scales)
 
     counts = FitCounts()
-    for part in run_tasks("count", count, inputs.shards):
+    for part in run_tasks("count", count, inputs.shards, wait_s=config.cluster.wait_s):
         counts.add(part)
     return counts
 
 
-def write_shards(inputs: RecalibrationInputs, maps: dict[str, MonotoneMap], output: Folder) -> Tally:
+def write_shards(
+    inputs: RecalibrationInputs, config: RecalibrateRaterConfig, maps: dict[str, MonotoneMap], output: Folder
+) -> Tally:
     """Write the recalibrated shards, a task for each; a shard without a row of the wanted splits has no file."""
 
     def write(_: int, name: str) -> Tally:
@@ -76,7 +78,7 @@ def write_shards(inputs: RecalibrationInputs, maps: dict[str, MonotoneMap], outp
             output.write_atomic(name, encode_shard(rows, tally))
         return tally
 
-    return add_tallies(run_tasks("recalibrate", write, inputs.shards))
+    return add_tallies(run_tasks("recalibrate", write, inputs.shards, wait_s=config.cluster.wait_s))
 
 
 def describe(

@@ -12,6 +12,11 @@ import yaml
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"
 LAUNCHERS = ("aws", "gcp")
+NOT_RUN = {
+    "ray stop": "it ends every Ray of the machine, others' too",
+    "pip install": "it needs a package index, and changes the user's packages",
+}
+"""How the command lines begin that no test runs, and why; the README names them."""
 HEALTH_URL = re.compile(r"http://localhost:(\d+)(/\S+)")
 
 
@@ -59,6 +64,49 @@ def start_commands() -> dict[str, str]:
         for group in groups(spec):
             found[f"{name}-{group.get('groupName', 'head')}"] = operator_command(group)
     return found
+
+
+def drain_hook(group: Any) -> list[str]:
+    """Return the command that a worker's pod runs before it ends."""
+    command: list[str] = ray_container(group)["lifecycle"]["preStop"]["exec"]["command"]
+    return command
+
+
+def probe(group: Any) -> str:
+    """Return the shell line by which a pod is asked whether it is well."""
+    return str(ray_container(group)["livenessProbe"]["exec"]["command"][-1])
+
+
+def entrypoint() -> str:
+    """Return the command line of the RayJob."""
+    return str(read_yaml("kuberay/rayjob.yaml")["spec"]["entrypoint"])
+
+
+def run_commands() -> list[str]:
+    """Return the command lines that tests run, the `ray start` of each group and launcher among them."""
+    head, gpu, cpu = groups(ray_cluster_specs()["raycluster"])
+    return [*start_commands().values(), probe(head), probe(cpu), drain_hook(gpu)[-1], entrypoint()]
+
+
+def command_lines() -> list[str]:
+    """Return all command lines of the launchers and manifests, wherever they stand in them."""
+    found = [operator_command(group) for spec in ray_cluster_specs().values() for group in groups(spec)]
+    for launcher in LAUNCHERS:
+        config = read_yaml(f"{launcher}.yaml")
+        found += [line for key, lines in config.items() if key.endswith("_commands") for line in lines]
+    for file in sorted((CLUSTER / "kuberay").glob("*.yaml")):
+        for document in yaml.safe_load_all(file.read_text(encoding="utf-8")):
+            for part in walk(document):
+                if isinstance(part, dict):
+                    found += [part["entrypoint"]] if "entrypoint" in part else []
+                    found += [part[key][-1] for key in ("command", "args") if key in part]
+    return found
+
+
+def walk(value: Any) -> list[Any]:
+    """Return a value and all within it."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [value, *(found for child in inner for found in walk(child))]
 
 
 def split_start(command: str) -> tuple[str, list[str]]:

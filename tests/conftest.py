@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -62,3 +62,24 @@ def ray_cluster(s3: str) -> Iterator[Any]:
 def ray_session(ray_cluster: Any) -> str:
     """Start the cluster; returns its address."""
     return str(ray_cluster.address)
+
+
+@pytest.fixture
+def held_cpus(ray_session: str) -> Iterator[Callable[[], None]]:
+    """Hold both CPUs of the cluster, as another job's actors would; yields what sets them free."""
+    import ray
+
+    @ray.remote(num_cpus=1)
+    class Holder:
+        def ping(self) -> int:
+            return 1
+
+    holders = [Holder.remote() for _ in range(2)]
+    ray.get([holder.ping.remote() for holder in holders])
+
+    def release() -> None:
+        while holders:
+            ray.kill(holders.pop())
+
+    yield release
+    release()

@@ -28,9 +28,11 @@ import yaml
 from tests.cluster_commands import (
     HEALTH_URL,
     ROOT,
+    drain_hook,
+    entrypoint,
     groups,
+    probe,
     ray_cluster_specs,
-    ray_container,
     read_yaml,
     start_commands,
     with_options,
@@ -224,9 +226,7 @@ def test_workers_of_every_kind_join_a_head_that_offers_no_cpu(cluster: LocalClus
 
 def test_the_probes_say_that_nodes_are_well_without_a_token(cluster: LocalCluster) -> None:
     head, _, worker = groups(ray_cluster_specs()["raycluster"])
-    head_probe, worker_probe = (
-        ray_container(group)["livenessProbe"]["exec"]["command"][-1] for group in (head, worker)
-    )
+    head_probe, worker_probe = probe(head), probe(worker)
     wait_until(lambda: cluster.is_well(head_probe, "aws-head"), 30, "the head's probe")
     wait_until(lambda: cluster.is_well(worker_probe, "raycluster-cpu-on-demand"), 30, "the worker's probe")
     assert not cluster.is_well(worker_probe.replace("local_raylet_healthz", "no_such_healthz"), "aws-worker")
@@ -245,20 +245,21 @@ def test_an_entrypoint_finds_its_code_on_the_cluster(cluster: LocalCluster, sour
     else:
         runtime_env = yaml.safe_load(read_yaml("kuberay/rayjob.yaml")["spec"]["runtimeEnvYAML"])
     runtime_env["working_dir"] = str(ROOT)
-    entrypoint = shlex.split(read_yaml("kuberay/rayjob.yaml")["spec"]["entrypoint"])
-    done = cluster.submit(runtime_env, [*entrypoint, "--help"], timeout_s=120)
+    done = cluster.submit(runtime_env, [*shlex.split(entrypoint()), "--help"], timeout_s=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"usage: .*infer_traces", done.stdout), done.stdout
 
 
 def test_a_pod_that_is_to_end_drains_its_node_at_once(cluster: LocalCluster) -> None:
     where, group = "raycluster-gpu-spot", groups(ray_cluster_specs()["raycluster"])[1]
-    hook = ray_container(group)["lifecycle"]["preStop"]["exec"]["command"]
+    hook = drain_hook(group)
     node = cluster.nodes[where]
     # A pod has one Ray; this machine may have others.
     assert hook[-1].count("/proc/[0-9]*") == 1
     before = num_alive(cluster)[0]
     subprocess.run([*hook[:-1], hook[-1].replace("/proc/[0-9]*", f"/proc/{node.pid}")], check=True, timeout=10)
+    # Where Ray is the pod's first process, Kubernetes then tells it too.
+    node.terminate()
     assert node.wait(timeout=60) != 0
     wait_until(lambda: num_alive(cluster)[0] == before - 1, 30, "the node's end", cluster.logs)
-    assert "received SIGTERM. Draining for up to" in (cluster.folder / f"{where}.log").read_text()
+    assert (cluster.folder / f"{where}.log").read_text().count("received SIGTERM. Draining for up to") == 1

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ast
 import copy
+import gzip
 import inspect
-import os
+import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from ray._private import ray_constants
@@ -23,19 +26,25 @@ from judgetrace.unit_worker import LEAVING_RESERVE_S
 from tests.cluster_commands import (
     CLUSTER,
     LAUNCHERS,
+    NOT_RUN,
     ROOT,
+    command_lines,
+    drain_hook,
     groups,
     ray_cluster_specs,
     ray_container,
     read_yaml,
+    run_commands,
     split_start,
     start_commands,
+    walk,
 )
 
 DRAIN_TIMEOUT = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 GKE_POD_S = 15.0
 """What pods get of the 30 s before GKE ends a spot machine (Google, "Spot VMs" in GKE's documentation)."""
-SCHEMAS = "JUDGETRACE_KUBERAY_SCHEMAS"
+SCHEMAS = json.loads(gzip.decompress(Path(__file__).with_name("kuberay_schemas.json.gz").read_bytes()))
+"""KubeRay's own, Apache-2.0; `source` says of which version, and what is left out."""
 YAML_FILES = sorted(CLUSTER.rglob("*.yaml"))
 SPECS = ray_cluster_specs()
 SECRET_NAME = re.compile("key|token|secret|password|credential", re.IGNORECASE)
@@ -50,12 +59,26 @@ def locked(package: str) -> str:
     return re.findall(rf"^{package}==(\S+)$", text, re.MULTILINE)[0]
 
 
-@pytest.mark.skipif(not os.environ.get(SCHEMAS), reason=f"{SCHEMAS} names no validator of KubeRay's schemas")
+def find_faults(manifest: Any) -> list[str]:
+    """Hold a manifest against the operator's schema of its kind; returns where it does not fit, and why."""
+    validator = jsonschema.Draft7Validator(SCHEMAS[manifest["kind"]])
+    return [f"{error.json_path}: {error.message[:200]}" for error in validator.iter_errors(manifest)]
+
+
 @pytest.mark.parametrize("name", ["raycluster", "rayjob"])
 def test_the_operators_own_schema_finds_no_fault_in_a_manifest(name: str) -> None:
-    command = [sys.executable, os.environ[SCHEMAS], str(CLUSTER / "kuberay" / f"{name}.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "1 manifests checked, 0 faults\n"), done.stdout + done.stderr
+    assert find_faults(read_yaml(f"kuberay/{name}.yaml")) == []
+
+
+@pytest.mark.parametrize("name", ["raycluster", "rayjob"])
+def test_the_operators_own_schema_refuses_a_misspelt_field_at_any_depth(name: str) -> None:
+    manifest = read_yaml(f"kuberay/{name}.yaml")
+    cluster = manifest["spec"]["rayClusterSpec"] if name == "rayjob" else manifest["spec"]
+    gpu = cluster["workerGroupSpecs"][0]
+    places = [manifest, cluster, gpu, gpu["template"]["spec"], ray_container(gpu)]
+    for number, place in enumerate(places, start=1):
+        place["replica"] = 1
+        assert sum("'replica' was unexpected" in fault for fault in find_faults(manifest)) == number
 
 
 def test_the_jobs_cluster_is_the_standing_one() -> None:
@@ -109,15 +132,40 @@ def test_a_pod_is_probed_bounded_and_nobody(group: Any) -> None:
 
 @pytest.mark.parametrize("group", SPECS["raycluster"]["workerGroupSpecs"], ids=lambda group: group["groupName"])
 def test_a_worker_has_time_to_commit_and_to_drain(group: Any) -> None:
-    # tests/test_cluster_commands.py runs the hook.
     container = ray_container(group)
-    assert "bin/ray start" in container["lifecycle"]["preStop"]["exec"]["command"][-1]
+    assert "preStop" in container["lifecycle"], "test_cluster_commands.py and the test below run it"
     own = [variable["value"] for variable in container.get("env", []) if variable["name"] == DRAIN_TIMEOUT]
     drain_s = float(own[0]) if own else ray_constants.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
     assert drain_s > LEAVING_RESERVE_S
     if group["groupName"] == "gpu-spot":
         assert drain_s < GKE_POD_S
     assert group["template"]["spec"]["terminationGracePeriodSeconds"] >= drain_s + 30
+
+
+@pytest.mark.parametrize("name", sorted(SPECS))
+def test_the_hook_of_a_pod_ends_ray_alone_and_ends_well(name: str, tmp_path: Path) -> None:
+    ray = tmp_path / "bin" / "ray"
+    ray.parent.mkdir()
+    ray.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
+    ray.chmod(0o755)
+    started = [subprocess.Popen([ray, *words]) for words in (["start", "--block"], ["status"])]
+    started.append(subprocess.Popen(["sleep", "60"]))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for group in SPECS[name]["workerGroupSpecs"]:
+        (*shell, hook) = drain_hook(group)
+        assert hook.count("/proc/[0-9]*") == 1
+    try:
+        # A pod has these processes alone.
+        pod = " ".join(f"/proc/{process.pid}" for process in [*started, gone])
+        done = subprocess.run([*shell, hook.replace("/proc/[0-9]*", pod)], timeout=30, check=False)
+        assert done.returncode == 0
+        assert started[0].wait(timeout=30) == -signal.SIGTERM
+        assert [process.poll() for process in started[1:]] == [None, None]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def test_ray_reads_how_long_a_node_drains_from_the_variable_that_the_manifest_sets() -> None:
@@ -132,12 +180,6 @@ def test_kuberay_takes_the_token_from_a_secret_and_rights_from_accounts() -> Non
     assert spec["authOptions"] == {"mode": "token", "secretName": "judgetrace-ray-token"}
     assert {group["template"]["spec"]["serviceAccountName"] for group in groups(spec)} == names
     assert all(not group["template"]["spec"]["automountServiceAccountToken"] for group in spec["workerGroupSpecs"])
-
-
-def walk(value: Any) -> list[Any]:
-    """Return a value and all within it."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    return [value, *(found for child in inner for found in walk(child))]
 
 
 @pytest.mark.parametrize("file", YAML_FILES, ids=lambda file: file.stem)
@@ -172,7 +214,6 @@ def test_rays_own_check_takes_a_launcher_file(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_rays_own_check_refuses_a_misspelt_field(name: str) -> None:
-    import jsonschema
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     for where in ((), ("auth",), ("docker",), ("available_node_types", "gpu_spot")):
@@ -268,16 +309,31 @@ def test_every_image_and_version_is_that_of_the_locks() -> None:
     images = re.findall(r"REGISTRY/judgetrace:(\S+)", text)
     assert set(images) == {f"cpu-ray{locked('ray')}", f"gpu-ray{locked('ray')}"}
     assert {spec["rayVersion"] for spec in SPECS.values()} == {locked("ray")}
-    assert f"boto3=={locked('boto3')} s3transfer=={locked('s3transfer')}" in text
+    installed = [f"boto3=={locked('boto3')} s3transfer=={locked('s3transfer')}"]
+    assert re.findall(r"boto3==.*", text) == 2 * installed, "on the head, and on the laptop"
+
+
+def read_sizes(name: str) -> list[tuple[str, ...]]:
+    """Return the rows of a file's table of sizes: the GPU, eight figures, the machine."""
+    text = (CLUSTER / name).read_text(encoding="utf-8")
+    return re.findall(r"^#   (\w+) +" + 8 * r"([\d.]+) +" + r"(\S.*)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("name", "cloud", "key"), [("aws", "AWS", "InstanceType"), ("gcp", "Google Cloud", "machineType")]
+)
+def test_a_launcher_tells_the_sizes_of_its_own_machine(name: str, cloud: str, key: str) -> None:
+    machine = read_yaml(f"{name}.yaml")["available_node_types"]["gpu_spot"]["node_config"][key]
+    ((*row, where),) = read_sizes(f"{name}.yaml")
+    assert where == f"{cloud} {machine}"
+    assert (*row, f"{where} (cluster/{name}.yaml)") in read_sizes("kuberay/raycluster.yaml")
 
 
 def test_the_table_of_sizes_follows_from_its_own_arithmetic() -> None:
-    text = (CLUSTER / "kuberay" / "raycluster.yaml").read_text(encoding="utf-8")
-    number = r"([\d.]+)"
-    rows = re.findall(r"^#   (\w+) +" + r" +".join([number] * 8) + r"   ", text, re.MULTILINE)
-    assert [row[0] for row in rows] == ["L4", "L40S", "A100", "H100"]
+    rows = read_sizes("kuberay/raycluster.yaml")
+    assert [row[0] for row in rows] == ["L4", "L40S", "A100", "A100", "H100"]
     weights, kv = 2 * 8.03e9, 1500 * 32 * 8 * 128 * 2 * 2
-    for _, *figures in rows:
+    for _, *figures, _ in rows:
         memory, bandwidth, tflops, draws, rate, hours, price, money = (float(figure) for figure in figures)
         assert draws == min(256, (0.9 * memory * 1e9 - weights - 2e9) // kv)
         exact_rate = 0.6 * draws * bandwidth * 1e9 / (weights + draws * kv)
@@ -287,7 +343,19 @@ def test_the_table_of_sizes_follows_from_its_own_arithmetic() -> None:
         assert money == pytest.approx(exact_hours * price, rel=0.005)
 
 
-def test_lines_that_are_not_run_for_real_are_the_same_as_others_that_are() -> None:
+def test_every_command_line_is_run_by_a_test_or_named_as_one_that_is_not() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    run, left = set(run_commands()), set(command_lines()) - set(run_commands())
+    assert run <= set(command_lines())
+    for line in left:
+        (reason,) = [reason for start, reason in NOT_RUN.items() if line.startswith(start)]
+        assert reason
+    for start in NOT_RUN:
+        assert any(line.startswith(start) for line in left), start
+        assert f"`{start}`" in readme
+
+
+def test_start_lines_that_are_not_run_for_real_are_the_same_as_others_that_are() -> None:
     # tests/test_cluster_commands.py and tests/test_job_study_on_cluster.py run the others.
     commands = start_commands()
     assert commands["gcp-head"] == commands["aws-head"]

@@ -3,6 +3,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +268,24 @@ def test_a_pilot_takes_the_first_rows_and_refuses_to_grow(tmp_path: Path, ray_se
 
 
 @pytest.mark.slow
+def test_a_job_whose_cpus_others_hold_gives_up_and_runs_once_they_are_free(
+    tmp_path: Path, held_cpus: Callable[[], None]
+) -> None:
+    source = write_rows(tmp_path / "a.parquet", make_rows(6))
+    arguments = [*write_config(tmp_path, source, tmp_path / "corpus"), "--cluster.wait_s=4"]
+    waits = (
+        r"gave up: map has not moved for \d+ s: a worker needs 1 CPU; free now: nothing; .*\n.*raise cluster\.wait_s"
+    )
+    began = time.monotonic()
+    with pytest.raises(UserError, match=waits):
+        main(arguments)
+    assert time.monotonic() - began < 60
+    assert not Folder(str(tmp_path / "corpus")).list_files(".json")
+    held_cpus()
+    assert main([*arguments, "--cluster.wait_s=60"]) == 0
+
+
+@pytest.mark.slow
 def test_a_run_after_one_killed_between_its_stages_gives_the_same_files(tmp_path: Path, ray_session: None) -> None:
     source = write_rows(tmp_path / "a.parquet", make_rows(60))
     arguments = [*write_config(tmp_path, source, tmp_path / "whole"), "--shards.buckets=4"]
@@ -288,7 +308,7 @@ sys.path[:0] = [{lib!r}, {root!r}]
 import jobs.prepare_corpus as job
 from judgetrace.staging import stage_parts
 
-def run_tasks(stage, run, tasks):
+def run_tasks(stage, run, tasks, wait_s):
     if stage == "reduce":
         os.kill(os.getpid(), signal.SIGKILL)
     return [run(number, task) for number, task in enumerate(tasks)]

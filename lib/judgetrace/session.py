@@ -214,3 +214,25 @@ class StageWatch:
                 print(f"waiting: {self.describe()}", file=sys.stderr, flush=True)
                 next_notice += self._notice_s
             self.expired = waited >= self._limit_s
+
+
+def wait_for_room(
+    stage: str, needs: Mapping[str, float], count: int, wait_s: float, *, beside: Mapping[str, float] | None = None
+) -> None:
+    """Wait for room for `count` workers that need so much each, and what is to run beside them.
+
+    Ray Train and Ray Data would wait for ever, in silence. An autoscaler sees what is wanted. The room is given back at
+    once, for the stage to take. Raises UserError where there is none after `wait_s` seconds.
+    """
+    from ray.util import placement_group, remove_placement_group
+
+    if not needs:
+        return
+    group = placement_group([dict(needs)] * count + ([dict(beside)] if beside else []))
+    try:
+        with StageWatch(stage, needs, wait_s) as watch:
+            while not group.wait(1):
+                if watch.expired:
+                    raise watch.give_up()
+    finally:
+        remove_placement_group(group)

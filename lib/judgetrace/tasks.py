@@ -15,26 +15,30 @@ from typing import Any, TypeVar
 import numpy as np
 
 from judgetrace.config import UserError
-from judgetrace.session import StageWatch
+from judgetrace.session import StageWatch, wait_for_room
 
 MAX_RETRIES = 3
 PROGRESS_S = 10.0
 NOTICE_S = 55.0
+NEEDS = {"CPU": 1.0}
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def run_tasks(stage: str, run: Callable[[int, Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+def run_tasks(
+    stage: str, run: Callable[[int, Task], Result], tasks: Sequence[Task], *, wait_s: float
+) -> Iterator[Result]:
     """Run `run(number, task)` for each task and yield results as they come; prints now and then how far the stage is.
 
     `run` and its tasks are pickled. A UserError of a task is raised here as it is. A task whose worker dies runs again,
-    so it must bear a replay.
+    so it must bear a replay. Raises UserError where the cluster has no CPU for the first task within `wait_s` seconds.
     """
     import ray
     from ray import cloudpickle
 
     quieten_ray_data()
+    wait_for_room(stage, NEEDS, 1, wait_s)
 
     def call(batch: dict[str, Any]) -> dict[str, Any]:
         number, task = cloudpickle.loads(batch["task"][0])
@@ -51,7 +55,8 @@ def run_tasks(stage: str, run: Callable[[int, Task], Result], tasks: Sequence[Ta
         warnings.simplefilter("ignore")
         results = dataset.map_batches(call, batch_size=1, num_cpus=1, max_retries=MAX_RETRIES)
     told = started = time.monotonic()
-    with StageWatch(stage, {"CPU": 1.0}, limit_s=math.inf, notice_s=NOTICE_S) as watch:
+    # No limit: a task may take as long as it needs, and Ray Data does not tell whether one runs.
+    with StageWatch(stage, NEEDS, limit_s=math.inf, notice_s=NOTICE_S) as watch:
         for done, row in enumerate(results.iter_rows(), start=1):
             watch.progress()
             result = cloudpickle.loads(row["result"])

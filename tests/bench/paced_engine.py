@@ -26,8 +26,9 @@ class PacedEngine(ScriptedEngine):
 
     mean_s         mean seconds of a draw; a draw of twice the mean length takes twice as long and twice the tokens
     sigma          log-SD of a draw's length; 0: exponential
-    gate, engines  no draw begins before so many engines have put their file into this folder, which then holds the
-                   files `began` and, for each engine, `ended-PID`: when the last of its draws ended
+    gate, engines  no draw begins before so many engines are up at once: the folder has a file `ended-PID` of each,
+                   which tells when the last of its draws ended, and then `began`. One that is started again later
+                   need not wait. For engines of one machine
     """
 
     def __init__(self, spec: EngineSpec):
@@ -53,20 +54,28 @@ class PacedEngine(ScriptedEngine):
 
     async def _look_at_gate(self) -> None:
         assert self._gate is not None
-        if len(list(self._gate.glob("ended-*"))) < int(self._script["engines"]):
+        began = self._gate / "began"
+        if not began.exists() and count_living(self._gate) < int(self._script["engines"]):
             await asyncio.sleep(0.2)
             return
         self._is_open = True
         try:
-            with (self._gate / "began").open("x") as file:
+            with began.open("x") as file:
                 file.write(f"{time.time():.3f}")
         except FileExistsError:
             return
 
 
+def count_living(gate: Path) -> int:
+    """Count the engines of a gate whose process lives."""
+    return sum(Path("/proc", file.name.removeprefix("ended-")).exists() for file in gate.glob("ended-*"))
+
+
 def read_wall_s(gate: Path) -> float:
     """Read how long it took from the first draw of all engines to the end of their last one."""
-    return max(float(file.read_text()) for file in gate.glob("ended-*")) - float((gate / "began").read_text())
+    # An engine that died before any of its draws ended has left an empty file.
+    ended = [float(text) for file in gate.glob("ended-*") if (text := file.read_text())]
+    return max(ended) - float((gate / "began").read_text())
 
 
 def make_corpus(folder: Path, num_units: int, units_per_shard: int, labels: Sequence[int] = (1, 2)) -> Path:

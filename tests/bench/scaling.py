@@ -6,7 +6,9 @@ together, when all are up, so that start-up is left out. Time runs from there to
 efficiency_N          units/s on N engines over N times those on one
 slot_use_N            time that all slots would need for the draws that outcomes depend on, over the time it took: the
                       last draws, which leave slots idle, are in it
-driver_ms_per_item    CPU time of the driver's process over the units, at the largest number of engines
+driver_ms_per_item    CPU time of the driver's process over the units, at the last number of engines that was measured
+
+What could not be measured is null; `by_engines` tells why.
 """
 
 from __future__ import annotations
@@ -56,18 +58,38 @@ def measure(folder: Path, options: Any, replicas: int) -> dict[str, Any]:
 
 
 def run_part(folder: Path, options: Any, replicas: int) -> dict[str, Any]:
-    """Measure one number of engines in a process of its own."""
+    """Measure one number of engines in a process of its own; where that fails, the result holds its `error` alone."""
     part = folder / f"engines-{replicas}"
     part.mkdir()
     command = [sys.executable, "-m", "tests.bench.scaling", "--work", str(part), "--part", str(replicas)]
     command += [f"--{key.replace('_', '-')}={getattr(options, key)}" for key in FULL]
     with (part / "log").open("ab") as log:
         status = subprocess.call(command, cwd=harness.ROOT, env=harness.job_environment(), stdout=log, stderr=log)
+    result: dict[str, Any] = {"engines": replicas}
     if status:
-        raise RuntimeError(f"{replicas} engines ended with status {status}:\n{(part / 'log').read_text()[-3000:]}")
-    result: dict[str, Any] = json.loads((part / "result.json").read_text())
+        say((part / "log").read_text()[-3000:])
+        result["error"] = f"ended with status {status}: {read_last_line(part / 'log')}"
+    else:
+        result = json.loads((part / "result.json").read_text())
     say(json.dumps(result))
     return result
+
+
+def read_last_line(log: Path) -> str:
+    """Read the last line of a log: of a Python that failed, the error."""
+    return (log.read_text().strip().splitlines() or ["nothing in its log"])[-1]
+
+
+def compare(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Compare the parts; a figure is None where a part it needs has failed or was not asked for."""
+    one = next((result.get("units_per_s") for result in results if result["engines"] == 1), None)
+    figures: dict[str, Any] = {}
+    for result in results:
+        number, rate = result["engines"], result.get("units_per_s")
+        figures[f"efficiency_{number}"] = rate / number / one if rate and one else None
+        figures[f"slot_use_{number}"] = result.get("slot_use")
+    driver = [result["driver_ms_per_item"] for result in results if "driver_ms_per_item" in result]
+    return figures | {"driver_ms_per_item": driver[-1] if driver else None, "by_engines": results}
 
 
 def main(arguments: list[str]) -> None:
@@ -81,15 +103,7 @@ def main(arguments: list[str]) -> None:
         return
     folder = harness.empty_folder(options.work)
     results = [run_part(folder, options, int(number)) for number in options.engines.split(",")]
-    one = next((result for result in results if result["engines"] == 1), None)
-    figures: dict[str, Any] = {}
-    for result in results:
-        number = result["engines"]
-        if one is not None:
-            figures[f"efficiency_{number}"] = result["units_per_s"] / number / one["units_per_s"]
-        figures[f"slot_use_{number}"] = result["slot_use"]
-    figures |= {"driver_ms_per_item": results[-1]["driver_ms_per_item"], "by_engines": results}
-    harness.finish("scaling", figures, {key: getattr(options, key) for key in FULL}, simulated=True)
+    harness.finish("scaling", compare(results), {key: getattr(options, key) for key in FULL}, simulated=True)
 
 
 if __name__ == "__main__":

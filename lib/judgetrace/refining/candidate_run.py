@@ -33,6 +33,7 @@ from judgetrace.refining.token_counter import load_counter
 from judgetrace.refining.trace_choice import SelectionRule, TraceSupply, choose_traces
 from judgetrace.scale import Scale
 from judgetrace.storage import Folder
+from judgetrace.tasks import run_tasks
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def make_candidates(
     """
     writer = make_writer(task, sections)
     generator = sections.generator
-    chosen = choose_traces(task.traces, make_rule(task, sections))
+    chosen = choose_traces(task.traces, make_rule(task, sections), partial(run_tasks, wait_s=wait_s))
     supply = chosen.count_supply()
     for line in supply.describe():
         print(f"traces: {line}", file=sys.stderr, flush=True)

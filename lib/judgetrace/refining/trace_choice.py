@@ -21,7 +21,6 @@ from judgetrace.refining.selection import SELECTED, Selection, merge_selections,
 from judgetrace.scale import Scale
 from judgetrace.schema import UNIT_KEY, UnitKey, unit_key
 from judgetrace.storage import Folder
-from judgetrace.tasks import run_tasks
 from judgetrace.teachable import OVER_SHARE, find_faults, read_verdicts
 from judgetrace.trace_shards import TraceShard, list_trace_shards
 from judgetrace.traces import read_traces as read_columns
@@ -184,8 +183,8 @@ class TraceSurvey:
         return ChosenTraces(self._selections, traces, self._rule.max_hinted_share, self._left_out)
 
 
-def choose_traces(runs: Sequence[str], rule: SelectionRule, run_each: RunEach = run_tasks) -> ChosenTraces:
-    """Choose traces from runs, on Ray unless `run_each` says otherwise. Raises UserError where there is none."""
+def choose_traces(runs: Sequence[str], rule: SelectionRule, run_each: RunEach) -> ChosenTraces:
+    """Choose traces from runs. Raises UserError where there is none."""
     files = list_some_shards(runs)
     survey = TraceSurvey(rule)
     for number, found in run_each("select traces", lambda n, f: (n, survey_file(f, rule)), files):

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from judgetrace.config import UserError
 from judgetrace.run_folder import RunFolder
-from judgetrace.session import check_resources
+from judgetrace.session import check_resources, wait_for_room
 from judgetrace.storage import Folder, encode_json
 from judgetrace.tasks import run_tasks
 from judgetrace.training.board import ask_fault, watch_board
@@ -28,7 +28,7 @@ from judgetrace.training.inputs import TrainInputs, TrainPlan
 from judgetrace.training.progress import Progress
 from judgetrace.training.reading import ExampleSurvey, IndexTask, run_index_task, survey_examples, write_usable
 from judgetrace.training.standing import read_fault
-from judgetrace.training.waiting import allowing_slow_start, needs_of, wait_for_room
+from judgetrace.training.waiting import allowing_slow_start, needs_of
 from judgetrace.training.worker import TrainSpec, train
 from judgetrace.versions import list_versions
 
@@ -53,8 +53,7 @@ def survey_traces(inputs: TrainInputs) -> ExampleSurvey:
         IndexTask(number, shard, config.run, inputs.reading, inputs.encoding)
         for number, shard in enumerate(inputs.shards)
     ]
-    wait_for_room("read traces", {"CPU": 1.0}, 1, config.cluster.wait_s)
-    for _ in run_tasks("read traces", run_index_task, tasks):
+    for _ in run_tasks("read traces", run_index_task, tasks, wait_s=config.cluster.wait_s):
         pass
     survey = survey_examples(folder, len(tasks), inputs.reading)
     write_usable(folder, survey.usable)

@@ -1,12 +1,11 @@
-"""Wait until the cluster has room for all workers of a stage at once. Ray Train and Ray Data would wait in silence."""
+"""What a training worker needs, and how long a group of them may take to start."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from judgetrace.session import StageWatch
 from judgetrace.training.config import WorkersConfig
 
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -33,25 +32,3 @@ def allowing_slow_start(workers: WorkersConfig) -> Iterator[None]:
         yield
     finally:
         del os.environ[_START_TIMEOUT]
-
-
-def wait_for_room(
-    stage: str, needs: Mapping[str, float], count: int, wait_s: float, *, beside: Mapping[str, float] | None = None
-) -> None:
-    """Wait for room for `count` workers that need so much each, and what is to run beside them.
-
-    An autoscaler sees what is wanted. The room is given back at once, for the stage to take. Raises UserError where
-    there is none after `wait_s` seconds.
-    """
-    from ray.util import placement_group, remove_placement_group
-
-    if not needs:
-        return
-    group = placement_group([dict(needs)] * count + ([dict(beside)] if beside else []))
-    try:
-        with StageWatch(stage, needs, wait_s) as watch:
-            while not group.wait(1):
-                if watch.expired:
-                    raise watch.give_up()
-    finally:
-        remove_placement_group(group)
