@@ -112,7 +112,8 @@ def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, p
     )
     console.print(
         f"{survey.usable.num_rows:,} examples, {plan.steps_per_epoch:,} steps an epoch, {plan.num_steps:,} steps at "
-        f"most; {len(spec.items):,} validation items"
+        f"most; {len(spec.items):,} validation items\nUnits left out: {survey.describe_left_out()}",
+        soft_wrap=True,
     )
     if not spec.items and config.validation.max_items:
         console.print(
