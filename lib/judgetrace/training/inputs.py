@@ -46,6 +46,7 @@ class TrainInputs:
         self.deepspeed = read_deepspeed_config(config.deepspeed)
         self.fingerprint = fingerprint_model(config.model)
         self.tokenizer = load_tokenizer(config.model.path, config.model.revision)
+        self._check_base()
         self.shards = list_trace_shards(config.traces)
         if not self.shards:
             raise UserError(
@@ -55,6 +56,22 @@ class TrainInputs:
         check_trace_corpus("traces", config.traces, self.corpus.corpus_id)
         self._check_scales()
         check_verification("data.verification", config.data.verification)
+
+    def _check_base(self) -> None:
+        """Make the base, without its weights, with its adapter, as every worker will."""
+        from judgetrace.training.models import outline_model
+
+        config = self.config
+        try:
+            outline_model(config.model, config.adapter)
+        except UserError:
+            raise
+        except Exception as error:
+            modules = "" if config.adapter is None else f" with lora.target_modules = {config.adapter.target_modules}"
+            raise UserError(
+                f"model.path = {config.model.path}{modules}: can't be trained: {type(error).__name__}: {error}\n"
+                "expected: a causal language model that transformers knows, and names of its layers"
+            ) from error
 
     def _check_scales(self) -> None:
         nominal = self.corpus.scale.list_nominal()

@@ -1,0 +1,78 @@
+"""Ray Train's index of a run's checkpoints: which folders are complete. Imports neither Ray nor torch.
+
+RUN/checkpoints/checkpoint_manager_snapshot.json   Ray's; written in place, so that a kill or a full disk may cut it off
+RUN/checkpoints/index-before.json                  as it was before the newest checkpoint; Ray deletes no checkpoint of
+                                                   it before the newer index is written
+RUN/checkpoints/checkpoint_2026-.../               a checkpoint; one that the index does not name is not complete
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from judgetrace.config import UserError
+from judgetrace.storage import CorruptFileError, Folder
+
+CHECKPOINTS = "checkpoints"
+INDEX = "checkpoint_manager_snapshot.json"
+INDEX_BEFORE = "index-before.json"
+
+
+def has_checkpoint(run: Folder) -> bool:
+    """Whether a run has a complete checkpoint."""
+    return (run / CHECKPOINTS).exists(INDEX)
+
+
+def keep_index(run: Folder) -> None:
+    """Keep the index as it is, before a checkpoint is added to it."""
+    folder = run / CHECKPOINTS
+    index = _read_index(folder, INDEX)
+    if index is not None:
+        folder.write_json(INDEX_BEFORE, index)
+
+
+def mend_index(run: Folder) -> bool:
+    """Restore the index where it is damaged; returns whether it was. Raises UserError where it can't be restored."""
+    folder = run / CHECKPOINTS
+    if not folder.exists(INDEX) or _read_index(folder, INDEX) is not None:
+        return False
+    before = _read_index(folder, INDEX_BEFORE)
+    if before is None or _list_named(before) - _list_folders(folder):
+        raise UserError(
+            f"{folder.url}/{INDEX}: Ray Train's index of the checkpoints is damaged, and can't be restored from "
+            f"{INDEX_BEFORE}\nexpected: the JSON file that names the complete checkpoints\nBring it back from a copy; "
+            f"or delete {folder.url}, and training begins again."
+        )
+    folder.write_json(INDEX, before)
+    return True
+
+
+def remove_unfinished(run: Folder) -> list[str]:
+    """Delete the checkpoints that were not completed, as those of a full disk; returns their names.
+
+    The index must be whole, and no driver but this one may save.
+    """
+    folder = run / CHECKPOINTS
+    unfinished = sorted(_list_folders(folder) - _list_named(_read_index(folder, INDEX) or {}))
+    for name in unfinished:
+        folder.delete_all_below(name)
+    return unfinished
+
+
+def _read_index(folder: Folder, name: str) -> dict[str, Any] | None:
+    """Read an index; None where there is none, or none that can be read."""
+    try:
+        index: dict[str, Any] = folder.read_json(name)
+        _list_named(index)
+    except (FileNotFoundError, CorruptFileError, KeyError, TypeError, AttributeError):
+        return None
+    return index
+
+
+def _list_named(index: dict[str, Any]) -> set[str]:
+    return {str(result["checkpoint_dir_name"]) for result in index.get("checkpoint_results", [])}
+
+
+def _list_folders(folder: Folder) -> set[str]:
+    names = (name.split("/") for name in folder.list_files(recursive=True))
+    return {parts[0] for parts in names if len(parts) > 1 and parts[0].startswith("checkpoint_")}
