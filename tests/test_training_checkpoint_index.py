@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
 from judgetrace.config import UserError
@@ -38,9 +41,31 @@ def list_names(tmp_path) -> set[str]:
 
 def test_checkpoints_that_the_index_does_not_name_are_deleted_and_nothing_else(tmp_path):
     run = make_run(tmp_path, "checkpoint_a", "checkpoint_b", folders=("checkpoint_half",))
-    assert remove_unfinished(run) == ["checkpoint_half"]
+    assert remove_unfinished(run, time.time()) == ["checkpoint_half"]
     assert list_names(tmp_path) == {INDEX, "checkpoint_a", "checkpoint_b"}
-    assert remove_unfinished(run) == []
+    assert remove_unfinished(run, time.time()) == []
+
+
+def test_checkpoints_on_a_store_and_empty_ones_are_found_too(tmp_path, s3):
+    run = Folder(f"{s3}/{tmp_path.name}/run")
+    assert remove_unfinished(run, time.time()) == []
+    run.write_json("checkpoints/checkpoint_half/state/part.pt", {})
+    assert remove_unfinished(run, time.time() - 600) == []
+    # A store's clock need not be ours.
+    assert remove_unfinished(run, time.time() + 600) == ["checkpoint_half"]
+    assert (run / "checkpoints").list_files(recursive=True) == []
+    empty = tmp_path / "run/checkpoints/checkpoint_empty"
+    empty.mkdir(parents=True)
+    assert remove_unfinished(Folder(str(tmp_path / "run")), time.time()) == ["checkpoint_empty"]
+    assert not empty.exists()
+
+
+def test_a_checkpoint_that_an_older_driver_may_still_be_saving_is_left(tmp_path):
+    run = make_run(tmp_path, "checkpoint_a", folders=("checkpoint_half", "checkpoint_now"))
+    for file in (tmp_path / "run/checkpoints/checkpoint_half").rglob("*"):
+        os.utime(file, (0, 1000.0))
+    assert remove_unfinished(run, 2000.0) == ["checkpoint_half"]
+    assert list_names(tmp_path) == {INDEX, "checkpoint_a", "checkpoint_now"}
 
 
 def test_without_an_index_no_checkpoint_is_complete(tmp_path):
@@ -49,8 +74,8 @@ def test_without_an_index_no_checkpoint_is_complete(tmp_path):
     run.delete([f"checkpoints/{INDEX}"])
     assert not has_checkpoint(run)
     assert not mend_index(run)
-    assert remove_unfinished(run) == ["checkpoint_half"]
-    assert remove_unfinished(Folder(str(tmp_path / "none"))) == []
+    assert remove_unfinished(run, time.time()) == ["checkpoint_half"]
+    assert remove_unfinished(Folder(str(tmp_path / "none")), time.time()) == []
 
 
 def test_an_index_that_was_cut_off_is_the_one_before_it_again(tmp_path):
@@ -64,7 +89,7 @@ def test_an_index_that_was_cut_off_is_the_one_before_it_again(tmp_path):
     assert mend_index(run)
     assert run.read_json(f"checkpoints/{INDEX}") == before
     assert not mend_index(run)
-    assert remove_unfinished(run) == ["checkpoint_b"]
+    assert remove_unfinished(run, time.time()) == ["checkpoint_b"]
 
 
 @pytest.mark.parametrize("is_kept", [False, True])

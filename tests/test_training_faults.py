@@ -51,6 +51,8 @@ def test_a_peer_that_is_lost_is_told_from_what_each_try_would_meet():
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        RuntimeError("CUDA error: out of memory"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
         MemoryError(),
     ],
 )

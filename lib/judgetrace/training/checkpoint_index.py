@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from judgetrace.config import UserError
-from judgetrace.storage import CorruptFileError, Folder
+from judgetrace.storage import CorruptFileError, Folder, naming
 
 CHECKPOINTS = "checkpoints"
 INDEX = "checkpoint_manager_snapshot.json"
@@ -47,16 +47,18 @@ def mend_index(run: Folder) -> bool:
     return True
 
 
-def remove_unfinished(run: Folder) -> list[str]:
+def remove_unfinished(run: Folder, before: float) -> list[str]:
     """Delete the checkpoints that were not completed, as those of a full disk; returns their names.
 
-    The index must be whole, and no driver but this one may save.
+    The index must be whole. What was changed after `before` (seconds since 1970) is left: an older driver, which is
+    fenced before its next save, may still be in this one, and would name it in the index.
     """
     folder = run / CHECKPOINTS
-    unfinished = sorted(_list_folders(folder) - _list_named(_read_index(folder, INDEX) or {}))
-    for name in unfinished:
+    unfinished = _list_folders(folder) - _list_named(_read_index(folder, INDEX) or {})
+    old = [name for name in sorted(unfinished) if _find_last_change(folder / name) <= before]
+    for name in old:
         folder.delete_all_below(name)
-    return unfinished
+    return old
 
 
 def _read_index(folder: Folder, name: str) -> dict[str, Any] | None:
@@ -73,6 +75,17 @@ def _list_named(index: dict[str, Any]) -> set[str]:
     return {str(result["checkpoint_dir_name"]) for result in index.get("checkpoint_results", [])}
 
 
+def _find_last_change(folder: Folder) -> float:
+    changes = (folder.filesystem.modified(folder.path(name)) for name in folder.list_files(recursive=True))
+    return max((changed.timestamp() for changed in changes), default=0.0)
+
+
 def _list_folders(folder: Folder) -> set[str]:
-    names = (name.split("/") for name in folder.list_files(recursive=True))
-    return {parts[0] for parts in names if len(parts) > 1 and parts[0].startswith("checkpoint_")}
+    """List the folders of checkpoints; on a local disk one may be empty."""
+    try:
+        with naming(folder.url, "listed"):
+            found = folder.filesystem.ls(folder.path(), detail=True)
+    except FileNotFoundError:
+        return set()
+    names = {entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "directory"}
+    return {name for name in names if name.startswith("checkpoint_")}

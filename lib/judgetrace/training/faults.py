@@ -12,7 +12,7 @@ ROOM_BYTES = 16 * 2**20
 """A disk with less room is full."""
 _NO_ROOM = "No space left on device"
 _LOST_PEER = ("gloo", "nccl", "connection ", "broken pipe")
-_OUT_OF_MEMORY = ("CUDA out of memory", "can't allocate memory")
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
 class TrainingFaultError(RuntimeError):
@@ -37,7 +37,7 @@ def is_lost_peer(error: BaseException) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a GPU, or the machine, has no memory left."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 @contextmanager

@@ -35,6 +35,8 @@ from judgetrace.training.worker import TrainSpec, train
 from judgetrace.versions import list_versions
 
 EXPORT_CPUS = 0.5
+UNFINISHED_AFTER_S = 600.0
+"""A checkpoint that nobody has written to for so long is not being saved."""
 
 
 def survey_traces(inputs: TrainInputs) -> ExampleSurvey:
@@ -212,7 +214,10 @@ def write_manifest(inputs: TrainInputs, summary: Mapping[str, Any], files: list[
         "at": time.time(),
         **summary,
     }
-    Folder(inputs.config.run).write_atomic("manifest.json", encode_json(json.loads(json.dumps(manifest))))
+    run = Folder(inputs.config.run)
+    # By now whoever drove the run before has long been fenced.
+    remove_unfinished(run, time.time())
+    run.write_atomic("manifest.json", encode_json(json.loads(json.dumps(manifest))))
 
 
 def release_run(inputs: TrainInputs) -> None:
@@ -232,9 +237,9 @@ def claim_run(inputs: TrainInputs) -> int:
 
 
 def tidy_checkpoints(console: Console, inputs: TrainInputs) -> None:
-    """Mend Ray's index of the checkpoints, and delete those that an earlier call left unfinished. Raises UserError."""
+    """Mend Ray's index of the checkpoints, and delete those that earlier calls left unfinished. Raises UserError."""
     run = Folder(inputs.config.run)
     if mend_index(run):
         console.print("The index of the checkpoints was damaged; training goes on from the one before the newest.")
-    for name in remove_unfinished(run):
+    for name in remove_unfinished(run, time.time() - UNFINISHED_AFTER_S):
         console.print(f"{run.url}/{CHECKPOINTS}/{name} was never complete; it is deleted", soft_wrap=True)
