@@ -14,22 +14,21 @@ from judgetrace.storage import Folder
 from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.dry_run import print_dry_run
 from judgetrace.training.inputs import TrainInputs
+from judgetrace.training.outcome import describe_data, describe_training, print_complete, print_outcome
 from judgetrace.training.run import (
     check_cluster,
     claim_run,
-    describe_data,
-    describe_training,
     make_rater,
-    print_outcome,
     release_run,
     run_training,
     survey_traces,
+    tidy_checkpoints,
     write_manifest,
 )
 
 
 def main(arguments: list[str]) -> int:
-    """Run the job; returns its exit status: 0 complete, 2 unusable input or a fault that needs a hand."""
+    """Run the job; returns its exit status, 0. Raises UserError for unusable input, and for what needs a hand."""
     config = load_config(TrainRaterConfig, "train_rater", arguments)
     console = Console(highlight=False)
     inputs = TrainInputs(config)
@@ -41,7 +40,7 @@ def main(arguments: list[str]) -> int:
         check_cluster(config, started_here)
         driver = claim_run(inputs)
         if RunFolder(Folder(config.run)).has_manifest():
-            console.print(f"run {config.run} is complete; its rater: {config.run}/rater", soft_wrap=True)
+            print_complete(console, config)
             return 0
         survey = survey_traces(inputs)
         try:
@@ -49,6 +48,7 @@ def main(arguments: list[str]) -> int:
         except UserError:
             release_run(inputs)
             raise
+        tidy_checkpoints(console, inputs)
         trained = run_training(console, inputs, survey, plan, driver)
         files = make_rater(inputs, survey, trained, plan)
     summary = {"data": describe_data(survey), "training": describe_training(trained, plan)}

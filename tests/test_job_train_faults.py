@@ -132,9 +132,10 @@ def test_a_driver_that_was_replaced_stops_without_saving(write_config, tmp_path)
 
     run = RunFolder(Folder(str(tmp_path / "run")))
     thread = after_first_checkpoint(str(tmp_path / "run"), lambda: run.claim(0.0))
-    with pytest.raises(UserError, match="was replaced by a newer one"):
+    with pytest.raises(UserError, match="was replaced by a newer one") as raised:
         train_rater.main([write_config(tmp_path), "--training.max_steps=4000", "--workers.max_failures=0"])
     thread.join()
+    assert raised.value.exit_status == 3
 
 
 def test_a_job_that_cannot_get_its_workers_says_what_it_waits_for(write_config, tmp_path, ray_session):

@@ -208,6 +208,25 @@ def test_the_best_and_the_newest_checkpoint_remain_and_the_best_becomes_the_rate
     assert all(torch.equal(rater[name.removeprefix("model.")], weights) for name, weights in best.items())
 
 
+def test_a_score_that_does_not_rise_ends_training_early(corpus, traces, model, tmp_path, monkeypatch):
+    # Steps 4 and 6 are equally good: patience counts from the first of them, the rater is the newest.
+    monkeypatch.setattr(run_module, "train", scripted_scores.train)
+    run = str(tmp_path / "run")
+    config = write_train_config(tmp_path, corpus, traces, run, model)
+    assert train_rater.main([config, "--training.max_steps=20", "--validation.patience_steps=4"]) == 0
+    assert sorted(read_losses(run)) == list(range(1, 9))
+    trained = Folder(run).read_json("manifest.json")["training"]
+    assert (trained["steps"], trained["best_step"]) == (8, 6)
+
+
+def test_a_deepspeed_config_that_it_refuses_ends_the_run_at_the_first_try(corpus, traces, model, tmp_path):
+    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
+    refused = tmp_path / "zero.json"
+    refused.write_text(json.dumps({"zero_optimization": {"stage": 1, "reduce_bucketsize": 1}}))
+    with pytest.raises(UserError, match=r"no engine can be made(.|\n)*reduce_bucketsize(.|\n)*Nothing was saved yet"):
+        train_rater.main([config, f"--deepspeed={refused}"])
+
+
 @pytest.mark.parametrize(
     ("stage", "workers"),
     [

@@ -7,7 +7,14 @@ from judgetrace.config import UserError
 from judgetrace.ledger import join_decisions
 from judgetrace.schema import DECISIONS, TRACES, UNIT_KEY, fit_table
 from judgetrace.storage import Folder, encode_parquet
-from judgetrace.traces import check_new_draws, check_trace_runs, read_earlier, read_traces, select_left
+from judgetrace.traces import (
+    check_new_draws,
+    check_trace_corpus,
+    check_trace_runs,
+    read_earlier,
+    read_traces,
+    select_left,
+)
 from tests.trace_tables import make_decision, make_draw, make_items, table_of
 
 ITEMS = make_items(6)
@@ -77,6 +84,16 @@ def test_runs_that_are_unfinished_of_another_job_or_corpus_are_refused(tmp_path,
         run.write_json("manifest.json", manifest)
     with pytest.raises(UserError, match=message):
         check_trace_runs("after", [run.url], "c")
+
+
+def test_traces_of_another_corpus_are_refused_whether_or_not_their_run_is_complete(tmp_path):
+    runs = [str(tmp_path / name) for name in "abc"]
+    for run, corpus in zip(runs, ("c", "other", None), strict=True):
+        if corpus is not None:
+            Folder(run).write_json("contract.json", {"corpus": corpus})
+    check_trace_corpus("traces", [runs[0], runs[2]], "c")
+    with pytest.raises(UserError, match=f"traces: {runs[1]}: its units are of another corpus"):
+        check_trace_corpus("traces", runs, "c")
 
 
 def test_a_run_is_identified_by_what_it_was_sampled_with_wherever_it_lies(tmp_path):

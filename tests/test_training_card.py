@@ -14,6 +14,15 @@ def make_facts(**more: Any) -> dict[str, Any]:
     config = TrainRaterConfig(corpus="corpus", traces=("runs/a", "runs/b"), run="runs/rater", model={"path": "base"})
     facts = {
         "base": {"path": "base", "revision": None, "license": "apache-2.0"},
+        "corpus": {
+            "id": "3f5a",
+            "splits": {
+                "rule": {"train": 0.7, "validation": 0.2, "test": 0.1, "seed": 3},
+                "group": "prompt",
+                "units": {"test": 9, "train": 13000, "validation": 1700},
+            },
+            "validation_items": 256,
+        },
         "config": config.model_dump(mode="json"),
         "data": {
             "examples": 12345,
@@ -42,6 +51,9 @@ def test_a_card_states_data_training_and_adapter() -> None:
         "**Licence of the base:** apache-2.0",
         "`traces`, split `train` of `corpus`",
         "traces from `runs/a`, `runs/b`",
+        "`3f5a`; groups (column `prompt`) split by a hash with seed 3 in shares of train 0.7, validation 0.2, test 0.1",
+        "units: test 9, train 13,000, validation 1,700",
+        "Of 256 items:",
         "12,345; left out: 1,200 not_accepted, 7 overlong",
         "-4: 5,000, 4: 7,345",
         "1,200 steps of 128 examples (12.50 epochs)",
@@ -70,7 +82,7 @@ def test_a_base_whose_folder_states_no_licence_is_said_to() -> None:
     card = write_card(make_facts(base={"path": "base", "revision": None, "license": None}))
 
     assert yaml.safe_load(card.split("---")[1])["license"] == "other"
-    assert "not stated by the base's folder" in card
+    assert "not stated by the base's folder or hub" in card
 
 
 def test_all_weights_and_an_adapter_alone_are_told_apart() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -104,6 +105,25 @@ def test_a_dry_run_with_a_base_by_url_fetches_all_but_its_weights(tmp_path, corp
     assert "config.json" in (tmp_path / "asked").read_text().split()
     assert "model.safetensors" not in (tmp_path / "asked").read_text().split()
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_layers_that_the_base_does_not_have_and_bases_that_cannot_be_made_are_refused(tmp_path, corpus, traces, model):
+    with pytest.raises(UserError, match=r"lora\.target_modules = \('q_projj',\): can't be trained") as raised:
+        read_inputs(tmp_path, corpus, traces, model, '--lora.target_modules=["q_projj"]')
+    assert "names of its layers" in str(raised.value)
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    described = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(described | {"model_type": "nobody-knows"}))
+    with pytest.raises(UserError, match="can't be trained: ValueError"):
+        read_inputs(tmp_path, corpus, traces, broken)
+
+
+def test_traces_of_another_corpus_are_refused(tmp_path, corpus, model):
+    traces = write_traces(corpus, str(tmp_path / "traces"))
+    Folder(traces).write_json("contract.json", {"corpus": "another"})
+    with pytest.raises(UserError, match="its units are of another corpus"):
+        read_inputs(tmp_path, corpus, traces, model)
 
 
 def test_a_dry_run_refuses_what_a_run_would_refuse(tmp_path, corpus, model, capsys):

@@ -173,7 +173,8 @@ def test_the_traces_that_are_read_stay_as_they_were() -> None:
         ("tags", False, True, "Dull.\n</think>\n<rating>", "2</rating>"),
         ("none", False, False, "<rating>", "2</rating>"),
         ("plain", True, False, "<rating>", "2</rating>\nDull."),
-        ("tags", True, False, "<rating>", "2</rating>\nDull."),
+        ("tags", True, False, "<rating>", "2</rating>\n<think>\nDull.\n</think>"),
+        ("tags", True, True, "<rating>", "2</rating>\nDull.\n</think>"),
     ],
 )
 def test_an_answer_is_written_in_the_form_of_the_rater(

@@ -37,7 +37,6 @@ def test_enough_examples_of_two_levels_are_used() -> None:
     [
         ("overlong_prompt", "raise it, or shorten the guideline"),
         ("overlong", r"Raise data\.max_tokens"),
-        ("text_not_kept", r"ledger\.keep_rejected_text = true"),
         ("no_guideline_section", "no section for these dimensions"),
         ("not_accepted", "look at the report of infer_traces for why"),
         ("first_draw_unrated", "look at the report of infer_traces for why"),
@@ -62,6 +61,16 @@ def test_all_reasons_are_listed_most_common_first() -> None:
     said = refuse(make_survey([], 0, overlong=3, not_accepted=70))
 
     assert "70 not_accepted, 3 overlong" in said
+
+
+def test_first_draws_without_text_are_refused_since_those_with_one_are_the_accepted_ones() -> None:
+    survey = make_survey([("", "1"), ("", "2")], 60, text_not_kept=1400, first_draw_unrated=9)
+    said = refuse(survey, "first_draw")
+
+    assert "1,400 of 1,460 first draws have no text" in said
+    assert "ledger.keep_rejected_text = true" in said
+    check_survey(survey, "traces", 4)
+    check_survey(make_survey([("", "1"), ("", "2")], 60, first_draw_unrated=9), "first_draw", 4)
 
 
 def test_a_single_level_is_refused_by_dimension() -> None:

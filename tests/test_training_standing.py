@@ -77,6 +77,7 @@ def test_the_fault_of_the_newest_driver_is_told(tmp_path, capsys):
     from judgetrace.training.worker import name_fault
 
     run = begin(tmp_path, time.time())
+    # As of before a fault had a status.
     run.folder.write_json(name_fault(0), {"fault": "the loss is nan [at step 3]"})
     text, told = tell(run, capsys)
     assert "stopped by a fault" in text

@@ -140,13 +140,14 @@ class ScriptedModel:
         self._model = make_model(400).eval()
         self._answers = [encode_texts(tokenizer, [answer])[0] for answer in answers]
         self.parameters = self._model.parameters
-        self.num_passes = 0
+        self.num_passes = self.longest_prompt = 0
 
     def __call__(self, **arguments: Any) -> Any:
         self.num_passes += 1
         return self._model(**arguments)
 
     def generate(self, *, input_ids: torch.Tensor, max_new_tokens: int, pad_token_id: int, **_: Any) -> torch.Tensor:
+        self.longest_prompt = max(self.longest_prompt, input_ids.shape[1])
         own, self._answers = self._answers[: len(input_ids)], self._answers[len(input_ids) :]
         own = [answer[:max_new_tokens] for answer in own]
         longest = max(map(len, own))
@@ -225,6 +226,27 @@ def test_workers_that_share_a_model_pass_it_equally_often_whatever_was_written(a
     ratings = validator.rate(model, make_rows(4), synced=True, batch=2)
 
     assert (model.num_passes, len(ratings)) == (2, 4)
+
+
+@pytest.mark.parametrize("synced", [False, True])
+def test_a_prompt_that_is_longer_than_all_an_example_may_be_has_no_rating_and_counts_against_coverage(
+    synced: bool,
+) -> None:
+    tokenizer = make_tokenizer()
+    short, long = ({"dimension": "", "fields": json.dumps({"text": "so " * n}), "target_label": "1"} for n in (1, 400))
+    whole = ExampleEncoder(make_spec(), tokenizer)
+    (prompt,) = whole.encode_prompts([short], [4096])
+    assert prompt is not None
+    encoder = ExampleEncoder(make_spec(max_tokens=len(prompt[1]) + 20), tokenizer)
+    validator = Validator(encoder, ThinkingConfig(), encoder.stop_ids, encoder.pad_id, 16)
+    model = ScriptedModel(tokenizer, ["<rating>1</rating><|im_end|>"] * 2)
+
+    ratings = validator.rate(model, [short, long], synced=synced, batch=2)
+
+    assert [rating.sampled for rating in ratings] == ["1", None]
+    assert model.longest_prompt <= encoder.max_tokens
+    found = measure_ratings(ratings, {"": SCALE}, "expected")
+    assert (found["sampled_coverage"], found["expected_coverage"]) == (0.5, 0.5)
 
 
 def test_ratings_do_not_depend_on_how_many_items_are_asked_at_once() -> None:

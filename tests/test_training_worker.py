@@ -12,15 +12,17 @@ import torch
 
 from judgetrace.config import UserError
 from judgetrace.engine import ModelConfig
+from judgetrace.run_folder import FencedError, RunFolder
 from judgetrace.storage import Folder
 from judgetrace.training import worker
 from judgetrace.training.build_lock import StaleBuildLockError
-from judgetrace.training.checkpoints import STATE, convert_state, explain_load_failure, save_progress
+from judgetrace.training.checkpoints import STATE, check_parts, explain_load_failure, save_progress
 from judgetrace.training.deepspeed_engine import share_step, warm_up
+from judgetrace.training.faults import TrainingFaultError
 from judgetrace.training.order import EpochOrder
 from judgetrace.training.progress import Progress
-from judgetrace.training.standing import read_fault
-from judgetrace.training.worker import is_disk_full, train
+from judgetrace.training.standing import Fault, read_fault, write_fault
+from judgetrace.training.worker import TrainingWorker, train
 
 
 def make_spec(run: str) -> Any:
@@ -40,26 +42,10 @@ def test_a_stale_build_lock_is_written_down_and_the_workers_that_come_after_end_
         train(config)
     fault = read_fault(Folder(str(tmp_path / "run")), 3)
     assert fault is not None
-    assert f"Delete the folder {lock.parent}" in fault
+    assert f"Delete the folder {lock.parent}" in fault.text
+    assert fault.status == 2
     assert train(config) is None
     assert read_fault(Folder(str(tmp_path / "run")), 4) is None
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_known_by_its_error_or_by_what_caused_it(tmp_path, code):
-    full = OSError(code, "no room")
-    assert is_disk_full(full, tmp_path)
-    outer = RuntimeError("unexpected pos")
-    outer.__cause__ = full
-    assert is_disk_full(outer, tmp_path)
-
-
-def test_a_store_that_fails_for_a_while_is_no_full_disk(tmp_path, monkeypatch):
-    assert not is_disk_full(OSError(errno.ECONNRESET, "reset"), tmp_path)
-    # torch's own error says nothing of the disk, so the disk is asked.
-    monkeypatch.setattr(worker, "ROOM_BYTES", 1 << 60)
-    assert is_disk_full(RuntimeError("unexpected pos 64 vs 0"), tmp_path)
-    assert not is_disk_full(RuntimeError("unexpected pos 64 vs 0"), tmp_path / "gone")
 
 
 @pytest.mark.parametrize(
@@ -94,11 +80,61 @@ def test_a_checkpoint_that_cannot_be_loaded_is_explained_by_the_number_of_worker
     assert explain_load_failure(torch.distributed.DistNetworkError("peer gone"), 4, 2) is None
 
 
-def test_a_checkpoint_without_a_workers_part_is_not_converted(tmp_path):
+def test_what_a_full_disk_or_too_little_memory_did_is_not_put_on_the_number_of_workers():
+    told = explain_load_failure(OSError(errno.ENOSPC, "no room"), 4, 2)
+    assert told is not None
+    assert "Make room" in told
+    assert "num_workers" not in told
+    # Of this its own message says what to do.
+    assert explain_load_failure(MemoryError(), 4, 2) is None
+
+
+def test_a_checkpoint_without_a_workers_part_is_not_loaded(tmp_path):
     # DeepSpeed would convert what there is, and leave out the values of the part that is lost.
     (tmp_path / STATE).mkdir()
     save_progress(Progress(), 2, tmp_path)
     (tmp_path / STATE / "zero_pp_rank_0_mp_rank_00_optim_states.pt").touch()
     (tmp_path / STATE / "mp_rank_00_model_states.pt").touch()
     with pytest.raises(UserError, match=r"damaged: it has the states of 1 worker\(s\); 2 saved it"):
-        convert_state(tmp_path, STATE)
+        check_parts(tmp_path)
+
+
+def make_engine_of(error: Exception, monkeypatch: pytest.MonkeyPatch, is_saved: bool) -> None:
+    """Let a worker make its engine, which meets an error."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(worker, "make_engine", fail)
+    one = object.__new__(TrainingWorker)
+    one._spec = SimpleNamespace(model=ModelConfig(path="base"), adapter=None, training=None, on_gpu=False)
+    one._is_saved = is_saved
+    one._make_engine({}, ())
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_an_engine_that_no_worker_can_make_is_not_tried_again(monkeypatch, is_saved):
+    unknown = ValueError("1 validation error for DeepSpeedZeroConfig: stagee: Extra inputs are not permitted")
+    with pytest.raises(TrainingFaultError, match="stagee: Extra inputs") as raised:
+        make_engine_of(unknown, monkeypatch, is_saved)
+    assert ("The last checkpoint is intact." in str(raised.value)) == is_saved
+
+
+@pytest.mark.parametrize("passing", [RuntimeError("gloo: Connection closed by peer"), MemoryError(), UserError("own")])
+def test_an_engine_whose_peers_are_lost_is_made_again_and_other_errors_speak_for_themselves(monkeypatch, passing):
+    with pytest.raises(type(passing)) as raised:
+        make_engine_of(passing, monkeypatch, True)
+    assert raised.value is passing
+
+
+def test_a_driver_that_was_replaced_ends_with_the_status_of_what_goes_on_by_itself(tmp_path):
+    fenced = RunFolder(Folder(str(tmp_path)))
+    first, _ = fenced.claim(0.0), fenced.claim(1.0)
+    with pytest.raises(FencedError) as raised:
+        fenced.check_newest(first)
+    write_fault(fenced.folder, first, Fault.of(raised.value))
+    fault = read_fault(fenced.folder, first)
+    assert fault is not None
+    assert fault.to_error().exit_status == 3
+    assert "units" not in fault.text
+    assert Fault.of(TrainingFaultError("diverged")).to_error().exit_status == 2

@@ -75,7 +75,7 @@ class RunFolder:
         if self.newest_driver() > driver:
             raise FencedError(
                 f"{self.folder.url}: driver {driver} was replaced by a newer one, which goes on with the run; this one "
-                "stops without writing. Nothing is lost: decided units are in the ledger."
+                "stops without writing. Nothing is lost: what was committed is kept."
             )
 
     def check_contract(self, contract: Mapping[str, Any]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -43,6 +44,7 @@ class RunInputs:
         self.dropped_shards = sorted(int(name[len("dropped/shard-") : -len(".parquet")]) for name in files)
         self.shards = sorted((int(shard["name"][6:-8]), int(shard["units"])) for shard in shards)
         self.corpus_id = identify_corpus(manifests[0])
+        self.splits = describe_splits(manifests)
         self.num_units = sum(units for _, units in self.shards)
         if not self.num_units:
             raise UserError(f"corpus = {corpus}: it has no units; see its manifest for what was dropped and why")
@@ -85,6 +87,14 @@ class RunInputs:
     def _count_selected(self, shard: int, decider: Decider) -> int:
         columns = [*UNIT_KEY, "target_label", "split"]
         return int(read_units(self.corpus, shard, self.num_buckets, decider, columns).num_rows)
+
+
+def describe_splits(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Collect how a corpus is split: the rule, the column of the groups that it keeps whole, units of each split."""
+    prepared, units = manifests[0]["config"], Counter[str]()
+    for manifest in manifests:
+        units.update(manifest.get("counts", {}).get("splits", {}))
+    return {"rule": prepared["split"], "group": prepared["columns"].get("group"), "units": dict(sorted(units.items()))}
 
 
 def identify_corpus(manifest: dict[str, Any]) -> str:

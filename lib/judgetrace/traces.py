@@ -78,6 +78,17 @@ def check_trace_runs(key: str, runs: Sequence[str], corpus_id: str) -> list[str]
     return [_check_trace_run(key, run, corpus_id) for run in runs]
 
 
+def check_trace_corpus(key: str, runs: Sequence[str], corpus_id: str) -> None:
+    """Raise UserError for runs over another corpus, whose splits are others; runs need not be complete.
+
+    `key` is what they are called in the config. A folder of traces without a contract tells nothing of its corpus.
+    """
+    for run in runs:
+        folder = Folder(run)
+        if folder.exists("contract.json") and folder.read_json("contract.json").get("corpus", corpus_id) != corpus_id:
+            raise UserError(_describe_other_corpus(key, run))
+
+
 def check_new_draws(contract: Mapping[str, Any], runs: Sequence[str]) -> None:
     """Raise UserError where a run with this contract would make draws of earlier, complete runs again.
 
@@ -106,5 +117,9 @@ def _check_trace_run(key: str, run: str, corpus_id: str) -> str:
         raise UserError(f"{key}: {run}: is a run of {manifest.get('job')}; expected one of infer_traces")
     contract = manifest["contract"]
     if contract["corpus"] != corpus_id:
-        raise UserError(f"{key}: {run}: its units are of another corpus than `corpus`; give runs over the same one")
+        raise UserError(_describe_other_corpus(key, run))
     return hash_text(json.dumps(contract, sort_keys=True))
+
+
+def _describe_other_corpus(key: str, run: str) -> str:
+    return f"{key}: {run}: its units are of another corpus than `corpus`; give runs over the same one"

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from judgetrace.live import format_seconds
 from judgetrace.session import StageWatch
+from judgetrace.training.standing import Fault
 
 SHOW_EVERY_S = 15.0
 QUIET_S = 120.0
@@ -23,7 +24,7 @@ class Board:
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
-        self._fault: str | None = None
+        self._fault: Fault | None = None
 
     def note(self, row: dict[str, Any]) -> None:
         """Take a row."""
@@ -34,16 +35,16 @@ class Board:
         rows, self._rows = self._rows, []
         return rows
 
-    def note_fault(self, fault: str) -> None:
+    def note_fault(self, fault: Fault) -> None:
         """Take what trying again would not mend: the run folder may be on the disk that is full."""
         self._fault = fault
 
-    def fetch_fault(self) -> str | None:
+    def fetch_fault(self) -> Fault | None:
         """Tell the fault; None where there was none."""
         return self._fault
 
 
-def tell_fault(board: Any, fault: str) -> None:
+def tell_fault(board: Any, fault: Fault) -> None:
     """Note a fault on a board; None stands for a board that nobody watches."""
     import ray
 
@@ -52,14 +53,14 @@ def tell_fault(board: Any, fault: str) -> None:
             ray.get(board.note_fault.remote(fault))
 
 
-def ask_fault(board: Any) -> str | None:
+def ask_fault(board: Any) -> Fault | None:
     """Ask a board for a fault; None where there was none, or the board is gone."""
     import ray
 
     if board is None:
         return None
     try:
-        fault: str | None = ray.get(board.fetch_fault.remote())
+        fault: Fault | None = ray.get(board.fetch_fault.remote())
     except ray.exceptions.RayActorError:
         return None
     return fault

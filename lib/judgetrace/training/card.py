@@ -10,11 +10,13 @@ from typing import Any
 def write_card(facts: Mapping[str, Any]) -> str:
     """Write README.md of a rater's folder.
 
-    facts  base {path, license}, config (as in the manifest), data {examples, skipped, labels, tokens}, training {steps,
-           best_step, epochs}, untuned and best (validation metrics, or null), command (how to rate with it)
+    facts  base {path, license}, corpus {id, splits as RunInputs has them, validation_items}, config (as in the
+           manifest), data {examples, skipped, labels, tokens}, training {steps, best_step, epochs}, untuned and best
+           (validation metrics, or null), command (how to rate with it)
     """
     base, config, data, training = (facts[name] for name in ("base", "config", "data", "training"))
-    licence = base["license"] or "not stated by the base's folder; look at its origin"
+    corpus = facts["corpus"]
+    licence = base["license"] or "not stated by the base's folder or hub; look at its origin"
     skipped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(data["skipped"].items())) or "none"
     return f"""---
 license: {base["license"] or "other"}
@@ -29,6 +31,7 @@ Rates items by the guideline in `guideline.md`. Made by judgetrace from `{base["
 - **Licence of the base:** {licence}
 - **Learned:** `{config["data"]["target"]}`, split `{config["data"]["split"]}` of `{config["corpus"]}`,
   traces from {", ".join(f"`{run}`" for run in config["traces"])}
+- **Corpus:** `{corpus["id"]}`; {_describe_splits(corpus["splits"])}
 - **Examples:** {data["examples"]:,}; left out: {skipped}
 - **By label:** {", ".join(f"{label}: {count:,}" for label, count in data["labels"].items())}
 - **Training:** {training["steps"]:,} steps of {config["training"]["batch"]} examples ({training["epochs"]:.2f} epochs);
@@ -37,7 +40,7 @@ Rates items by the guideline in `guideline.md`. Made by judgetrace from `{base["
 
 ## On the validation split
 
-{_tabulate(facts["untuned"], facts["best"])}
+{_tabulate(facts["untuned"], facts["best"], corpus["validation_items"])}
 
 The validation split chose the step, so these figures flatter. Measure agreement on the test split.
 
@@ -57,6 +60,14 @@ Its prompt and its form of thinking are part of it:
 """
 
 
+def _describe_splits(splits: Mapping[str, Any]) -> str:
+    rule, group = splits["rule"], splits["group"]
+    shares = ", ".join(f"{name} {rule[name]:g}" for name in ("train", "validation", "test") if name in rule)
+    units = ", ".join(f"{name} {count:,}" for name, count in splits["units"].items())
+    whole = "items" if group is None else f"groups (column `{group}`)"
+    return f"{whole} split by a hash with seed {rule.get('seed', 0)} in shares of {shares}; units: {units}"
+
+
 def _describe_adapter(config: Mapping[str, Any]) -> str:
     if config["full_weights"]:
         return "none, all weights were trained"
@@ -65,12 +76,14 @@ def _describe_adapter(config: Mapping[str, Any]) -> str:
     return f"LoRA, r {lora['r']}, alpha {lora['alpha']}, on {lora['target_modules']}; {kept}"
 
 
-def _tabulate(untuned: Mapping[str, float | None] | None, best: Mapping[str, float | None] | None) -> str:
+def _tabulate(
+    untuned: Mapping[str, float | None] | None, best: Mapping[str, float | None] | None, num_items: int
+) -> str:
     if best is None:
         return "Not measured: the corpus has no validation split, or validation was off."
     before = untuned or {}
     rows = [f"| {name} | {_write(before[name])} | {_write(value)} |" for name, value in best.items() if name in before]
-    return "\n".join(["| metric | untuned | tuned |", "|---|---|---|", *rows])
+    return "\n".join([f"Of {num_items:,} items:", "", "| metric | untuned | tuned |", "|---|---|---|", *rows])
 
 
 def _write(value: float | None) -> str:

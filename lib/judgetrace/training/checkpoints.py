@@ -17,6 +17,7 @@ from typing import Any
 
 from judgetrace.config import UserError
 from judgetrace.storage import Folder
+from judgetrace.training.faults import is_disk_full, is_lost_peer, is_out_of_memory
 from judgetrace.training.progress import Progress
 
 STATE = "state"
@@ -40,12 +41,19 @@ def count_workers(folder: Path) -> int:
 
 
 def explain_load_failure(error: BaseException, saved_by: int, workers: int) -> str | None:
-    """Explain why `workers` can't load what another number saved; None for what that number is no reason for.
+    """Explain why `workers` can't load what was saved by as many or others; None for what may pass, or explains itself.
 
     A worker that is lost while the others load is replaced, and they load again.
     """
-    is_lost_peer = type(error).__module__.startswith("torch.distributed") or "gloo" in str(error)
-    if saved_by == workers or is_lost_peer:
+    if is_lost_peer(error) or is_out_of_memory(error):
+        return None
+    temporary = Path(tempfile.gettempdir())
+    if is_disk_full(error, temporary):
+        return (
+            f"the last checkpoint could not be loaded: {error}\nMake room in {temporary} of this machine, and run the "
+            "same command again; the checkpoint is intact."
+        )
+    if saved_by == workers:
         return None
     return (
         f"the last checkpoint was saved by {saved_by} worker(s), and {workers} can't load it: "
@@ -57,11 +65,10 @@ def explain_load_failure(error: BaseException, saved_by: int, workers: int) -> s
 def convert_state(folder: Path, name: str) -> Path:
     """Convert a checkpoint's state so that any number of workers can load it; returns a folder that holds it as `name`.
 
-    DeepSpeed's universal format. The caller deletes the folder. Raises UserError for a checkpoint that lacks a part.
+    DeepSpeed's universal format. The caller deletes the folder.
     """
     from deepspeed.checkpoint import ds_to_universal
 
-    _check_parts(folder)
     target = Path(tempfile.mkdtemp(prefix="judgetrace-universal-"))
     arguments = argparse.Namespace(
         input_folder=str(folder / STATE),
@@ -82,8 +89,11 @@ def convert_state(folder: Path, name: str) -> Path:
     return target
 
 
-def _check_parts(folder: Path) -> None:
-    """DeepSpeed converts what parts there are, and would leave out the values of one that is lost."""
+def check_parts(folder: Path) -> None:
+    """Raise UserError for a checkpoint that lacks a worker's part.
+
+    DeepSpeed converts what parts there are, and would leave out the values of one that is lost.
+    """
     found, expected = len(list((folder / STATE).glob("*_optim_states.pt"))), count_workers(folder)
     if found != expected:
         raise UserError(

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from judgetrace.config import UserError
 from judgetrace.training.encoding import Encoded
-from judgetrace.training.inputs import TrainInputs
+from judgetrace.training.inputs import TrainInputs, check_first_draws
 from judgetrace.training.outlook import Outlook, measure_shape, plan_pass, print_hours, print_memory, read_sharing
 from judgetrace.training.sample import EpochEstimate, ExampleSample, estimate_epoch, sample_examples
 
@@ -27,7 +27,9 @@ def print_dry_run(console: Console, inputs: TrainInputs, max_units: int = MAX_UN
     print_units(console, inputs, sample)
     if sample.is_complete:
         inputs.plan(sample.survey)
-    elif sample.first is None:
+    else:
+        check_first_draws(sample.survey, config.data.target)
+    if sample.first is None:
         raise UserError("no unit of the sample teaches anything; see the reasons above")
     epoch = estimate_epoch(sample, inputs.order, config.workers.num_workers, config.training.micro_batch)
     print_epoch(console, inputs, sample, epoch)
@@ -54,9 +56,9 @@ def print_units(console: Console, inputs: TrainInputs, sample: ExampleSample) ->
     """Print how many units teach something, and why others do not."""
     survey, shards = sample.survey, len(inputs.shards)
     read = "all" if sample.is_complete else f"a sample: {sample.share:.1%} of the units, from {sample.num_shards:,}"
-    left_out = ", ".join(f"{count:,} {reason}" for reason, count in survey.reasons.most_common()) or "none"
     console.print(f"\n[bold]Read[/]: {read} of {shards:,} shard(s)", soft_wrap=True)
     split = inputs.config.data.split
+    left_out = survey.describe_left_out()
     console.print(f"[bold]Units of {split}[/]: {survey.usable.num_rows:,} usable; left out: {left_out}", soft_wrap=True)
 
 

@@ -140,12 +140,13 @@ def write_answer(
     closed = f"{rating}{RATING_CLOSE}"
     if thinking is None or form == "none":
         return AnswerText(RATING_OPEN, closed)
+    opened = "" if prompt_opens else f"{tags[0]}\n"
     if rating_first:
-        return AnswerText(RATING_OPEN, f"{closed}\n{thinking.strip()}")
+        behind = thinking.strip() if form == "plain" else f"{opened}{thinking.strip()}\n{tags[1]}"
+        return AnswerText(RATING_OPEN, f"{closed}\n{behind}")
     if form == "plain":
         # As an engine goes on from: no line break where there is no thinking.
         return AnswerText(f"{thinking.strip()}\n{RATING_OPEN}".lstrip(), closed)
-    opened = "" if prompt_opens else f"{tags[0]}\n"
     return AnswerText(f"{opened}{thinking.strip()}\n{tags[1]}\n{RATING_OPEN}", closed)
 
 

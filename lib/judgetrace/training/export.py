@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from judgetrace.config import UserError
 from judgetrace.engine import ModelConfig
-from judgetrace.model_store import fetch_folder
+from judgetrace.model_store import fetch_folder, is_folder
 from judgetrace.storage import Folder
 from judgetrace.training.config import LoraConfig, OutputConfig
+from judgetrace.training.faults import is_disk_full
 
 RATER = "rater"
 """Where in the run folder the model lies."""
@@ -47,6 +49,7 @@ def export_rater(spec: ExportSpec, checkpoint: Path, state_tag: str) -> list[str
             load_tokenizer(spec.model.path, spec.model.revision),
             {name.removeprefix("model."): weights for name, weights in state.items()},
             folder,
+            base=spec.model,
             merge=spec.output.form == "merged",
             dtype=getattr(torch, spec.output.dtype),
         )
@@ -55,6 +58,23 @@ def export_rater(spec: ExportSpec, checkpoint: Path, state_tag: str) -> list[str
         return upload(folder, Folder(spec.run) / RATER)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def export_checkpoint(spec: ExportSpec, checkpoint: Any, state_tag: str) -> list[str] | UserError:
+    """Export Ray Train's checkpoint; a UserError is returned, since Ray would raise it as an error of a task."""
+    try:
+        with checkpoint.as_directory() as name:
+            return export_rater(spec, Path(name), state_tag)
+    except UserError as error:
+        return error
+    except Exception as error:
+        temporary = Path(tempfile.gettempdir())
+        if not is_disk_full(error, temporary):
+            raise
+        return UserError(
+            f"the rater could not be written: {error}\nMake room (in {temporary} of the machine that writes it, or in "
+            "the run folder), and run the same command again; its checkpoint is intact."
+        )
 
 
 def upload(source: Path, target: Folder) -> list[str]:
@@ -69,8 +89,23 @@ def upload(source: Path, target: Folder) -> list[str]:
 
 
 def describe_base(model: ModelConfig) -> dict[str, Any]:
-    """Read what a base's folder says of itself: its licence, from the head of its README.md."""
-    readme = fetch_folder(model.path, weights=False) / "README.md"
-    lines = readme.read_text(encoding="utf-8").splitlines() if readme.is_file() else []
+    """Read what a base says of itself: its licence, from the head of its README.md."""
+    readme = _find_readme(model)
+    lines = readme.read_text(encoding="utf-8").splitlines() if readme is not None else []
     licence = next((line.partition(":")[2].strip() for line in lines[:40] if line.startswith("license:")), None)
     return {"path": model.path, "revision": model.revision, "license": licence}
+
+
+def _find_readme(model: ModelConfig) -> Path | None:
+    """Find a base's README.md in its folder, or at the hub that it is named at; None where it has none."""
+    if is_folder(model.path):
+        readme = fetch_folder(model.path, weights=False) / "README.md"
+        return readme if readme.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, RevisionResolutionError
+
+    try:
+        return Path(hf_hub_download(model.path, "README.md", revision=model.revision))
+    except (OSError, ValueError, EntryNotFoundError, RevisionResolutionError):
+        # Without a connection and a copy: the card says that nothing is stated.
+        return None

@@ -19,6 +19,7 @@ from judgetrace.run_inputs import RunInputs
 from judgetrace.storage import Folder
 from judgetrace.teachable import check_verification
 from judgetrace.trace_shards import list_trace_shards
+from judgetrace.traces import check_trace_corpus
 from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.deepspeed_config import read_deepspeed_config, zero_stage
 from judgetrace.training.encoding import EncodingSpec, load_tokenizer
@@ -45,14 +46,32 @@ class TrainInputs:
         self.deepspeed = read_deepspeed_config(config.deepspeed)
         self.fingerprint = fingerprint_model(config.model)
         self.tokenizer = load_tokenizer(config.model.path, config.model.revision)
+        self._check_base()
         self.shards = list_trace_shards(config.traces)
         if not self.shards:
             raise UserError(
                 f"traces = {list(config.traces)}: no traces/shard-*.parquet there\n"
                 "expected: run folders of infer_traces, finished or ended early"
             )
+        check_trace_corpus("traces", config.traces, self.corpus.corpus_id)
         self._check_scales()
         check_verification("data.verification", config.data.verification)
+
+    def _check_base(self) -> None:
+        """Make the base, without its weights, with its adapter, as every worker will."""
+        from judgetrace.training.models import outline_model
+
+        config = self.config
+        try:
+            outline_model(config.model, config.adapter)
+        except UserError:
+            raise
+        except Exception as error:
+            modules = "" if config.adapter is None else f" with lora.target_modules = {config.adapter.target_modules}"
+            raise UserError(
+                f"model.path = {config.model.path}{modules}: can't be trained: {type(error).__name__}: {error}\n"
+                "expected: a causal language model that transformers knows, and names of its layers"
+            ) from error
 
     def _check_scales(self) -> None:
         nominal = self.corpus.scale.list_nominal()
@@ -148,8 +167,9 @@ class TrainInputs:
 
 def check_survey(survey: ExampleSurvey, target: str, batch: int) -> None:
     """Raise UserError where there is not enough to learn from."""
+    check_first_draws(survey, target)
     usable = survey.usable.num_rows
-    found = ", ".join(f"{count:,} {reason}" for reason, count in survey.reasons.most_common()) or "no units at all"
+    found = survey.describe_left_out() if survey.reasons else "no units at all"
     if not usable:
         raise UserError(
             f"data.target = '{target}': no unit of the split teaches anything: {found}\n"
@@ -171,6 +191,17 @@ def check_survey(survey: ExampleSurvey, target: str, batch: int) -> None:
         )
 
 
+def check_first_draws(survey: ExampleSurvey, target: str) -> None:
+    """Raise UserError where first draws have lost their texts: those that are left are the accepted ones."""
+    lost = survey.reasons["text_not_kept"]
+    if target == "first_draw" and lost:
+        raise UserError(
+            f"data.target = 'first_draw': {lost:,} of {lost + survey.usable.num_rows:,} first draws have no text\n"
+            "expected: all, whether or not they match; of rejected draws infer_traces keeps none by default\n"
+            "Infer traces with ledger.keep_rejected_text = true, in another run folder."
+        )
+
+
 def _advise(reasons: Collection[str]) -> str:
     advice = {
         "not_accepted": "Infer more traces; look at the report of infer_traces for why draws were not accepted.",
@@ -182,7 +213,6 @@ def _advise(reasons: Collection[str]) -> str:
         "hinted_unverified": "Hinted traces need verify_traces: name its run in data.verification.",
         "not_recovered": "A second model could not tell the rating from these traces; look at its verifications.",
         "hinted_over_share": "Raise data.max_hinted_share.",
-        "text_not_kept": "Infer traces with ledger.keep_rejected_text = true.",
         "no_guideline_section": "The guideline has no section for these dimensions.",
     }
     if not reasons:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,20 @@ def count_parameters(model: Any) -> tuple[int, int]:
 
 
 def write_model(
-    model: Any, tokenizer: Any, state: Mapping[str, torch.Tensor], folder: Path, *, merge: bool, dtype: torch.dtype
+    model: Any,
+    tokenizer: Any,
+    state: Mapping[str, torch.Tensor],
+    folder: Path,
+    *,
+    base: ModelConfig,
+    merge: bool,
+    dtype: torch.dtype,
 ) -> None:
     """Write a model with trained weights, and its tokenizer, as a Hugging Face folder.
 
     model  the base with its adapter, as it was made for training
     state  the trained weights by the model's own names; others keep their values
+    base   where the base came from, for whoever loads the adapter alone
     """
     missing, unexpected = model.load_state_dict(dict(state), strict=False)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -84,4 +93,13 @@ def write_model(
     if not has_adapter or merge:
         model.config.use_cache = True
     model.save_pretrained(folder)
+    if has_adapter and not merge:
+        _name_base(folder / "adapter_config.json", base)
     tokenizer.save_pretrained(folder)
+
+
+def _name_base(adapter_config: Path, base: ModelConfig) -> None:
+    """Name an adapter's base as the run did; peft names the folder it was loaded from, maybe one machine's cache."""
+    found = json.loads(adapter_config.read_text(encoding="utf-8"))
+    found |= {"base_model_name_or_path": base.path, "revision": base.revision}
+    adapter_config.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -173,6 +173,10 @@ class ExampleSurvey:
     decided: Counter[tuple[str, str]]
     """All units likewise."""
 
+    def describe_left_out(self) -> str:
+        """Write how many units teach nothing, by reason, the most common first; "none" where all do."""
+        return ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common()) or "none"
+
     def index(self) -> ExampleIndex:
         """Return the usable examples as arrays."""
         return to_index(self.usable)

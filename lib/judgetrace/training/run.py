@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +18,25 @@ from judgetrace.storage import Folder, encode_json
 from judgetrace.tasks import run_tasks
 from judgetrace.training.board import ask_fault, watch_board
 from judgetrace.training.card import write_card
+from judgetrace.training.checkpoint_index import CHECKPOINTS, has_checkpoint, mend_index, remove_unfinished
 from judgetrace.training.checkpoints import STATE
 from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.examples import weigh_labels
-from judgetrace.training.export import ExportSpec, describe_base, export_rater
+from judgetrace.training.export import ExportSpec, describe_base, export_checkpoint
 from judgetrace.training.feed import READ_CPUS, FeedSpec
 from judgetrace.training.inputs import TrainInputs, TrainPlan
+from judgetrace.training.outcome import Trained, describe_corpus, describe_data, describe_training
 from judgetrace.training.progress import Progress
+from judgetrace.training.rater_config import write_rating_config
 from judgetrace.training.reading import ExampleSurvey, IndexTask, run_index_task, survey_examples, write_usable
 from judgetrace.training.standing import read_fault
 from judgetrace.training.waiting import allowing_slow_start, needs_of
 from judgetrace.training.worker import TrainSpec, train
 from judgetrace.versions import list_versions
 
-CHECKPOINTS = "checkpoints"
 EXPORT_CPUS = 0.5
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training ended with."""
-
-    progress: Progress
-    best: Any
-    """Ray Train's checkpoint."""
-    best_metrics: dict[str, float | None]
+UNFINISHED_AFTER_S = 600.0
+"""A checkpoint that nobody has written to for so long is not being saved."""
 
 
 def survey_traces(inputs: TrainInputs) -> ExampleSurvey:
@@ -111,7 +104,8 @@ def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, p
     )
     console.print(
         f"{survey.usable.num_rows:,} examples, {plan.steps_per_epoch:,} steps an epoch, {plan.num_steps:,} steps at "
-        f"most; {len(spec.items):,} validation items"
+        f"most; {len(spec.items):,} validation items\nUnits left out: {survey.describe_left_out()}",
+        soft_wrap=True,
     )
     if not spec.items and config.validation.max_items:
         console.print(
@@ -127,7 +121,7 @@ def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, p
         result = _fit(config, spec, board)
         fault = read_fault(run, driver) or ask_fault(board)
     if fault is not None:
-        raise UserError(fault)
+        raise fault.to_error()
     # Of equals the newest, as Ray Train keeps it.
     best, metrics = max(result.best_checkpoints, key=lambda pair: (pair[1]["score"], pair[1]["step"]))
     with result.checkpoint.as_directory() as name:
@@ -165,11 +159,13 @@ def _fit(config: TrainRaterConfig, spec: TrainSpec, board: Any) -> Any:
         with allowing_slow_start(workers):
             return trainer.fit()
     except TrainingFailedError as error:
+        fault = read_fault(run, spec.driver) or ask_fault(board)
+        if fault is not None:
+            raise fault.to_error() from error
+        kept = "The last checkpoint is intact" if has_checkpoint(run) else "No checkpoint was saved yet"
         raise UserError(
-            read_fault(run, spec.driver)
-            or ask_fault(board)
-            or f"training failed more often than workers.max_failures {workers.max_failures} allows; the last error:\n"
-            f"{error}\nThe last checkpoint is intact: run the same command again to go on."
+            f"training failed more often than workers.max_failures {workers.max_failures} allows; the last error:\n"
+            f"{error}\n{kept}: when its cause is mended, run the same command again."
         ) from error
 
 
@@ -187,85 +183,23 @@ def make_rater(inputs: TrainInputs, survey: ExampleSurvey, trained: Trained, pla
     config = inputs.config
     base = describe_base(config.model)
     facts = {
+        "corpus": describe_corpus(inputs),
         "base": base | {"license": config.output.base_license or base["license"]},
         "config": config.model_dump(mode="json"),
         "data": describe_data(survey),
         "training": describe_training(trained, plan),
         "untuned": trained.progress.find_validation(0),
         "best": trained.best_metrics if trained.progress.find_validation(0) is not None else None,
-        "command": write_rating_config(inputs),
+        "command": write_rating_config(config, has_nominal=bool(inputs.corpus.scale.list_nominal())),
     }
     texts = (("README.md", write_card(facts)), ("guideline.md", inputs.corpus.guideline))
     spec = ExportSpec(config.run, config.model, config.adapter, config.training.seed, config.output, texts)
 
-    def export() -> list[str]:
-        with trained.best.as_directory() as name:
-            return export_rater(spec, Path(name), STATE)
-
-    names: list[str] = ray.get(ray.remote(num_cpus=EXPORT_CPUS)(export).remote())
+    export = ray.remote(num_cpus=EXPORT_CPUS)(export_checkpoint)
+    names: list[str] | UserError = ray.get(export.remote(spec, trained.best, STATE))
+    if isinstance(names, UserError):
+        raise names
     return names
-
-
-def write_rating_config(inputs: TrainInputs) -> str:
-    """Write the sections of a config of rate_items that ask the rater as it was trained."""
-    config = inputs.config
-    lines = ["[model]"]
-    if config.output.form == "merged":
-        lines.append(f'path = "{config.run}/rater"')
-    else:
-        lines += [f'path = "{config.model.path}"', f'adapter = "{config.run}/rater"']
-    form = config.thinking.format if config.thinks else "none"
-    lines += ["", "[thinking]", f'format = "{form}"']
-    if config.thinking.tags is not None and form == "tags":
-        lines.append(f"tags = {json.dumps(config.thinking.tags)}")
-    if config.prompt.template is not None:
-        lines += ["", "[prompt]", f'template = "{config.prompt.template}"']
-    return "\n".join([*lines, "", "[decoding]", f'rating = "{config.validation.rating}"'])
-
-
-def describe_data(survey: ExampleSurvey) -> dict[str, Any]:
-    """Collect what was learned, for manifest and card."""
-    names = [f"{dimension}/{rating}" if dimension else rating for dimension, rating in survey.labels]
-    counts = survey.usable.column("label").value_counts().to_pylist()
-    labels = {names[count["values"]]: count["counts"] for count in counts}
-    return {
-        "examples": survey.usable.num_rows,
-        "skipped": dict(survey.reasons),
-        "labels": dict(sorted(labels.items())),
-        "tokens": survey.num_tokens,
-        "answer_tokens": survey.num_answer_tokens,
-    }
-
-
-def describe_training(trained: Trained, plan: TrainPlan) -> dict[str, Any]:
-    """Collect how training went, likewise."""
-    progress = trained.progress
-    padded = [row["padding_share"] for row in progress.history if row["padding_share"] is not None]
-    return {
-        "steps": progress.step,
-        "epochs": progress.step / plan.steps_per_epoch,
-        "best_step": int(trained.best_metrics["step"] or 0),
-        "best_validation": trained.best_metrics,
-        "untuned_validation": progress.find_validation(0),
-        "untuned_is_best": progress.best_score is not None and progress.best_step == 0,
-        "padding_share": sum(padded) / max(1, len(padded)),
-        "tokens": sum(row["num_tokens"] for row in progress.history),
-        "seconds": sum(row["seconds"] for row in progress.history),
-    }
-
-
-def print_outcome(console: Console, run: str, trained: Trained) -> None:
-    """Show what training came to on the validation split."""
-    untuned, best = trained.progress.find_validation(0), trained.best_metrics
-    if untuned is not None:
-        console.print(f"\nOn the validation split, untuned and after step {best['step']}:")
-        for name, value in untuned.items():
-            if name != "score":
-                before, after = (("undefined" if v is None else f"{v:.3f}") for v in (value, best.get(name)))
-                console.print(f"  {name:<18} {before:>9} {after:>9}")
-    if trained.progress.best_score is not None and trained.progress.best_step == 0:
-        console.print("No checkpoint scored better than the untuned base; the best of them became the rater.")
-    console.print(f"\nRater: [bold]{run}/rater[/]", soft_wrap=True)
 
 
 def write_manifest(inputs: TrainInputs, summary: Mapping[str, Any], files: list[str]) -> None:
@@ -279,7 +213,10 @@ def write_manifest(inputs: TrainInputs, summary: Mapping[str, Any], files: list[
         "at": time.time(),
         **summary,
     }
-    Folder(inputs.config.run).write_atomic("manifest.json", encode_json(json.loads(json.dumps(manifest))))
+    run = Folder(inputs.config.run)
+    # By now whoever drove the run before has long been fenced.
+    remove_unfinished(run, time.time())
+    run.write_atomic("manifest.json", encode_json(json.loads(json.dumps(manifest))))
 
 
 def release_run(inputs: TrainInputs) -> None:
@@ -296,3 +233,12 @@ def claim_run(inputs: TrainInputs) -> int:
     run.check_contract(inputs.contract())
     about = {"job": "train_rater", "config": inputs.config.model_dump(mode="json")}
     return run.claim(time.time(), about)
+
+
+def tidy_checkpoints(console: Console, inputs: TrainInputs) -> None:
+    """Mend Ray's index of the checkpoints, and delete those that earlier calls left unfinished. Raises UserError."""
+    run = Folder(inputs.config.run)
+    if mend_index(run):
+        console.print("The index of the checkpoints was damaged; training goes on from the one before the newest.")
+    for name in remove_unfinished(run, time.time() - UNFINISHED_AFTER_S):
+        console.print(f"{run.url}/{CHECKPOINTS}/{name} was never complete; it is deleted", soft_wrap=True)

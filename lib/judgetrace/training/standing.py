@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
+from judgetrace.config import UserError
 from judgetrace.live import format_seconds
 from judgetrace.run_folder import RunFolder
 from judgetrace.storage import Folder
@@ -26,6 +28,7 @@ def read_standing(run: RunFolder, now: float) -> dict[str, Any]:
     fault            why the newest driver's workers gave up, or null
     """
     driver, folder = run.newest_driver(), run.folder
+    fault = read_fault(folder, driver)
     rows = folder.read_table(METRICS_FILE).to_pylist() if folder.exists(METRICS_FILE) else []
     validations = [{"step": row["step"], **json.loads(row["validation"])} for row in rows if row["validation"]]
     last = rows[-1] if rows else {}
@@ -36,7 +39,7 @@ def read_standing(run: RunFolder, now: float) -> dict[str, Any]:
         "validation": validations[-1] if validations else None,
         "best": max(validations, key=lambda one: (one["score"], one["step"]), default=None),
         "rater_step": None,
-        "fault": read_fault(folder, driver),
+        "fault": None if fault is None else fault.text,
     }
     if run.has_manifest():
         return (
@@ -45,15 +48,43 @@ def read_standing(run: RunFolder, now: float) -> dict[str, Any]:
     return {"state": _describe_state(found, run.read_driver(driver)["started_at"], now), **found}
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Why a driver's workers gave up."""
+
+    text: str
+    status: int = UserError.exit_status
+    """Exit status of the job."""
+
+    @classmethod
+    def of(cls, error: Exception) -> Fault:
+        """Take it from an error that no further try would mend."""
+        return cls(str(error), getattr(error, "exit_status", UserError.exit_status))
+
+    def to_error(self) -> UserError:
+        """Return what the job ends with."""
+        error = UserError(self.text)
+        error.exit_status = self.status
+        return error
+
+
 def name_fault(driver: int) -> str:
     """Name the file in which a driver's workers say why they gave up."""
     return f"drivers/fault-{driver:05d}.json"
 
 
-def read_fault(run: Folder, driver: int) -> str | None:
+def write_fault(run: Folder, driver: int, fault: Fault) -> None:
+    """Write why a driver's workers gave up."""
+    run.write_json(name_fault(driver), {"fault": fault.text, "status": fault.status})
+
+
+def read_fault(run: Folder, driver: int) -> Fault | None:
     """Read why a driver's workers gave up; None where they did not."""
     name = name_fault(driver)
-    return str(run.read_json(name)["fault"]) if run.exists(name) else None
+    if not run.exists(name):
+        return None
+    found = run.read_json(name)
+    return Fault(found["fault"], found.get("status", UserError.exit_status))
 
 
 def _describe_state(found: dict[str, Any], started_at: float, now: float) -> str:

@@ -58,7 +58,7 @@ class Validator:
         self._limit = RATING_TOKENS if thinking.format == "none" else max_new_tokens
 
     def rate(self, model: Any, items: Sequence[Mapping[str, Any]], synced: bool, batch: int) -> list[ItemRating]:
-        """Rate items that the guideline covers, `batch` at once.
+        """Rate items that the guideline covers, `batch` at once; one whose prompt alone is too long has no rating.
 
         `synced` keeps workers that share a model's parts in step, where all have as many items: each goes through the
         model as often as the others, whatever it wrote.
@@ -73,6 +73,11 @@ class Validator:
         room = self._encoder.max_tokens - self._limit
         encoded = self._encoder.encode_prompts(items, [room] * len(items))
         prompts = [prompt[1] for prompt in encoded if prompt is not None]
+        is_whole = [len(prompt) < self._encoder.max_tokens for prompt in prompts]
+        # Workers stay in step whatever is too long; what the rater says of a prompt's end is no rating of the item.
+        prompts = [
+            prompt if whole else prompt[-max(1, room) :] for prompt, whole in zip(prompts, is_whole, strict=True)
+        ]
         texts, was_cut = self._write(model, prompts, synced)
         scales = [self._encoder.scale_of(row["dimension"]) for row in items]
         parsed = [
@@ -84,7 +89,9 @@ class Validator:
             score_levels(model, prompts[:1], [self._encoder.grow_tree(scales[0])], self._pad)
         return [
             ItemRating(row["dimension"], row["target_label"], found.rating, expectation, text)
-            for row, found, expectation, text in zip(items, parsed, expected, texts, strict=True)
+            if whole
+            else ItemRating(row["dimension"], row["target_label"], None, None, "")
+            for row, found, expectation, text, whole in zip(items, parsed, expected, texts, is_whole, strict=True)
         ]
 
     def _write(self, model: Any, prompts: Sequence[Sequence[int]], synced: bool) -> tuple[list[str], list[bool]]:

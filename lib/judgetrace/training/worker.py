@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import os
@@ -22,13 +21,15 @@ from judgetrace.config import UserError
 from judgetrace.engine import ModelConfig
 from judgetrace.model_store import is_folder
 from judgetrace.parsing import ThinkingConfig
-from judgetrace.run_folder import Fence, FencedError, RunFolder
+from judgetrace.run_folder import Fence, RunFolder
 from judgetrace.storage import Folder, StoreError
 from judgetrace.training.batches import MicroBatch, lay_out
 from judgetrace.training.board import ask_fault, tell_fault
 from judgetrace.training.build_lock import StaleBuildLockError, extensions_root, wait_for_build_locks
+from judgetrace.training.checkpoint_index import keep_index
 from judgetrace.training.checkpoints import (
     STATE,
+    check_parts,
     convert_state,
     count_workers,
     explain_load_failure,
@@ -40,19 +41,19 @@ from judgetrace.training.curves import write_curves
 from judgetrace.training.deepspeed_config import complete_config, zero_stage
 from judgetrace.training.deepspeed_engine import make_engine, share_step
 from judgetrace.training.encoding import make_encoder
+from judgetrace.training.faults import (
+    TrainingFaultError,
+    explaining_memory,
+    is_disk_full,
+    is_lost_peer,
+    is_out_of_memory,
+)
 from judgetrace.training.feed import Example, FeedSpec, WorkerFeed
 from judgetrace.training.loss import LevelTarget
 from judgetrace.training.order import cut_micro_batches
 from judgetrace.training.progress import Progress
-from judgetrace.training.standing import name_fault
+from judgetrace.training.standing import Fault, name_fault, write_fault
 from judgetrace.training.validation import Validator, measure_ratings
-
-ROOM_BYTES = 16 * 2**20
-"""A disk with less room is full."""
-
-
-class TrainingFaultError(RuntimeError):
-    """Training can't go on, and trying again would not help."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,14 @@ def train(config: Mapping[str, Any]) -> None:
     if run.exists(name_fault(spec.driver)) or ask_fault(config["board"]) is not None:
         return
     try:
-        TrainingWorker(spec, config["board"]).run()
-    except (TrainingFaultError, StaleBuildLockError, FencedError, UserError) as error:
-        tell_fault(config["board"], str(error))
+        with explaining_memory():
+            TrainingWorker(spec, config["board"]).run()
+    except (TrainingFaultError, StaleBuildLockError, UserError) as error:
+        fault = Fault.of(error)
+        tell_fault(config["board"], fault)
         # The run folder keeps it for jobs.status, where it has room for it.
         with suppress(OSError, StoreError):
-            run.write_json(name_fault(spec.driver), {"fault": str(error)})
+            write_fault(run, spec.driver, fault)
         raise
 
 
@@ -115,6 +118,7 @@ class TrainingWorker:
         self._encoder = make_encoder(spec.feed.encoding)
         self._progress = Progress()
         self._checkpoint = ray.train.get_checkpoint()
+        self._is_saved = self._checkpoint is not None
         self._passes = share_step(spec.feed.order, self._world, spec.training.micro_batch)
         targets = self._level_targets() if spec.training.ordinal_loss else ()
         config = complete_config(
@@ -125,9 +129,7 @@ class TrainingWorker:
             on_gpu=spec.on_gpu,
             universal=self._was_saved_by_others(),
         )
-        self._engine = make_engine(
-            spec.model, spec.adapter, spec.training, config=config, targets=targets, on_gpu=spec.on_gpu
-        )
+        self._engine = self._make_engine(config, targets)
         self._device = self._engine.device
         self._validator = Validator(
             self._encoder,
@@ -137,6 +139,25 @@ class TrainingWorker:
             spec.validation.max_new_tokens,
             shares_prefix=self._engine.module.shares_prefix,
         )
+
+    def _make_engine(self, config: Mapping[str, Any], targets: Sequence[LevelTarget]) -> Any:
+        spec = self._spec
+        try:
+            return make_engine(
+                spec.model, spec.adapter, spec.training, config=config, targets=targets, on_gpu=spec.on_gpu
+            )
+        except UserError:
+            raise
+        except Exception as error:
+            if is_lost_peer(error) or is_out_of_memory(error):
+                raise
+            raise TrainingFaultError(
+                f"model.path = {spec.model.path}: no engine can be made of it, [lora] and the config in `deepspeed`: "
+                f"{type(error).__name__}: {error}\nMend what this names, and run again. {self._tell_kept()}"
+            ) from error
+
+    def _tell_kept(self) -> str:
+        return "The last checkpoint is intact." if self._is_saved else "Nothing was saved yet."
 
     def _was_saved_by_others(self) -> bool:
         """Whether the newest checkpoint was saved by another number of workers."""
@@ -230,8 +251,8 @@ class TrainingWorker:
             return
         raise TrainingFaultError(
             f"the loss is {loss} and the gradient norm {grad_norm} at step {self._progress.step + 1}: training has "
-            "diverged\nLower training.learning_rate or raise training.warmup_steps, and give another run folder; the "
-            "last checkpoint is intact."
+            "diverged\nLower training.learning_rate or raise training.warmup_steps, and give another run folder. "
+            + self._tell_kept()
         )
 
     def _validate(self) -> dict[str, float | None]:
@@ -262,31 +283,37 @@ class TrainingWorker:
     def _save(self, metrics: Mapping[str, float | None]) -> None:
         """Save a checkpoint of all workers; Ray Train makes it visible when every worker's part is stored."""
         self._fence.check()
-        folder = Path(tempfile.mkdtemp(prefix="judgetrace-checkpoint-"))
+        folder: Path | None = None
         try:
+            folder = Path(tempfile.mkdtemp(prefix="judgetrace-checkpoint-"))
             save_state(self._engine, folder)
             if self._rank == 0:
                 save_progress(self._progress, self._world, folder)
                 write_curves(self._progress, self._run_folder)
+                keep_index(self._run_folder)
             row = self._progress.history[-1]
             shown = {"step": self._progress.step, "loss": row["loss"], **metrics}
             self._train.report(shown, checkpoint=self._train.Checkpoint.from_directory(str(folder)))
+            self._is_saved = True
         except Exception as error:
-            if not is_disk_full(error, folder):
+            temporary = Path(tempfile.gettempdir())
+            if not is_disk_full(error, folder or temporary):
                 raise
             raise TrainingFaultError(
                 f"the checkpoint of step {self._progress.step} could not be saved: {error}\nMake room (in "
-                f"{folder.parent} of this machine, or in the run folder), and run the same command again; the last "
-                "checkpoint is intact."
+                f"{temporary} of this machine, or in the run folder), and run the same command again. "
+                + self._tell_kept()
             ) from error
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _restore(self) -> None:
         if self._checkpoint is None:
             return
         with self._checkpoint.as_directory() as name:
             try:
+                check_parts(Path(name))
                 self._load_state(Path(name))
             except UserError:
                 raise
@@ -324,12 +351,3 @@ def _set_environment(spec: TrainSpec) -> None:
     if not spec.on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     wait_for_build_locks(extensions_root())
-
-
-def is_disk_full(error: BaseException | None, folder: Path) -> bool:
-    """Whether an error, or what caused it, came of a full disk; torch's own does not say, so `folder` is asked."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        error = error.__cause__ or error.__context__
-    return folder.exists() and shutil.disk_usage(folder).free < ROOM_BYTES

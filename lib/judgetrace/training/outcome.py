@@ -1,0 +1,103 @@
+"""What a run of train_rater came to, for its card, its manifest and people. Imports neither Ray nor torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from judgetrace.storage import Folder
+from judgetrace.training.config import TrainRaterConfig
+from judgetrace.training.inputs import TrainInputs, TrainPlan
+from judgetrace.training.progress import Progress
+from judgetrace.training.reading import ExampleSurvey
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training ended with."""
+
+    progress: Progress
+    best: Any
+    """Ray Train's checkpoint."""
+    best_metrics: dict[str, float | None]
+
+
+def describe_corpus(inputs: TrainInputs) -> dict[str, Any]:
+    """Collect what the rater was taught and held against, for its card."""
+    return {
+        "id": inputs.corpus.corpus_id,
+        "splits": inputs.corpus.splits,
+        "validation_items": len(inputs.validation_items()),
+    }
+
+
+def describe_data(survey: ExampleSurvey) -> dict[str, Any]:
+    """Collect what was learned, for manifest and card."""
+    names = [f"{dimension}/{rating}" if dimension else rating for dimension, rating in survey.labels]
+    counts = survey.usable.column("label").value_counts().to_pylist()
+    labels = {names[count["values"]]: count["counts"] for count in counts}
+    return {
+        "examples": survey.usable.num_rows,
+        "skipped": dict(survey.reasons),
+        "labels": dict(sorted(labels.items())),
+        "tokens": survey.num_tokens,
+        "answer_tokens": survey.num_answer_tokens,
+    }
+
+
+def describe_training(trained: Trained, plan: TrainPlan) -> dict[str, Any]:
+    """Collect how training went, likewise."""
+    progress = trained.progress
+    padded = [row["padding_share"] for row in progress.history if row["padding_share"] is not None]
+    return {
+        "steps": progress.step,
+        "epochs": progress.step / plan.steps_per_epoch,
+        "best_step": int(trained.best_metrics["step"] or 0),
+        "best_validation": trained.best_metrics,
+        "untuned_validation": progress.find_validation(0),
+        "untuned_is_best": progress.best_score is not None and progress.best_step == 0,
+        "padding_share": sum(padded) / max(1, len(padded)),
+        "tokens": sum(row["num_tokens"] for row in progress.history),
+        "seconds": sum(row["seconds"] for row in progress.history),
+    }
+
+
+def print_outcome(console: Console, run: str, trained: Trained) -> None:
+    """Show what training came to on the validation split."""
+    untuned, best = trained.progress.find_validation(0), trained.best_metrics
+    if untuned is not None:
+        console.print(f"\nOn the validation split, untuned and after step {best['step']}:")
+        for name, value in untuned.items():
+            if name != "score":
+                before, after = (("undefined" if v is None else f"{v:.3f}") for v in (value, best.get(name)))
+                console.print(f"  {name:<18} {before:>9} {after:>9}")
+    if trained.progress.best_score is not None and trained.progress.best_step == 0:
+        console.print("No checkpoint scored better than the untuned base; the best of them became the rater.")
+    console.print(f"\nRater: [bold]{run}/rater[/]", soft_wrap=True)
+
+
+def list_ignored(earlier: Mapping[str, Any], config: TrainRaterConfig) -> list[str]:
+    """List the settings that a complete run, with the config `earlier`, was not made with and could have been."""
+    now = config.model_dump(mode="json")
+    return [
+        f"{section}.{key}: was {earlier[section][key]!r}, is now {value!r}"
+        for section in ("training", "validation", "output")
+        for key, value in now[section].items()
+        if earlier.get(section, {}).get(key, value) != value
+    ]
+
+
+def print_complete(console: Console, config: TrainRaterConfig) -> None:
+    """Say that a run is complete, and which settings come too late."""
+    console.print(f"run {config.run} is complete; its rater: {config.run}/rater", soft_wrap=True)
+    ignored = list_ignored(Folder(config.run).read_json("manifest.json")["config"], config)
+    if ignored:
+        console.print(
+            "Ignored, since the rater is made:\n  " + "\n  ".join(ignored) + f"\nTo have it made so, delete "
+            f"{config.run}/manifest.json and run the same command again: it goes on from the checkpoints.",
+            soft_wrap=True,
+            markup=False,
+        )

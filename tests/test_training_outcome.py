@@ -1,0 +1,39 @@
+"""What is said of a complete run."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from judgetrace.storage import Folder
+from judgetrace.training.config import TrainRaterConfig
+from judgetrace.training.outcome import list_ignored, print_complete
+
+
+def make_config(run: str = "r", **sections: dict[str, object]) -> TrainRaterConfig:
+    return TrainRaterConfig(corpus="c", traces=("t",), run=run, model={"path": "base"}, **sections)
+
+
+def tell(config: TrainRaterConfig) -> str:
+    text = io.StringIO()
+    print_complete(Console(file=text, width=500), config)
+    return text.getvalue()
+
+
+def test_settings_that_come_after_a_run_is_complete_are_named_with_what_to_do(tmp_path):
+    run = str(tmp_path / "run")
+    earlier = make_config(run)
+    Folder(run).write_json("manifest.json", {"config": earlier.model_dump(mode="json")})
+    told = tell(make_config(run, output={"form": "adapter"}, training={"max_steps": 9}))
+    assert "output.form: was 'merged', is now 'adapter'" in told
+    assert "training.max_steps: was None, is now 9" in told
+    assert f"delete {run}/manifest.json and run the same command again" in told
+    assert "Ignored" not in tell(earlier)
+
+
+def test_what_an_earlier_version_did_not_know_and_where_a_job_runs_is_no_change():
+    earlier = make_config().model_dump(mode="json")
+    del earlier["output"]["base_license"], earlier["validation"]
+    changed = make_config(output={"base_license": "mit"}, workers={"num_workers": 4}, validation={"batch": 2})
+    assert list_ignored(earlier, changed) == []

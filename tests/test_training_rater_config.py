@@ -1,0 +1,60 @@
+"""The config that asks a tuned rater as it was taught, read as rate_items reads it."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+from judgetrace.rating_config import RateItemsConfig, check_scales
+from judgetrace.scale import ScaleConfig
+from judgetrace.training.config import TrainRaterConfig
+from judgetrace.training.rater_config import write_rating_config
+
+
+def read_back(has_nominal: bool = False, **sections: Any) -> RateItemsConfig:
+    given: dict[str, Any] = {"corpus": "corpora/x", "traces": "runs/t", "run": "runs/r", "model": {"path": "base"}}
+    text = write_rating_config(TrainRaterConfig(**(given | sections)), has_nominal=has_nominal)
+    return RateItemsConfig.model_validate(tomllib.loads(text))
+
+
+def test_the_rater_is_asked_greedily_as_in_validation_and_otherwise_by_the_defaults() -> None:
+    config = read_back()
+
+    assert (config.corpus, config.model.path, config.model.adapter) == ("corpora/x", "runs/r/rater", None)
+    assert (config.decoding.rating, config.decoding.temperature) == ("expected", 0.0)
+    assert config.guideline is None
+    assert (config.prompt.model_dump(exclude_defaults=True), config.thinking.format) == ({}, "plain")
+
+
+def test_all_that_its_prompt_was_made_of_is_there() -> None:
+    prompt = {
+        "template": 'my "own".jinja',
+        "system": "You rate.\nBe fair: \\o/ ½",
+        "severity": "strict",
+        "on_overlong": "shorten",
+        "chat_template_args": {"enable_thinking": False, "depth": 2},
+    }
+    config = read_back(prompt=prompt, guideline="mine.md", thinking={"format": "tags", "tags": ["[T]", "[/T]"]})
+
+    assert config.prompt.model_dump() == prompt
+    assert config.guideline == "runs/r/rater/guideline.md"
+    assert (config.thinking.format, config.thinking.tags) == ("tags", ("[T]", "[/T]"))
+
+
+def test_a_rater_that_learned_labels_alone_is_asked_for_the_rating_at_once() -> None:
+    config = read_back(data={"target": "label_first"}, thinking={"format": "tags", "tags": ["[T]", "[/T]"]})
+
+    assert (config.thinking.format, config.thinking.tags) == ("none", None)
+
+
+def test_a_nominal_scale_has_no_expectation_to_ask_for() -> None:
+    config = read_back(has_nominal=True)
+
+    check_scales(config.decoding, ScaleConfig(values=("red", "blue"), type="nominal"))
+    assert config.decoding.rating == "sampled"
+
+
+def test_an_adapter_is_asked_on_top_of_its_base() -> None:
+    config = read_back(model={"path": "org/base", "revision": "v2"}, output={"form": "adapter"})
+
+    assert config.model.model_dump() == {"path": "org/base", "revision": "v2", "adapter": "runs/r/rater"}
