@@ -20,7 +20,7 @@ from judgetrace.engine import EngineConfig, EngineStartError
 from judgetrace.flight_recorder import flights_folder
 from judgetrace.gate import GateConfig, describe_breach, find_breaches
 from judgetrace.ledger import is_finished, list_shard_files, select_current
-from judgetrace.limits import RunLimits
+from judgetrace.limits import RunLimits, StopReason
 from judgetrace.live import LiveLine
 from judgetrace.loop_guard import guard_loop
 from judgetrace.metrics import RunMetrics, RunView
@@ -219,8 +219,8 @@ class RunEnd:
     is_complete: bool
     snapshot: RunSnapshot
     seconds: float
-    by_signal: bool = False
-    """Whether somebody, or the machine, ended it, rather than a limit, a gate or a newer driver."""
+    is_planned: bool = False
+    """Whether it ended early as it was told to (limits.StopReason)."""
 
 
 class UnitRun:
@@ -240,8 +240,7 @@ class UnitRun:
         self._live, self._metrics = LiveLine(view), RunMetrics(job, run.folder.url, view)
         self._levels = levels
         self._told_breaches: set[tuple[str, str]] = set()
-        self._stop_reason: str | None = None
-        self._by_signal = False
+        self._stop_reason: StopReason | None = None
         self._failure: BaseException | None = None
         self._began = time.monotonic()
 
@@ -266,10 +265,10 @@ class UnitRun:
             with suppress(StoreError):
                 self.write_state(f"failed: {failure}"[:1000], snapshot)
             raise failure
-        reason = self._stop_reason or "complete"
+        stop, seconds = self._stop_reason, time.monotonic() - self._began
+        reason = "complete" if stop is None else stop.text
         self.write_state(reason, snapshot)
-        seconds = time.monotonic() - self._began
-        return RunEnd(reason, self._stop_reason is None, snapshot, seconds, self._by_signal)
+        return RunEnd(reason, stop is None, snapshot, seconds, stop is not None and stop.is_planned)
 
     def _consume(self, spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> None:
         try:
@@ -294,7 +293,7 @@ class UnitRun:
             if watch.expired and not seen.states:
                 raise watch.give_up()
             if self._stop_reason and told_at == float("inf"):
-                print(f"\nstopping: {self._stop_reason}; draws in flight may end", file=sys.stderr, flush=True)
+                print(f"\nstopping: {self._stop_reason.text}; draws in flight may end", file=sys.stderr, flush=True)
                 ray.get(control.drain.remote())
                 told_at = time.monotonic()
             works = seen.states["running"] or seen.states["draining"]
@@ -317,10 +316,13 @@ class UnitRun:
     def _note_reasons_to_stop(self, seen: RunSnapshot) -> None:
         if self._stop_reason is not None:
             return
-        self._stop_reason = seen.fenced or self._limits.find_reason(seen.done, time.monotonic() - self._began)
+        if seen.fenced:
+            self._stop_reason = StopReason(seen.fenced, is_planned=True)
+            return
+        self._stop_reason = self._limits.find_reason(seen.done, time.monotonic() - self._began)
         self._stop_reason = self._stop_reason or self._hold_against_gate(seen)
 
-    def _hold_against_gate(self, seen: RunSnapshot) -> str | None:
+    def _hold_against_gate(self, seen: RunSnapshot) -> StopReason | None:
         """Warn of each level that falls below the gate, once; returns why to stop, where the gate is to."""
         gate = self._levels.gate
         breaches = find_breaches(self._levels.units + seen.done.levels, gate)
@@ -330,7 +332,7 @@ class UnitRun:
         self._told_breaches |= {(level.dimension, level.label) for level in new}
         told = describe_breach(new, gate)
         if gate.on_breach == "stop":
-            return told
+            return StopReason(told, is_planned=True)
         print(f"\nwarning: {told}", file=sys.stderr, flush=True)
         return None
 
@@ -351,6 +353,6 @@ class UnitRun:
 
     def _signals(self) -> AbstractContextManager[None]:
         def stop(reason: str) -> None:
-            self._stop_reason, self._by_signal = reason, True
+            self._stop_reason = StopReason(reason)
 
         return taking_stop_signals(lambda: self._stop_reason is not None, stop)
