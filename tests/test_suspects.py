@@ -98,7 +98,7 @@ def test_a_drain_leaves_suspects_suspected(tmp_path, corpus, mortal):  # noqa: F
     with pytest.raises(EngineDeadError):
         call(worker, 0)
     before = suspects_of(run)
-    slow, link, _ = make_worker(tmp_path, corpus, script={"latency_s": 60.0})
+    slow, link, _ = make_worker(tmp_path, corpus, script={"latency_s": 1e6})
     link.drain = True
     call(slow, 0)
     assert suspects_of(run) == before

@@ -153,6 +153,7 @@ class DrawScheduler:
         now = time.monotonic()
         for work in list(self._works.values()):
             work.lost_draws = {index: now - work.began[index] for index in work.sampling.in_flight}
+            work.sampling.in_flight.clear()
             if not work.done.done():
                 work.done.set_exception(failure)
             for task in work.tasks.values():

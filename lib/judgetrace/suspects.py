@@ -72,7 +72,9 @@ def blame_unit(
         # While others are alone many units wait for their next draw: what they have is kept.
         return note_unit(work, decider) if work.began else None
     if work.suspicion is None:
-        return mark_suspect(decider.decide(work.payload, work.sampling), suspect(death, work.lost_draws))
+        work.suspicion = suspect(death, work.lost_draws)
+        # Unless its draws ended in the engine's last moment.
+        return note_unit(work, decider)
     for index in sorted(work.lost_draws):
         seed = draw_seed(decider.sampling.seed, work.payload.key, index)
         tokens = work.payload.prompt.num_tokens
