@@ -181,19 +181,34 @@ def ask_control(control: Any) -> RunSnapshot:
     return snapshot
 
 
-def explain_failure(failure: BaseException) -> BaseException:
+def explain_failure(failure: BaseException, max_deaths: int) -> BaseException:
     """Turn Ray's account of what a worker met into its own words, where it has some; anything else stays as it is."""
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
     for kind in (StoreError, CorruptFileError):
         _, marker, reason = str(failure).rpartition(f"{kind.__name__}: ")
         if marker:
             return kind(reason.strip())
     _, marker, reason = str(failure).rpartition(f"{EngineStartError.__name__}: ")
+    if isinstance(failure, (RayActorError, OutOfMemoryError)):
+        return make_early_error(
+            f"engines died more often than engine.max_deaths = {max_deaths} over one shard; the last time: {failure}\n"
+            "The same command goes on. Often they need more memory than there is: lower engine.max_replicas or "
+            "engine.slots; the workers' own logs are in Ray's session folder (--cluster.worker_logs shows them)."
+        )
     if not marker:
         return failure
     return UserError(
         f"the engine could not start: {reason.strip()}\nChange [model] or [engine]; the workers' own logs are in Ray's "
         "session folder (--cluster.worker_logs shows them)."
     )
+
+
+def make_early_error(message: str) -> UserError:
+    """Make the error of a run that ended early and can be continued."""
+    error = UserError(message)
+    error.exit_status = 3
+    return error
 
 
 @dataclass(frozen=True)
@@ -260,10 +275,12 @@ class UnitRun:
             snapshot = self._watch(thread, control, watch)
         self._live.end()
         if self._failure is not None:
-            failure = explain_failure(self._failure)
+            failure = explain_failure(self._failure, spec.engine.max_deaths)
+            # Who gave up says so itself; what a worker met is a failure.
+            state = f"{failure}" if isinstance(self._failure, UserError) else f"failed: {failure}"
             # Where the store is what failed, the reason is told nowhere but here.
             with suppress(StoreError):
-                self.write_state(f"failed: {failure}"[:1000], snapshot)
+                self.write_state(state[:1000], snapshot)
             raise failure
         stop, seconds = self._stop_reason, time.monotonic() - self._began
         reason = "complete" if stop is None else stop.text
@@ -291,7 +308,10 @@ class UnitRun:
             self._show(seen)
             self._note_reasons_to_stop(seen)
             if watch.expired and not seen.states:
-                raise watch.give_up()
+                gave_up = watch.give_up()
+                has_begun = seen.done.num_draws or seen.done.num_units
+                self._failure = make_early_error(str(gave_up)) if has_begun else gave_up
+                return seen
             if self._stop_reason and told_at == float("inf"):
                 print(f"\nstopping: {self._stop_reason.text}; draws in flight may end", file=sys.stderr, flush=True)
                 ray.get(control.drain.remote())

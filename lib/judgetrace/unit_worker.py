@@ -381,7 +381,8 @@ class UnitWorker:
         failures = 0
         while True:
             waited = 0.0
-            # What failed is tried again at once: a store that stays away, or a full disk, is told within a minute.
+            # What failed is tried again at once: a full disk is told within seconds. A store that stays away takes some
+            # two minutes, since each try waits for it by itself (s3_retries.py).
             while not failures and waited < self._commit_every_s and self._num_pending() < MAX_PENDING_ROWS:
                 await asyncio.sleep(min(0.5, self._commit_every_s))
                 waited += 0.5
