@@ -24,6 +24,7 @@ class ScriptedEngine:
     levels            the ratings to choose from
     favour            probability of the unit's favourite level (else uniform)
     latency_s         mean time of a draw, exponential; 0 answers at once
+    crowd_s           seconds that a draw takes beyond that where it is not alone
     output_tokens     tokens that a draw counts
     unparsed_rate     share of draws without a rating
     fail_rate         share of draws that raise, again at every try
@@ -46,6 +47,7 @@ class ScriptedEngine:
         self._slots = asyncio.Semaphore(spec.engine.slots)
         self._num_draws = 0
         self._is_silent = False
+        self._num_waiting = 0
         self._beats = 0
         self.max_model_tokens = int(script.get("max_model_len", 4096))
         self.special_tokens = ("<|im_start|>", "<|im_end|>")
@@ -100,7 +102,13 @@ class ScriptedEngine:
             seconds = choice.expovariate(1 / latency)
             if request.on_tokens is not None:
                 request.on_tokens(tokens // 2)
-            await asyncio.sleep(seconds)
+            self._num_waiting += 1
+            try:
+                await asyncio.sleep(seconds)
+                if self._num_waiting > 1:
+                    await asyncio.sleep(float(self._script.get("crowd_s", 0.0)))
+            finally:
+                self._num_waiting -= 1
 
     def _note(self, item_id: str, index: str) -> None:
         if "journal" in self._script:

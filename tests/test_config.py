@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, Field
 
-from judgetrace.config import STRICT, UserError, load_config, run_job
+from judgetrace.config import STRICT, JobStatus, UserError, load_config, run_job
 
 
 class Inner(BaseModel):
@@ -81,3 +81,10 @@ def test_a_fault_of_the_user_is_printed_without_a_traceback(capsys: pytest.Captu
 
     assert left.value.code == 2
     assert capsys.readouterr().err == "error: no x\n"
+
+
+def test_a_process_ends_with_the_status_that_its_job_keeps_for_it() -> None:
+    for status, expected in ((3, 3), (JobStatus(3, of_process=0), 0)):
+        with pytest.raises(SystemExit) as left:
+            run_job(lambda _, status=status: status, [])
+        assert left.value.code == expected

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from jobs import infer_traces
+from judgetrace.run_folder import RunFolder
+from judgetrace.run_report import describe_state
 from judgetrace.storage import Folder
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.oracle import accepted_set, check_run
@@ -149,3 +151,5 @@ def test_a_job_that_cannot_get_its_resources_says_what_it_waits_for(tmp_path, co
     assert status == 2
     assert "infer_traces needs 0.5 CPU, 4 GPU on one node; the cluster has 2 node(s)" in log.read_text()
     assert "gave up: infer_traces has not moved" in log.read_text()
+    state, _ = describe_state(RunFolder(Folder(str(tmp_path / "run"))), time.time())
+    assert state.startswith("stopped: gave up: infer_traces has not moved")

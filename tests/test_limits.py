@@ -7,6 +7,7 @@ import pytest
 from judgetrace.control import WorkCounts
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.limits import LimitsConfig, RunLimits
+from judgetrace.unit_job import STOPPED_EARLY_STATUS, end_early
 
 DONE = WorkCounts(
     Counter(accepted=70, failed=20, quarantined=10), Counter({"failed: away": 20}), 300, 4_000_000, 500_000
@@ -15,7 +16,8 @@ PRICED = EndpointConfig(base_url="http://localhost", input_price=0.5, output_pri
 
 
 def reason(done=DONE, seconds=100.0, endpoint=None, **limits):
-    return RunLimits(LimitsConfig(**{"max_failed_rate": 1.0} | limits), endpoint).find_reason(done, seconds)
+    found = RunLimits(LimitsConfig(**{"max_failed_rate": 1.0} | limits), endpoint).find_reason(done, seconds)
+    return None if found is None else found.text
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,17 @@ def test_a_budget_of_money_counts_the_endpoints_prices():
     assert RunLimits(LimitsConfig(), PRICED).cost(DONE) == pytest.approx(3.0)
     assert reason(endpoint=PRICED, max_cost=3.0) == "limits.max_cost reached (3.00)"
     assert reason(endpoint=PRICED, max_cost=3.01) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "process"), [({"max_output_tokens": 1}, 0), ({"max_seconds": 1}, 0), ({"max_failed_rate": 0.1}, 3)]
+)
+def test_a_spent_budget_ends_the_process_as_the_config_says_and_failures_do_not(limits, process):
+    config = LimitsConfig(**{"max_failed_rate": 1.0, "early_status": 0} | limits)
+    found = RunLimits(config).find_reason(DONE, 100.0)
+    status = end_early(config, found.is_planned)
+    # A job that calls this one is to see that it is not complete, whatever its process would end with.
+    assert (int(status), status.of_process) == (STOPPED_EARLY_STATUS, process)
 
 
 def test_few_units_do_not_make_a_failed_rate():

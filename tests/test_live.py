@@ -19,16 +19,17 @@ def test_durations_are_written_for_people(seconds, text):
 def test_the_line_tells_units_tokens_and_time_left(capsys):
     clock = iter(range(1000, 2000, 10))
     line = LiveLine(
-        RunView(400, WorkCounts(Counter(accepted=80, exhausted=20), output_tokens=20000)),
+        RunView(400, WorkCounts(Counter(accepted=80, exhausted=20), prompt_tokens=30_000, output_tokens=20000)),
         clock=lambda: float(next(clock)),
     )
     for step in range(1, 7):
         line.show(
             RunSnapshot(
-                states=Counter(running=2),
+                states=Counter(running=2, starting=1),
                 done=WorkCounts(
                     outcomes=Counter(accepted=20 * step, exhausted=4 * step, quarantined=step),
                     num_draws=100 * step,
+                    prompt_tokens=10_000 * step,
                     output_tokens=5000 * step,
                 ),
                 draws_in_flight=128,
@@ -39,7 +40,8 @@ def test_the_line_tells_units_tokens_and_time_left(capsys):
     # 150 units in 50 s since the first draw, 150 to go; 5,000 tokens every 10 s; 80 + 120 accepted for 50,000 tokens.
     assert last == (
         "250/400 units  200 accepted (80.0%), 44 exhausted, 6 quarantined  about 50 s left  500 tokens/s  "
-        "250 tokens per accepted  128 draws in flight on 2 engine(s)  3 restart(s)  600 draws, 50,000 tokens"
+        "250 tokens per accepted  128 draws in flight, engines: 2 running, 1 starting  3 restart(s)  "
+        "600 draws, 50,000 tokens, 90,000 of prompts"
     )
 
 

@@ -13,7 +13,9 @@ from tests.test_reaper import is_alive
 WORKER = """
 import asyncio, sys, threading, time
 from pathlib import Path
+from judgetrace import loop_guard
 from judgetrace.loop_guard import guard_loop
+loop_guard.STARVED_AT_MOST = float(sys.argv[2]) if sys.argv[2:] else 10
 loop = asyncio.new_event_loop()
 threading.Thread(target=loop.run_forever, daemon=True).start()
 guard_loop(loop, 3.0, Path(sys.argv[1]) if sys.argv[1:] else None)
@@ -52,7 +54,7 @@ import os
 def turn():
     os.sched_setaffinity(0, {{{cpu}}})
     os.nice(10)
-    ends = time.monotonic() + 6
+    ends = time.monotonic() + {turn_s}
     while time.monotonic() < ends:
         pass
     print("turned", flush=True)
@@ -67,12 +69,27 @@ def test_a_loop_that_waits_for_a_cpu_is_not_one_that_stands_still():
     spin = f"import os; os.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass"
     others = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(4)]
     try:
-        worker = start(STARVED.format(cpu=cpu))
+        worker = start(STARVED.format(cpu=cpu, turn_s=6))
         # The guard lets a loop stand still for 3 s: of these 6 it has a CPU for 1.2 at most, the fifth part of one.
         assert worker.stdout.readline() == "turned\n"
         assert worker.poll() is None
         worker.kill()
         worker.wait()
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def test_a_loop_that_is_starved_for_too_long_is_ended_and_nothing_suspected(tmp_path):
+    cpu = min(os.sched_getaffinity(0))
+    spin = f"import os; os.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass"
+    others = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(4)]
+    try:
+        # After 1.2 times the limit of 3 s, of which it stood still for the fifth part at most.
+        worker = start(STARVED.format(cpu=cpu, turn_s=60), str(tmp_path / "crash"), "1.2")
+        assert worker.wait(timeout=40) == -signal.SIGKILL
+        assert not (tmp_path / "crash").exists()
     finally:
         for other in others:
             other.kill()

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from judgetrace.sampling import Draw, SamplingConfig, UnitSampling
-from judgetrace.scheduler import DrawScheduler, UnitWork
+from judgetrace.scheduler import DrawScheduler, Suspicion, UnitWork
 
 
 class Engine:
@@ -169,7 +169,10 @@ def test_engine_time_is_counted_only_while_a_draw_runs():
 
 
 def test_a_unit_that_must_be_alone_goes_first_and_shares_the_engine_with_no_other():
-    """Three of ten, one after the other; what was in flight ends before, and the rest goes on after."""
+    """Three of ten, one after the other; what was in flight ends before, and the rest goes on after.
+
+    Who had been in flight for the shortest time goes first: what kills does so soon, more often than late.
+    """
     engine = Engine({f"u{i}": 3 for i in range(10)})
     seen: list[set[str]] = []
 
@@ -182,7 +185,13 @@ def test_a_unit_that_must_be_alone_goes_first_and_shares_the_engine_with_no_othe
     async def scenario() -> None:
         scheduler = DrawScheduler(4, sample)
         config = SamplingConfig(max_draws=8)
-        works = [UnitWork(UnitSampling(config), f"u{i}", alone=i in (5, 6, 7)) for i in range(10)]
+        seconds = {5: 1.0, 6: 3.0, 7: 2.0}
+        works = [
+            UnitWork(
+                UnitSampling(config), f"u{i}", suspicion=Suspicion("death", 8, seconds[i]) if i in seconds else None
+            )
+            for i in range(10)
+        ]
         with scheduler.feeding():
             futures = [scheduler.submit(work) for work in works]
         async with asyncio.timeout(20):
@@ -194,7 +203,54 @@ def test_a_unit_that_must_be_alone_goes_first_and_shares_the_engine_with_no_othe
     assert all(len(together) == 1 for together in seen if together & {"u5", "u6", "u7"})
     assert any(len(together) > 1 for together in seen)
     order = list(dict.fromkeys(name for name, _ in engine.started))
-    assert order == ["u0", "u1", "u2", "u3", "u5", "u6", "u7", "u4", "u8", "u9"]
+    assert order == ["u0", "u1", "u2", "u3", "u5", "u7", "u6", "u4", "u8", "u9"]
+
+
+def test_only_the_draws_that_were_lost_are_alone_and_then_the_unit_is_one_of_many():
+    """Of eight draws that each of three suspects takes, the second one was lost."""
+    engine = Engine({f"u{i}": 7 for i in range(9)})
+    beside: dict[tuple[str, int], int] = {}
+
+    async def sample(work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
+        draw = await engine.sample(work, index, may_be_cancelled)
+        beside[work.payload, index] = len(engine.running)
+        return draw
+
+    async def scenario() -> None:
+        scheduler = DrawScheduler(4, sample)
+        suspicion, known = Suspicion("death", 2, 1.0), [Draw(0, 0, "disagrees")]
+        with scheduler.feeding():
+            suspects = [UnitWork(UnitSampling(SamplingConfig(), known), f"u{i}", suspicion=suspicion) for i in range(3)]
+            others = [UnitWork(UnitSampling(SamplingConfig()), f"u{i}") for i in range(3, 9)]
+            futures = [scheduler.submit(work) for work in [*suspects, *others]]
+        async with asyncio.timeout(20):
+            await asyncio.gather(*futures)
+        assert all(work.suspicion is None for work in suspects)
+        assert all([draw.index for draw in work.sampling.accepted] == [7] for work in suspects)
+
+    asyncio.run(scenario())
+    assert engine.started[:3] == [("u0", 1), ("u1", 1), ("u2", 1)]
+    assert [beside[f"u{i}", 1] for i in range(3)] == [0, 0, 0]
+    assert sum(beside[f"u{i}", index] > 0 for i in range(3) for index in range(2, 8)) > 9
+
+
+def test_a_suspect_whose_lost_draws_are_known_by_now_is_one_of_many():
+    async def scenario() -> None:
+        engine = Engine({"cleared": 3, "other": 3})
+        scheduler = DrawScheduler(2, engine.sample)
+        sampling = UnitSampling(SamplingConfig(), [Draw(0, 0, "disagrees"), Draw(1, 0, "disagrees")])
+        with scheduler.feeding():
+            futures = [
+                scheduler.submit(UnitWork(sampling, "cleared", suspicion=Suspicion("death", 2, 1.0))),
+                scheduler.submit(UnitWork(UnitSampling(SamplingConfig()), "other")),
+            ]
+            assert engine.most_at_once == 0
+            await asyncio.sleep(0)
+            assert engine.running == {("cleared", 2), ("other", 0)}
+        async with asyncio.timeout(20):
+            await asyncio.gather(*futures)
+
+    asyncio.run(scenario())
 
 
 def test_an_engine_failure_leaves_each_unit_the_draws_that_it_lost():
@@ -212,7 +268,8 @@ def test_an_engine_failure_leaves_each_unit_the_draws_that_it_lost():
             futures = [scheduler.submit(work) for work in works]
             async with asyncio.timeout(20):
                 await asyncio.gather(*futures, return_exceptions=True)
-        assert [work.lost_draws for work in works] == [frozenset({0}), frozenset({0}), frozenset()]
+        assert [list(work.lost_draws) for work in works] == [[0], [0], []]
+        assert 0.01 <= works[1].lost_draws[0] <= works[0].lost_draws[0] < 10
 
     asyncio.run(scenario())
 
@@ -222,7 +279,8 @@ def test_stopping_gives_back_units_that_wait_to_be_alone():
 
     async def scenario() -> None:
         scheduler = DrawScheduler(4, engine.sample)
-        works = [UnitWork(UnitSampling(SamplingConfig()), f"u{i}", alone=i > 0) for i in range(3)]
+        suspicion = [None, Suspicion("death", 1, 1.0), Suspicion("death", 1, 1.0)]
+        works = [UnitWork(UnitSampling(SamplingConfig()), f"u{i}", suspicion=suspicion[i]) for i in range(3)]
         futures = [scheduler.submit(work) for work in works]
         scheduler.stop()
         async with asyncio.timeout(20):

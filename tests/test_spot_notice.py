@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from aiohttp import web
 
-from judgetrace.node_notice import seconds_until
+from judgetrace.node_notice import CloudWatch, seconds_until
 from judgetrace.spot_notice import read_spot_notice
 from tests.loopback import Asked, LoopbackServer, Reply
 
@@ -58,10 +58,32 @@ def test_a_notice_is_read_as_each_cloud_writes_it(monkeypatch, cloud, notice, se
 
 
 @pytest.mark.parametrize("cloud", ["aws", "gcp"])
-def test_where_nothing_answers_there_is_no_notice(monkeypatch, cloud):
+def test_where_nothing_answers_that_is_told_once_and_is_no_notice(monkeypatch, capsys, cloud):
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("GCE_METADATA_HOST", "127.0.0.1:9")
-    assert read_spot_notice(cloud, NOW) is None
+    with pytest.raises(OSError, match="Connection refused"):
+        read_spot_notice(cloud, NOW)
+    times = iter(range(0, 1000, 10))
+    watch = CloudWatch(cloud, announce=lambda seconds: None, clock=lambda: float(next(times)))
+    assert [watch.look() for _ in range(3)] == [None] * 3
+    assert capsys.readouterr().err.count("the machine's metadata can't be read") == 1
+
+
+def test_a_notice_that_ray_can_not_be_told_of_makes_the_worker_leave_by_itself(monkeypatch):
+    told: list[float] = []
+
+    def refuse(seconds: float) -> None:
+        told.append(seconds)
+        raise RuntimeError("the head does not answer")
+
+    with MetadataServer("TRUE") as server:
+        monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.port}")
+        watch = CloudWatch("gcp", refuse)
+        assert [watch.look() for _ in range(3)] == [None, None, 30.0]
+        assert told == [30.0] * 3
+        calm = CloudWatch("gcp", told.append)
+        assert [calm.look(), calm.look()] == [None, None]
+        assert len(told) == 4
 
 
 def test_rays_deadline_is_milliseconds_since_the_epoch_and_none_is_taken_for_thirty_seconds():

@@ -8,10 +8,12 @@ from collections import Counter
 import pytest
 
 from judgetrace.engine import EngineConfig, EngineDeadError
+from judgetrace.flight_recorder import Crash
 from judgetrace.ledger import ShardLedger
 from judgetrace.products import TRACE_PRODUCT
+from judgetrace.scheduler import Suspicion
 from judgetrace.storage import Folder
-from judgetrace.suspects import KILLED_TWICE, SUSPECTED, find_suspects
+from judgetrace.suspects import KILLED_TWICE, find_suspects, is_repetition, judge_crashes, mark_suspect
 from judgetrace.unit_worker import UnitWorker
 from tests.oracle import accepted_set, check_rows
 from tests.test_unit_worker import call, corpus, make_worker  # noqa: F401
@@ -96,7 +98,7 @@ def test_a_drain_leaves_suspects_suspected(tmp_path, corpus, mortal):  # noqa: F
     with pytest.raises(EngineDeadError):
         call(worker, 0)
     before = suspects_of(run)
-    slow, link, _ = make_worker(tmp_path, corpus, script={"latency_s": 60.0})
+    slow, link, _ = make_worker(tmp_path, corpus, script={"latency_s": 1e6})
     link.drain = True
     call(slow, 0)
     assert suspects_of(run) == before
@@ -131,10 +133,44 @@ def fail_later(worker: UnitWorker, failure: EngineDeadError) -> None:
 
 def test_the_latest_word_about_a_unit_counts():
     items = make_items(3)
-    suspected = [make_decision(items, i, "undecided", [], error=SUSPECTED) for i in range(3)]
+    suspicion = Suspicion("4711-9", 3, 1.25)
+    suspected = [mark_suspect(make_decision(items, i, "undecided", []), suspicion) for i in range(3)]
     decided = make_decision(items, 1, "accepted", [make_draw(0, "accepted", "2")])
-    assert {key[0] for key in find_suspects(table_of(suspected[0], decided, suspected[2]))} == {
-        "item-0000",
-        "item-0002",
-    }
-    assert find_suspects(table_of()) == set()
+    found = find_suspects(table_of(suspected[0], decided, suspected[2]))
+    assert {key[0]: own for key, own in found.items()} == {"item-0000": suspicion, "item-0002": suspicion}
+    assert find_suspects(table_of()) == {}
+
+
+def test_a_suspect_that_kills_alone_clears_the_others_of_its_death_at_once(tmp_path, corpus, mortal):  # noqa: F811
+    """The second death explains the first: alone the row took no longer to kill. Most were never drawn alone."""
+    script = {"latency_s": 0.01, "crowd_s": 1.0, "kills": ["shard0-0003"]}
+    worker, _, run = make_worker(tmp_path, corpus, script=script)
+    with pytest.raises(EngineDeadError):
+        call(worker, 0)
+    suspects = suspects_of(run)
+    assert len(suspects) > 4
+    again, _, _ = make_worker(tmp_path, corpus, script=script)
+    with pytest.raises(EngineDeadError):
+        call(again, 0)
+    assert suspects_of(run) == set()
+    assert again._done.num_draws < len(suspects) - 1
+    last, _, _ = make_worker(tmp_path, corpus, script=script | {"crowd_s": 0.0})
+    assert call(last, 0) == [40]
+    assert [row["item_id"] for row in read_published(run) if row["outcome"] == "quarantined"] == ["shard0-0003"]
+
+
+def test_who_takes_longer_to_kill_alone_than_it_was_in_flight_does_not_explain_the_first_death():
+    first = Suspicion("death", 2, 1.5)
+    assert is_repetition(first, {0: 0.2, 1: 1.5})
+    assert not is_repetition(first, {0: 0.2, 1: 1.6})
+
+
+def test_crashes_accuse_convict_and_explain():
+    crowd = Crash("1-1", {("a", "", ""): {0: 0.5, 2: 0.1}, ("b", "", ""): {1: 2.0}}, None)
+    verdict = judge_crashes([crowd])
+    assert verdict.accused == {("a", "", ""): Suspicion("1-1", 3, 0.5), ("b", "", ""): Suspicion("1-1", 2, 2.0)}
+    assert (verdict.convicted, verdict.explained) == (set(), set())
+    quick, slow = {("b", "", ""): {1: 1.9}}, {("b", "", ""): {1: 2.1}}
+    assert judge_crashes([crowd, Crash("2-2", quick, Suspicion("1-1", 2, 2.0))]).explained == {"1-1"}
+    verdict = judge_crashes([crowd, Crash("2-2", slow, Suspicion("1-1", 2, 2.0))])
+    assert (verdict.convicted, verdict.explained) == ({("b", "", "")}, set())

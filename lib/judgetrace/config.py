@@ -31,6 +31,18 @@ class UserError(ValueError):
     """Of a job that ends with it."""
 
 
+class JobStatus(int):
+    """A job's exit status as a job sees it that called this one; its own process may end with another one."""
+
+    def __new__(cls, status: int, of_process: int) -> JobStatus:
+        """Make the status; `of_process` is what run_job exits with."""
+        made = super().__new__(cls, status)
+        made.of_process = of_process
+        return made
+
+    of_process: int
+
+
 def load_config(config_type: type[Config], job: str, arguments: list[str]) -> Config:
     """Read the config of `python -m jobs.JOB CONFIG.toml [--section.key=value ...]`; the command line wins.
 
@@ -106,7 +118,10 @@ def _shorten(value: object, limit: int = 120) -> str:
 
 
 def run_job(main: Any, arguments: list[str] | None = None) -> None:
-    """Run a job's main as a program: its return value is the exit status, a UserError prints and exits with its own."""
+    """Run a job's main as a program: its return value is the exit status, or knows the process's own (JobStatus).
+
+    A UserError prints and exits with its own.
+    """
     try:
         status = main(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
@@ -119,4 +134,4 @@ def run_job(main: Any, arguments: list[str] | None = None) -> None:
         with suppress(OSError):
             print(f"error: a disk is full: {error}\nMake room and run the same command again.", file=sys.stderr)
         status = UserError.exit_status
-    sys.exit(status)
+    sys.exit(status.of_process if isinstance(status, JobStatus) else status)

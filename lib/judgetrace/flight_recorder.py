@@ -18,10 +18,13 @@ import json
 import os
 import sys
 import tempfile
-from collections import Counter
+import time
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 from judgetrace.process_exit import count_memory_kills
+from judgetrace.scheduler import Suspicion
 from judgetrace.schema import UnitKey
 
 REWRITE_AT_BYTES = 2**20
@@ -41,22 +44,34 @@ def started_at(pid: int) -> str | None:
         return None
 
 
-def read_crashes(folder: Path) -> dict[UnitKey, bool]:
-    """Read what crashed workers had in flight: the units, and whether one was there alone.
+@dataclass(frozen=True)
+class Crash:
+    """What a process had in flight when it died of its own doing."""
 
-    What accuses somebody stays: of two workers that crashed at once either's successor may read first, and a unit that
-    is accused again of the same death is no worse off.
+    death: str
+    """Which death it was."""
+    lost_draws: dict[UnitKey, dict[int, float]]
+    """By unit and index, for how many seconds."""
+    alone: Suspicion | None
+    """Why the one unit that was in flight was alone; null where it was not."""
+
+
+def read_crashes(folder: Path) -> list[Crash]:
+    """Read what crashed workers had in flight.
+
+    What accuses somebody stays: of two workers that crashed at once either's successor may read first.
     """
-    found: dict[UnitKey, bool] = {}
+    found = []
     for file in folder.glob("*.flight"):
         pid, _, ticks = file.stem.partition("-")
         if started_at(int(pid)) == ticks:
             continue
         try:
-            lines = file.read_text().splitlines()
-            if _has_evidence(file, lines):
-                for key, is_alone in _in_flight(lines[1:]).items():
-                    found[key] = found.get(key, False) or is_alone
+            # The last line may be half a line.
+            *lines, _ = file.read_text().split("\n")
+            died_at = _find_evidence(file.with_suffix(".crash"), lines)
+            if died_at is not None:
+                found.append(_read_crash(file.stem, lines[1:], died_at))
                 continue
         except FileNotFoundError:
             # Another worker that starts has just removed it.
@@ -66,24 +81,34 @@ def read_crashes(folder: Path) -> dict[UnitKey, bool]:
     return found
 
 
-def _has_evidence(file: Path, lines: list[str]) -> bool:
-    """Whether a process died of its own doing. Where that is told by a count that goes on, it is written down."""
-    crash = file.with_suffix(".crash")
+def _find_evidence(crash: Path, lines: list[str]) -> float | None:
+    """Return when a process died of its own doing; None where nothing says so.
+
+    Where that is told by a count that goes on, it is written down.
+    """
     if not crash.stat().st_size and lines and count_memory_kills() > json.loads(lines[0])["memory_kills"]:
-        crash.write_text("killed while the node ran out of memory\n")
-    return crash.stat().st_size > 0
+        try:
+            crash.write_text("killed while the node ran out of memory\n")
+        except OSError as error:
+            warn_unnoted(error)
+            return time.time()
+    about = crash.stat()
+    return about.st_mtime if about.st_size else None
 
 
-def _in_flight(lines: list[str]) -> dict[UnitKey, bool]:
-    counts: Counter[UnitKey] = Counter()
-    alone: dict[UnitKey, bool] = {}
+def _read_crash(death: str, lines: list[str], died_at: float) -> Crash:
+    flying: dict[tuple[UnitKey, int], list[Any]] = {}
     for line in lines:
-        # The last line may be half a line.
-        if line.endswith("]"):
-            change, item_id, dimension, source, is_alone = json.loads(line)
-            counts[item_id, dimension, source] += change
-            alone[item_id, dimension, source] = is_alone
-    return {key: alone[key] for key, count in counts.items() if count > 0}
+        item_id, dimension, source, index, *begun = json.loads(line)
+        flying.pop(((item_id, dimension, source), index), None)
+        if begun:
+            flying[(item_id, dimension, source), index] = begun
+    lost: dict[UnitKey, dict[int, float]] = {}
+    alone = None
+    for (key, index), (began, suspicion) in flying.items():
+        lost.setdefault(key, {})[index] = max(0.0, died_at - began)
+        alone = alone if suspicion is None else Suspicion(*suspicion)
+    return Crash(death, lost, alone)
 
 
 def start_recorder(folder: Path) -> FlightRecorder | None:
@@ -112,45 +137,44 @@ class FlightRecorder:
         self._crash = self.evidence.open("w")
         faulthandler.enable(self._crash, all_threads=False)
         self._header = json.dumps({"memory_kills": count_memory_kills()}) + "\n"
-        self._flying: Counter[tuple[UnitKey, bool]] = Counter()
+        self._flying: dict[tuple[UnitKey, int], str] = {}
         self._rewrite()
 
-    def begin(self, key: UnitKey, is_alone: bool) -> None:
-        """Note that a draw of a unit begins."""
-        self._flying[key, is_alone] += 1
-        self._note(1, key, is_alone)
+    def begin(self, key: UnitKey, index: int, suspicion: Suspicion | None) -> None:
+        """Note that a draw of a unit begins, and why it is alone, if it is."""
+        line = json.dumps([*key, index, time.time(), None if suspicion is None else astuple(suspicion)]) + "\n"
+        self._flying[key, index] = line
+        self._note(line)
 
-    def end(self, key: UnitKey, is_alone: bool) -> None:
+    def end(self, key: UnitKey, index: int) -> None:
         """Note that a draw of a unit has ended."""
-        self._flying[key, is_alone] -= 1
-        self._note(-1, key, is_alone)
+        del self._flying[key, index]
+        self._note(json.dumps([*key, index]) + "\n")
 
     def close(self) -> None:
         """Remove the file: whatever is in flight has been told of otherwise."""
         self._path.unlink(missing_ok=True)
 
-    def _note(self, change: int, key: UnitKey, is_alone: bool) -> None:
+    def _note(self, line: str) -> None:
         if not self._is_on:
             return
         try:
-            self._write(change, key, is_alone)
+            self._write(line)
         except OSError as error:
             self._is_on = False
             self._path.unlink(missing_ok=True)
             warn_unnoted(error)
 
-    def _write(self, change: int, key: UnitKey, is_alone: bool) -> None:
+    def _write(self, line: str) -> None:
         # The page cache outlives the process; only the machine's own end needs more, and then nobody reads it.
-        self._size += os.write(self._file, (json.dumps([change, *key, is_alone]) + "\n").encode())
+        self._size += os.write(self._file, line.encode())
         if self._size > REWRITE_AT_BYTES:
             os.close(self._file)
             self._rewrite()
 
     def _rewrite(self) -> None:
-        self._flying = +self._flying
-        lines = [json.dumps([n, *key, is_alone]) + "\n" for (key, is_alone), n in self._flying.items()]
         temporary = self._path.with_suffix(".new")
-        temporary.write_text(self._header + "".join(lines))
+        temporary.write_text(self._header + "".join(self._flying.values()))
         os.replace(temporary, self._path)
         self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         self._size = 0

@@ -37,9 +37,19 @@ class LimitsConfig(BaseModel):
         default=3,
         ge=0,
         le=125,
-        description="Exit status where a limit, the gate or a newer driver ends the job early (of infer_traces and "
-        "rate_items). 0 keeps what starts failed jobs again, as Kubernetes does, from spending a budget anew.",
+        description="Exit status of the job's process where a budget, the gate or a newer driver ends it early: 0 "
+        "keeps what starts failed jobs again, as Kubernetes does, from spending a budget anew. Too many failures and "
+        "signals stay 3; so does everything to a job that calls this one, as a study and plan_run do.",
     )
+
+
+@dataclass(frozen=True)
+class StopReason:
+    """Why a run ends early."""
+
+    text: str
+    is_planned: bool = False
+    """Whether it ends as it was told to (a budget, the gate, a newer driver): limits.early_status is for these."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +59,13 @@ class RunLimits:
     config: LimitsConfig
     endpoint: EndpointConfig | None = None
 
-    def find_reason(self, done: WorkCounts, seconds: float) -> str | None:
+    def find_reason(self, done: WorkCounts, seconds: float) -> StopReason | None:
         """Find why the run should end now; None where it may go on."""
-        return self._find_failures(done) or self._find_spent_budget(done, seconds)
+        failures = self._find_failures(done)
+        if failures is not None:
+            return StopReason(failures)
+        spent = self._find_spent_budget(done, seconds)
+        return None if spent is None else StopReason(spent, is_planned=True)
 
     def _find_failures(self, done: WorkCounts) -> str | None:
         failed = done.outcomes["failed"] + done.outcomes["quarantined"]

@@ -50,8 +50,7 @@ class LiveLine:
     def text(self, snapshot: RunSnapshot) -> str:
         """Write a snapshot as a line."""
         if not snapshot.done.num_draws:
-            states = ", ".join(f"{count} {state}" for state, count in sorted(snapshot.states.items())) or "none yet"
-            return f"engines: {states} ({self._clock() - self._began:.0f} s)"
+            return f"engines: {describe_engines(snapshot)} ({self._clock() - self._began:.0f} s)"
         now, then, tokens = self._history[-1][0], *self._history[0]
         tokens_per_s = (snapshot.done.output_tokens - tokens) / max(now - then, 1e-9)
         figures, hit = self._view.figures(snapshot), self._view.hit
@@ -71,11 +70,16 @@ class LiveLine:
                 left,
                 f"{tokens_per_s:,.0f} tokens/s",
                 per_hit,
-                f"{snapshot.draws_in_flight} draws in flight on {sum(snapshot.states.values())} engine(s)",
+                f"{snapshot.draws_in_flight} draws in flight, engines: {describe_engines(snapshot)}",
                 *([f"{figures.restarts:,} restart(s)"] if figures.restarts else []),
-                f"{figures.draws:,} draws, {figures.output_tokens:,} tokens",
+                f"{figures.draws:,} draws, {figures.output_tokens:,} tokens, {figures.prompt_tokens:,} of prompts",
             ]
         )
+
+
+def describe_engines(snapshot: RunSnapshot) -> str:
+    """Count the engines by state: '1 starting, 3 running'."""
+    return ", ".join(f"{count} {state}" for state, count in sorted(snapshot.states.items())) or "none yet"
 
 
 def format_seconds(seconds: float) -> str:

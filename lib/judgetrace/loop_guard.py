@@ -49,8 +49,10 @@ while os.getppid() == parent:
     starved_s = max((waited - before.get(name, waited) for name, waited in waits.items()), default=0.0)
     silent_s = 0.0 if heard else max(0.0, silent_s + min(now - looked_at, 1.0) - starved_s)
     looked_at, before, heard_at = now, waits, now if heard else heard_at
-    if silent_s + 0.5 > limit_s or (silent_s > 1 and now - heard_at > longest_s):
-        if evidence:
+    stands_still = silent_s + 0.5 > limit_s
+    if stands_still or (silent_s > 1 and now - heard_at > longest_s):
+        # What is starved has done nothing: no unit is to be suspected for it.
+        if evidence and stands_still:
             try:
                 with open(evidence, "a") as file:
                     file.write(told)
@@ -64,7 +66,7 @@ while os.getppid() == parent:
 def guard_loop(loop: asyncio.AbstractEventLoop, limit_s: float, evidence: Path | None = None) -> None:
     """Have this process killed once `loop` has stood still for so many seconds. May be called from any thread.
 
-    `evidence` is a file that says so afterwards, for who asks why the process died.
+    `evidence` is a file that says so afterwards, for who asks why the process died; of a starved one it says nothing.
     """
     told = [str(evidence or ""), f"{STOOD_STILL}\n", str(STARVED_AT_MOST)]
     command = [sys.executable, "-S", "-c", _PROGRAM, str(os.getpid()), str(limit_s), *told]

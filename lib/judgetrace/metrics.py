@@ -63,6 +63,7 @@ class RunFigures:
     others: Mapping[str, int]
     """Units with other outcomes."""
     draws: int
+    prompt_tokens: int
     output_tokens: int
     restarts: int
     utilisation: float | None
@@ -89,6 +90,7 @@ class RunView:
             accepted=accepted,
             others={name: n for name, n in sorted(total.outcomes.items()) if n and name != self.hit},
             draws=total.num_draws,
+            prompt_tokens=total.prompt_tokens,
             output_tokens=total.output_tokens,
             restarts=seen.num_restarts,
             utilisation=accepted / decided if decided else None,

@@ -8,6 +8,7 @@ so. Source: ray 2.60.0, Node._drain_node_before_shutdown, _NodeAwareActorPool.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from judgetrace.spot_notice import Cloud, read_spot_notice
 
 LOOK_EVERY_S = 1.0
 ASK_CLOUD_EVERY_S = 5.0
+ANNOUNCE_TRIES = 3
+"""After so many the worker leaves by itself."""
 DEFAULT_WARNING_S = 30.0
 """Taken for a drain without deadline."""
 
@@ -43,20 +46,58 @@ def announce(node_id: str, seconds: float) -> None:
     ray._private.worker.global_worker.gcs_client.drain_node(node_id, reason, "spot notice of the cloud", deadline_ms)
 
 
+class CloudWatch:
+    """Asks a cloud now and then, and has its notice announced."""
+
+    def __init__(self, cloud: Cloud, announce: Callable[[float], None], clock: Callable[[], float] = time.monotonic):
+        self._cloud, self._announce, self._clock = cloud, announce, clock
+        self._asked_at = float("-inf")
+        self._has_warned = False
+        self._num_failed = 0
+
+    def look(self) -> float | None:
+        """Ask, if it is time; returns the seconds left where a notice came that nobody can be told of."""
+        if self._clock() - self._asked_at < ASK_CLOUD_EVERY_S:
+            return None
+        self._asked_at = self._clock()
+        try:
+            notice = read_spot_notice(self._cloud, time.time())
+        except Exception as error:  # noqa: BLE001 - told once, and asked on
+            self._warn(error)
+            return None
+        return None if notice is None else self._pass_on(notice)
+
+    def _warn(self, error: Exception) -> None:
+        if not self._has_warned:
+            print(
+                f"engine.spot_notice = {self._cloud}: the machine's metadata can't be read ({error}); a notice would "
+                "be missed. It is asked on.",
+                file=sys.stderr,
+                flush=True,
+            )
+        self._has_warned = True
+
+    def _pass_on(self, notice: float) -> float | None:
+        try:
+            self._announce(notice)
+        except Exception:  # noqa: BLE001 - a head that does not answer; the machine goes all the same
+            self._num_failed += 1
+            self._asked_at = float("-inf")
+            return notice if self._num_failed >= ANNOUNCE_TRIES else None
+        return None
+
+
 def watch_node(node_id: str, cloud: Cloud | None, leave: Callable[[float], None]) -> None:
     """Watch a node from a thread of its own; `leave` is called once, with the seconds left."""
+    asking = None if cloud is None else CloudWatch(cloud, lambda seconds: announce(node_id, seconds))
 
     def watch() -> None:
-        asked_at, seconds = float("-inf"), None
+        seconds = None
         while seconds is None:
             time.sleep(LOOK_EVERY_S)
+            seconds = None if asking is None else asking.look()
             try:
-                if cloud is not None and time.monotonic() - asked_at > ASK_CLOUD_EVERY_S:
-                    asked_at = time.monotonic()
-                    notice = read_spot_notice(cloud, time.time())
-                    if notice is not None:
-                        announce(node_id, notice)
-                seconds = read_drain(node_id)
+                seconds = read_drain(node_id) if seconds is None else seconds
             except Exception:  # noqa: BLE001 - a head that does not answer gives no notice; it is asked again
                 continue
         leave(seconds)

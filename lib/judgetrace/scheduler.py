@@ -3,7 +3,7 @@
 One free slot goes to, in this order: a started unit that waits for its next draw; a new unit; and only where neither
 is left, a further draw of a unit that has draws in flight already, fewest in flight first. So tokens beyond what one
 draw at a time needs are spent only when slots would idle. A unit that must be alone goes before all of these, once the
-draws in flight have ended. Knows no engine and no model.
+draws in flight have ended: with its first draws only, then it is one of many again. Knows no engine and no model.
 """
 
 from __future__ import annotations
@@ -12,13 +12,24 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from judgetrace.sampling import Draw, UnitSampling
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """Why a unit must be alone: it was in flight when an engine died."""
+
+    death: str
+    """Which death it was."""
+    num_draws: int
+    """Draws below this index must be alone: what was in flight, and what comes before it."""
+    seconds: float
+    """How long the oldest of them had been in flight."""
 
 
 @dataclass
@@ -28,14 +39,15 @@ class UnitWork:
     sampling: UnitSampling
     payload: Any
     one_at_a_time: bool = True
-    alone: bool = False
-    """Whether nothing else may be in flight while it is."""
+    suspicion: Suspicion | None = None
+    """Why nothing else may be in flight while its next draws are; null again once they have ended."""
     done: asyncio.Future[UnitWork] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     tasks: dict[int, asyncio.Task[Draw]] = field(default_factory=dict)
+    began: dict[int, float] = field(default_factory=dict)
     order: int = 0
     version: int = 0
-    lost_draws: frozenset[int] = frozenset()
-    """Which were in flight when the engine failed."""
+    lost_draws: dict[int, float] = field(default_factory=dict)
+    """Which were in flight when the engine failed, and for how many seconds."""
 
     @property
     def priority(self) -> int:
@@ -43,6 +55,12 @@ class UnitWork:
         if not self.sampling.has_started:
             return 1
         return 1 + len(self.sampling.in_flight) if self.one_at_a_time and self.sampling.in_flight else 0
+
+    @property
+    def must_be_alone(self) -> bool:
+        """Whether the next draw must not be beside another unit's."""
+        index = self.sampling.next_index()
+        return self.suspicion is not None and index is not None and index < self.suspicion.num_draws
 
 
 RUNS_AHEAD = 2
@@ -62,8 +80,9 @@ class DrawScheduler:
         self._sample, self._may_begin = sample, may_begin
         self._queue: list[tuple[int, int, int, UnitWork]] = []
         self._orders = itertools.count()
-        self._to_isolate: deque[UnitWork] = deque()
-        self._isolated: UnitWork | None = None
+        self._to_isolate: list[tuple[float, int, UnitWork]] = []
+        self.isolated: UnitWork | None = None
+        """The unit that is alone now, or was when the engine failed."""
         self._queue_of_isolated: list[tuple[int, int, int, UnitWork]] = []
         self._stopped = False
         self._num_feeding = 0
@@ -91,9 +110,11 @@ class DrawScheduler:
         elif self._stopped or work.sampling.is_decided:
             self._finish(work)
         else:
-            if work.alone:
-                self._to_isolate.append(work)
+            if work.suspicion is not None and work.must_be_alone:
+                # What kills does so soon, more often than late: with luck the first ones explain the death.
+                heapq.heappush(self._to_isolate, (work.suspicion.seconds, work.order, work))
             else:
+                work.suspicion = None
                 self._enqueue(work)
             self._fill()
         return work.done
@@ -129,8 +150,10 @@ class DrawScheduler:
         self.failure = failure
         self._stopped = True
         self._queue.clear()
+        now = time.monotonic()
         for work in list(self._works.values()):
-            work.lost_draws = frozenset(work.sampling.in_flight)
+            work.lost_draws = {index: now - work.began[index] for index in work.sampling.in_flight}
+            work.sampling.in_flight.clear()
             if not work.done.done():
                 work.done.set_exception(failure)
             for task in work.tasks.values():
@@ -139,7 +162,7 @@ class DrawScheduler:
 
     def _enqueue(self, work: UnitWork) -> None:
         work.version += 1
-        queue = self._queue_of_isolated if work is self._isolated else self._queue
+        queue = self._queue_of_isolated if work is self.isolated else self._queue
         heapq.heappush(queue, (work.priority, work.order, work.version, work))
 
     def _fill(self) -> None:
@@ -155,17 +178,17 @@ class DrawScheduler:
                 self._finish(work)
                 continue
             index = work.sampling.next_index()
-            if index is not None:
+            if index is not None and (work is not self.isolated or work.must_be_alone):
                 self._start(work, index)
                 self._enqueue(work)
 
     def _choose_queue(self) -> list[tuple[int, int, int, UnitWork]]:
         """Choose which units may have a draw now: all, the one that is alone, or none until it is."""
-        if self._isolated is None and self._to_isolate and not self.in_flight:
-            self._isolated = self._to_isolate.popleft()
+        if self.isolated is None and self._to_isolate and not self.in_flight:
+            _, _, self.isolated = heapq.heappop(self._to_isolate)
             self._queue_of_isolated.clear()
-            self._enqueue(self._isolated)
-        if self._isolated is not None:
+            self._enqueue(self.isolated)
+        if self.isolated is not None:
             return self._queue_of_isolated
         return [] if self._to_isolate else self._queue
 
@@ -175,6 +198,7 @@ class DrawScheduler:
             self._busy_since = time.monotonic()
         self._free -= 1
         work.sampling.start(index)
+        work.began[index] = time.monotonic()
         task = asyncio.get_running_loop().create_task(self._sample(work, index, may_be_cancelled))
         work.tasks[index] = task
         # A callback, not code around the await: a task that is cancelled before its first step never runs any.
@@ -195,12 +219,14 @@ class DrawScheduler:
         if (work.sampling.is_decided or self._stopped) and not work.sampling.in_flight:
             self._finish(work)
         elif not work.sampling.is_decided:
+            if work is self.isolated and not work.sampling.in_flight and not work.must_be_alone:
+                self.isolated = work.suspicion = None
             self._enqueue(work)
         self._fill()
 
     def _finish(self, work: UnitWork) -> None:
         self._works.pop(work.order, None)
-        if work is self._isolated:
-            self._isolated = None
+        if work is self.isolated:
+            self.isolated = None
         if not work.done.done():
             work.done.set_result(work)

@@ -21,21 +21,24 @@ GCP_WARNING_S = 30.0
 
 
 def read_spot_notice(cloud: Cloud, now: float) -> float | None:
-    """Return the seconds until this machine is taken away; None where no notice was given, or nothing answers.
+    """Return the seconds until this machine is taken away; None where no notice was given.
 
-    `now` in seconds since the epoch.
+    `now` in seconds since the epoch. Raises OSError where the metadata can't be read.
     """
-    try:
-        return _read_aws(now) if cloud == "aws" else _read_gcp()
-    except (urllib.error.URLError, TimeoutError, ConnectionError):
-        # 404 is how AWS says that there is no notice.
-        return None
+    return _read_aws(now) if cloud == "aws" else _read_gcp()
 
 
 def _read_aws(now: float) -> float | None:
     base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254").rstrip("/")
     token = _ask(f"{base}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"}, "PUT")
-    action = json.loads(_ask(f"{base}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token}))
+    try:
+        answer = _ask(f"{base}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token})
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            # How AWS says that there is no notice.
+            return None
+        raise
+    action = json.loads(answer)
     return max(0.0, datetime.fromisoformat(action["time"]).timestamp() - now)
 
 

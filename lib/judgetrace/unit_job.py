@@ -14,13 +14,14 @@ from typing import Any
 from rich.console import Console
 
 from judgetrace.accounting import Tally, add_tallies
+from judgetrace.config import JobStatus
 from judgetrace.decisions import Decider
 from judgetrace.gate import summarise_gate
-from judgetrace.limits import RunLimits
+from judgetrace.limits import LimitsConfig, RunLimits
 from judgetrace.metrics import RunView, count_earlier
 from judgetrace.products import TRACE_PRODUCT
 from judgetrace.rating_config import RateItemsConfig
-from judgetrace.run_folder import RunFolder
+from judgetrace.run_folder import FencedError, RunFolder
 from judgetrace.run_inputs import RunInputs
 from judgetrace.run_report import summarise_run, tally_run
 from judgetrace.session import check_resources
@@ -131,7 +132,7 @@ def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) ->
     total = sum(task.num_units for task in planned)
     driver = run.claim(time.time(), job.describe(total))
     tasks = drop_finished(run.folder, product, planned)
-    run.check_newest(driver)
+    _check_newest(run, driver, config.limits)
     if tasks:
         # More was appended, or failed units are retried: the run is not complete any more.
         run.folder.delete(["manifest.json"])
@@ -158,16 +159,30 @@ def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) ->
         console.print(f"Cost of all recorded tokens: {summary['cost']:,.4f}")
     if tasks and not end.is_complete:
         console.print(f"[bold]Ended early[/]: {end.reason}\nRun the same command again to go on.", soft_wrap=True)
-        return STOPPED_EARLY_STATUS if end.by_signal else config.limits.early_status
+        return end_early(config.limits, end.is_planned)
     left = total - summary["decided"] + summary["outcomes"].get("failed", 0)
     if left > 0:
         console.print(f"[bold]{left:,} units failed or were not reached[/]. Run the same command again to go on.")
         return STOPPED_EARLY_STATUS
     # A driver that was held up for long must not write over what its successor says.
-    run.check_newest(driver)
+    _check_newest(run, driver, config.limits)
     if config.limit is None:
         _write_manifest(run, job, contract, summary)
     return 0
+
+
+def end_early(limits: LimitsConfig, is_planned: bool) -> JobStatus:
+    """Return the status of a job that ended early; `is_planned` as in limits.StopReason."""
+    return JobStatus(STOPPED_EARLY_STATUS, limits.early_status if is_planned else STOPPED_EARLY_STATUS)
+
+
+def _check_newest(run: RunFolder, driver: int, limits: LimitsConfig) -> None:
+    """Raise FencedError where a newer driver has taken over."""
+    try:
+        run.check_newest(driver)
+    except FencedError as error:
+        error.exit_status = limits.early_status
+        raise
 
 
 def _write_manifest(run: RunFolder, job: UnitJob, contract: dict[str, Any], summary: dict[str, Any]) -> None:

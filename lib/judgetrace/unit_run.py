@@ -20,7 +20,7 @@ from judgetrace.engine import EngineConfig, EngineStartError
 from judgetrace.flight_recorder import flights_folder
 from judgetrace.gate import GateConfig, describe_breach, find_breaches
 from judgetrace.ledger import is_finished, list_shard_files, select_current
-from judgetrace.limits import RunLimits
+from judgetrace.limits import RunLimits, StopReason
 from judgetrace.live import LiveLine
 from judgetrace.loop_guard import guard_loop
 from judgetrace.metrics import RunMetrics, RunView
@@ -181,19 +181,34 @@ def ask_control(control: Any) -> RunSnapshot:
     return snapshot
 
 
-def explain_failure(failure: BaseException) -> BaseException:
+def explain_failure(failure: BaseException, max_deaths: int) -> BaseException:
     """Turn Ray's account of what a worker met into its own words, where it has some; anything else stays as it is."""
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
     for kind in (StoreError, CorruptFileError):
         _, marker, reason = str(failure).rpartition(f"{kind.__name__}: ")
         if marker:
             return kind(reason.strip())
     _, marker, reason = str(failure).rpartition(f"{EngineStartError.__name__}: ")
+    if isinstance(failure, (RayActorError, OutOfMemoryError)):
+        return make_early_error(
+            f"engines died more often than engine.max_deaths = {max_deaths} over one shard; the last time: {failure}\n"
+            "The same command goes on. Often they need more memory than there is: lower engine.max_replicas or "
+            "engine.slots; the workers' own logs are in Ray's session folder (--cluster.worker_logs shows them)."
+        )
     if not marker:
         return failure
     return UserError(
         f"the engine could not start: {reason.strip()}\nChange [model] or [engine]; the workers' own logs are in Ray's "
         "session folder (--cluster.worker_logs shows them)."
     )
+
+
+def make_early_error(message: str) -> UserError:
+    """Make the error of a run that ended early and can be continued."""
+    error = UserError(message)
+    error.exit_status = 3
+    return error
 
 
 @dataclass(frozen=True)
@@ -219,8 +234,8 @@ class RunEnd:
     is_complete: bool
     snapshot: RunSnapshot
     seconds: float
-    by_signal: bool = False
-    """Whether somebody, or the machine, ended it, rather than a limit, a gate or a newer driver."""
+    is_planned: bool = False
+    """Whether it ended early as it was told to (limits.StopReason)."""
 
 
 class UnitRun:
@@ -240,8 +255,7 @@ class UnitRun:
         self._live, self._metrics = LiveLine(view), RunMetrics(job, run.folder.url, view)
         self._levels = levels
         self._told_breaches: set[tuple[str, str]] = set()
-        self._stop_reason: str | None = None
-        self._by_signal = False
+        self._stop_reason: StopReason | None = None
         self._failure: BaseException | None = None
         self._began = time.monotonic()
 
@@ -261,15 +275,17 @@ class UnitRun:
             snapshot = self._watch(thread, control, watch)
         self._live.end()
         if self._failure is not None:
-            failure = explain_failure(self._failure)
+            failure = explain_failure(self._failure, spec.engine.max_deaths)
+            # Who gave up says so itself; what a worker met is a failure.
+            state = f"{failure}" if isinstance(self._failure, UserError) else f"failed: {failure}"
             # Where the store is what failed, the reason is told nowhere but here.
             with suppress(StoreError):
-                self.write_state(f"failed: {failure}"[:1000], snapshot)
+                self.write_state(state[:1000], snapshot)
             raise failure
-        reason = self._stop_reason or "complete"
+        stop, seconds = self._stop_reason, time.monotonic() - self._began
+        reason = "complete" if stop is None else stop.text
         self.write_state(reason, snapshot)
-        seconds = time.monotonic() - self._began
-        return RunEnd(reason, self._stop_reason is None, snapshot, seconds, self._by_signal)
+        return RunEnd(reason, stop is None, snapshot, seconds, stop is not None and stop.is_planned)
 
     def _consume(self, spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> None:
         try:
@@ -292,9 +308,12 @@ class UnitRun:
             self._show(seen)
             self._note_reasons_to_stop(seen)
             if watch.expired and not seen.states:
-                raise watch.give_up()
+                gave_up = watch.give_up()
+                has_begun = seen.done.num_draws or seen.done.num_units
+                self._failure = make_early_error(str(gave_up)) if has_begun else gave_up
+                return seen
             if self._stop_reason and told_at == float("inf"):
-                print(f"\nstopping: {self._stop_reason}; draws in flight may end", file=sys.stderr, flush=True)
+                print(f"\nstopping: {self._stop_reason.text}; draws in flight may end", file=sys.stderr, flush=True)
                 ray.get(control.drain.remote())
                 told_at = time.monotonic()
             works = seen.states["running"] or seen.states["draining"]
@@ -317,10 +336,13 @@ class UnitRun:
     def _note_reasons_to_stop(self, seen: RunSnapshot) -> None:
         if self._stop_reason is not None:
             return
-        self._stop_reason = seen.fenced or self._limits.find_reason(seen.done, time.monotonic() - self._began)
+        if seen.fenced:
+            self._stop_reason = StopReason(seen.fenced, is_planned=True)
+            return
+        self._stop_reason = self._limits.find_reason(seen.done, time.monotonic() - self._began)
         self._stop_reason = self._stop_reason or self._hold_against_gate(seen)
 
-    def _hold_against_gate(self, seen: RunSnapshot) -> str | None:
+    def _hold_against_gate(self, seen: RunSnapshot) -> StopReason | None:
         """Warn of each level that falls below the gate, once; returns why to stop, where the gate is to."""
         gate = self._levels.gate
         breaches = find_breaches(self._levels.units + seen.done.levels, gate)
@@ -330,7 +352,7 @@ class UnitRun:
         self._told_breaches |= {(level.dimension, level.label) for level in new}
         told = describe_breach(new, gate)
         if gate.on_breach == "stop":
-            return told
+            return StopReason(told, is_planned=True)
         print(f"\nwarning: {told}", file=sys.stderr, flush=True)
         return None
 
@@ -351,6 +373,6 @@ class UnitRun:
 
     def _signals(self) -> AbstractContextManager[None]:
         def stop(reason: str) -> None:
-            self._stop_reason, self._by_signal = reason, True
+            self._stop_reason = StopReason(reason)
 
         return taking_stop_signals(lambda: self._stop_reason is not None, stop)

@@ -43,10 +43,10 @@ from judgetrace.run_folder import Fence, FencedError, RunFolder
 from judgetrace.run_inputs import read_units
 from judgetrace.sampling import Draw, UnitSampling
 from judgetrace.scale import ScaleConfig
-from judgetrace.scheduler import DrawScheduler, UnitWork
+from judgetrace.scheduler import DrawScheduler, Suspicion, UnitWork
 from judgetrace.schema import unit_key
 from judgetrace.storage import Folder
-from judgetrace.suspects import accuse_unit, blame_unit, find_suspects, mark_suspect
+from judgetrace.suspects import blame_unit, convict_unit, find_suspects, judge_crashes, mark_suspect, note_unit
 
 ENGINE_DIED_STATUS = 70
 LEFT_STATUS = 71
@@ -123,7 +123,7 @@ class UnitWorker:
     def __init__(self, spec: WorkerSpec, link: ControlLink, flights: Path | None = None):
         """`flights` is where workers of this node tell their successors what they had in flight, if they do."""
         self._spec, self._link = spec, link
-        self._crashed = {} if flights is None else read_crashes(flights)
+        self._verdict = judge_crashes([] if flights is None else read_crashes(flights))
         self._recorder = None if flights is None else start_recorder(flights)
         self._corpus, self._run = Folder(spec.corpus), Folder(spec.run)
         self._fence = Fence(RunFolder(self._run), spec.driver)
@@ -204,9 +204,9 @@ class UnitWorker:
             with self._scheduler.feeding():
                 shard = await asyncio.to_thread(self._open_shard, number)
                 self._shards[number] = shard
-                suspects = find_suspects(shard.ledger.latest()) if shard.ledger.tables else set()
+                suspects = find_suspects(shard.ledger.latest()) if shard.ledger.tables else {}
                 done = [
-                    self._begin(shard, unit, draws, unit.key in suspects)
+                    self._begin(shard, unit, draws, suspects.get(unit.key))
                     async for units in self._undecided(shard, num_units)
                     for unit, draws in units
                 ]
@@ -250,38 +250,48 @@ class UnitWorker:
             yield [(unit, [decode_draw(draw) for draw in earlier.get(unit.key, [])]) for unit in asked]
 
     def _begin(
-        self, shard: OpenShard, unit: AskedUnit, draws: list[Draw], is_suspect: bool
+        self, shard: OpenShard, unit: AskedUnit, draws: list[Draw], known: Suspicion | None
     ) -> asyncio.Future[None] | None:
-        """Send a unit to the scheduler; a unit that can't be asked, or is not to be, is decided at once."""
+        """Send a unit to the scheduler; a unit that can't be asked, or is not to be, is decided at once.
+
+        `known` is what the ledger suspects it of.
+        """
         decider = self._spec.decider
         sampling = UnitSampling(decider.sampling, draws)
         if unit.refused is not None or unit.skipped is not None:
             self._decided(shard, unit, decider.decide(unit, sampling))
             return None
-        was_alone = self._crashed.pop(unit.key, None)
-        if was_alone is not None:
-            row, is_suspect = accuse_unit(unit, sampling, was_alone, decider), True
-            self._decided(shard, unit, row)
-            if row["outcome"] != "undecided":
-                return None
-        work = UnitWork(sampling, unit, one_at_a_time=decider.sampling.mode == "sequential", alone=is_suspect)
+        if unit.key in self._verdict.convicted:
+            self._decided(shard, unit, convict_unit(unit, sampling, decider))
+            return None
+        suspicion = self._find_suspicion(known, self._verdict.accused.pop(unit.key, None))
+        if suspicion is not None and suspicion != known:
+            self._decided(shard, unit, mark_suspect(decider.decide(unit, sampling), suspicion))
+        one_at_a_time = decider.sampling.mode == "sequential"
+        work = UnitWork(sampling, unit, one_at_a_time=one_at_a_time, suspicion=suspicion)
         finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def note(future: asyncio.Future[UnitWork]) -> None:
             failure = future.exception()
             if failure is not None:
-                blamed = blame_unit(work, failure, decider)
+                blamed = blame_unit(work, failure, decider, self._report.worker, self._scheduler.isolated)
                 if blamed is not None:
                     self._decided(shard, work.payload, blamed)
                 finished.set_exception(failure)
                 return
-            row = decider.decide(work.payload, sampling)
-            if row["outcome"] != "undecided" or row["draws"]:
-                self._decided(shard, work.payload, mark_suspect(row) if is_suspect else row)
+            row = note_unit(work, decider)
+            was_cleared = known is not None and work.suspicion is None
+            if row["outcome"] != "undecided" or row["draws"] or was_cleared:
+                self._decided(shard, work.payload, row)
             finished.set_result(None)
 
         self._scheduler.submit(work).add_done_callback(note)
         return finished
+
+    def _find_suspicion(self, *of: Suspicion | None) -> Suspicion | None:
+        """Choose what a unit must be alone for: the most draws, of deaths that nothing explains yet."""
+        left = (own for own in of if own is not None and own.death not in self._verdict.explained)
+        return max(left, key=lambda own: own.num_draws, default=None)
 
     def _may_begin(self, work: UnitWork) -> bool:
         """Whether a unit's level still wants traces; asked before its first draw."""
@@ -302,7 +312,7 @@ class UnitWorker:
 
     async def _sample(self, work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
         try:
-            with self._recording(work):
+            with self._recording(work, index):
                 draw = await self._sampler.sample(work.payload, index, may_be_cancelled)
         except PromptRefusedError as error:
             work.payload = replace(work.payload, refused=str(error))
@@ -314,15 +324,15 @@ class UnitWorker:
         return draw
 
     @contextmanager
-    def _recording(self, work: UnitWork) -> Iterator[None]:
+    def _recording(self, work: UnitWork, index: int) -> Iterator[None]:
         if self._recorder is None:
             yield
             return
-        self._recorder.begin(work.payload.key, work.alone)
+        self._recorder.begin(work.payload.key, index, work.suspicion)
         try:
             yield
         finally:
-            self._recorder.end(work.payload.key, work.alone)
+            self._recorder.end(work.payload.key, index)
 
     async def _commit(self, shard: OpenShard) -> None:
         """Commit a shard's pending rows as a ledger part."""
@@ -371,7 +381,8 @@ class UnitWorker:
         failures = 0
         while True:
             waited = 0.0
-            # What failed is tried again at once: a store that stays away, or a full disk, is told within a minute.
+            # What failed is tried again at once: a full disk is told within seconds. A store that stays away takes some
+            # two minutes, since each try waits for it by itself (s3_retries.py).
             while not failures and waited < self._commit_every_s and self._num_pending() < MAX_PENDING_ROWS:
                 await asyncio.sleep(min(0.5, self._commit_every_s))
                 waited += 0.5

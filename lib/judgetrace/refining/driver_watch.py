@@ -13,7 +13,7 @@ from typing import Any
 
 from judgetrace.control import WorkCounts
 from judgetrace.endpoint_config import EndpointConfig
-from judgetrace.limits import LimitsConfig, RunLimits
+from judgetrace.limits import LimitsConfig, RunLimits, StopReason
 from judgetrace.live import format_seconds
 from judgetrace.run_folder import Fence, FencedError, RunFolder
 from judgetrace.stop_signals import taking_stop_signals
@@ -24,6 +24,11 @@ LINE_EVERY_S = 10.0
 
 class StoppedEarlyError(RuntimeError):
     """The run ends before it is complete; the same command goes on."""
+
+    def __init__(self, message: str, is_planned: bool = False):
+        """`is_planned` as in limits.StopReason."""
+        super().__init__(message)
+        self.is_planned = is_planned
 
 
 class DriverWatch:
@@ -48,7 +53,7 @@ class DriverWatch:
         """What is going on, for a person."""
         self.progress = (0, 0)
         """Done and wanted of the stage."""
-        self.stop_reason: str | None = None
+        self.stop_reason: StopReason | None = None
 
     @property
     def total(self) -> WorkCounts:
@@ -105,23 +110,24 @@ class DriverWatch:
         self.say()
         return self.should_stop()
 
-    def _find_reason(self) -> str | None:
+    def _find_reason(self) -> StopReason | None:
         try:
             self._fence.check()
         except FencedError as error:
-            return str(error)
+            return StopReason(str(error), is_planned=True)
         total = self.total
         # A guideline that is too long for a rater is that candidate's fault, and shows in its score.
         del total.outcomes["quarantined"]
         reason = RunLimits(self._limits).find_reason(total, self.seconds)
         if reason is None and self._limits.max_cost is not None and self.cost() >= self._limits.max_cost:
-            return f"limits.max_cost reached ({self.cost():.2f})"
+            return StopReason(f"limits.max_cost reached ({self.cost():.2f})", is_planned=True)
         return reason
 
     def check(self) -> None:
         """Raise StoppedEarlyError where there is a reason to stop."""
         if self.look():
-            raise StoppedEarlyError(self.stop_reason)
+            assert self.stop_reason is not None
+            raise StoppedEarlyError(self.stop_reason.text, self.stop_reason.is_planned)
 
     def say(self) -> None:
         """Tell people and `jobs.status` how the run stands, now and then."""
@@ -159,6 +165,6 @@ class DriverWatch:
         """Let SIGTERM and Ctrl-C end the run as a budget does; a second Ctrl-C ends it at once."""
 
         def stop(reason: str) -> None:
-            self.stop_reason = reason
+            self.stop_reason = StopReason(reason)
 
         return taking_stop_signals(self.should_stop, stop)

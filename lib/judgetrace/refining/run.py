@@ -37,7 +37,7 @@ from judgetrace.refining.trace_choice import TraceSupply
 from judgetrace.run_folder import Fence, FencedError, RunFolder
 from judgetrace.session import check_resources
 from judgetrace.storage import Folder
-from judgetrace.unit_job import STOPPED_EARLY_STATUS
+from judgetrace.unit_job import end_early
 from judgetrace.unit_run import needs_of
 
 
@@ -60,7 +60,7 @@ def refine(console: Console, inputs: RefineInputs, started_here: bool, generate:
         except (StoppedEarlyError, FencedError) as stop:
             watch.write_state(str(stop))
             console.print(f"[bold]Ended early[/]: {stop}\nRun the same command again to go on.", soft_wrap=True)
-            return STOPPED_EARLY_STATUS
+            return end_early(config.limits, isinstance(stop, FencedError) or stop.is_planned)
         except BaseException as error:
             watch.write_state(f"failed: {error}"[:1000])
             raise
