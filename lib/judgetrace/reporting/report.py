@@ -13,7 +13,6 @@ from judgetrace.reporting.agreement_section import (
     find_change,
     make_confusions,
     make_headline,
-    make_slices,
     where_of,
 )
 from judgetrace.reporting.blocks import Fact, Facts, Section
@@ -36,6 +35,7 @@ from judgetrace.reporting.run_reading import (
     read_training_run,
     read_verification,
 )
+from judgetrace.reporting.slices_section import make_slices
 from judgetrace.reporting.trace_reading import list_trace_files, read_rationales, read_records, select_items
 from judgetrace.reporting.trace_records import Records, find_noise, list_noisy
 from judgetrace.reporting.traces_section import TraceRun, make_acceptance, make_noise, make_utilisation
