@@ -56,7 +56,7 @@ def _draw_labels(found: AgreementInput, dimension: str, kind: str, number: int) 
     slices = _list_label_slices(found, dimension)
     if not slices:
         return
-    plots = []
+    plots: list[blocks.Figure] = []
     for place, raters in enumerate(group(found.in_order, PLOT_RATERS) or [[]]):
         plots += _draw_raters(found, slices, kind, raters, f"slice{number}-{place}")
     rest = ", ".join(map(found.name, found.in_order[PLOT_RATERS:]))

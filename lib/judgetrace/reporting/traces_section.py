@@ -13,6 +13,7 @@ from judgetrace.accounting import Tally, acceptance_beyond_chance, utilisation_b
 from judgetrace.reporting import blocks
 from judgetrace.reporting.blocks import Block, Cell, Cells, Section, Table
 from judgetrace.reporting.charts import Line, draw_lines, draw_shares
+from judgetrace.reporting.folding import fold_figures
 from judgetrace.scale import ScaleConfig
 
 MAX_PLOTS = 6
@@ -30,6 +31,8 @@ class TraceRun:
     """Units that the run covers; not all of them need be decided."""
     state: str = "complete"
     is_simulated: bool = False
+    is_hinted: bool = False
+    """Its draws were told the label."""
 
     @property
     def title(self) -> str:
@@ -42,16 +45,30 @@ class TraceRun:
         return self.tally.num_accepted / self.tally.num_units if self.tally.num_units else 0.0
 
 
-def make_utilisation(runs: Sequence[TraceRun]) -> Section:
-    """Make the section of data utilisation, by number of draws and by label."""
+def unite_runs(runs: Sequence[TraceRun], name: str, units: Tally) -> TraceRun:
+    """Make one run of several; `units` has one outcome for each unit of theirs (uniting.tally_together)."""
+    return TraceRun(
+        name,
+        units,
+        runs[0].scale,
+        max(run.max_draws for run in runs),
+        max(units.num_units, *(run.units for run in runs)),
+        is_simulated=any(run.is_simulated for run in runs),
+    )
+
+
+def make_utilisation(runs: Sequence[TraceRun], together: Sequence[TraceRun] = ()) -> Section:
+    """Make the section of data utilisation, by number of draws and by label; `together`: several runs as one."""
     lead = (
         "Data utilisation is the share of units for which some draw's rating matched the human label, so that its "
         "reasoning was kept. A unit is an item in a dimension."
     )
-    shares = [figure for number, run in enumerate(runs) for figure in _draw_by_label(run, number)]
-    made: list[Block] = [_tabulate_outcomes(runs), blocks.Figures([_draw_by_draws(runs), *shares[:MAX_PLOTS]])]
-    if shares[MAX_PLOTS:]:
-        made.append(blocks.Folded(f"{len(shares) - MAX_PLOTS} more plots", [blocks.Figures(shares[MAX_PLOTS:])]))
+    if together:
+        lead += " Further runs ask about what earlier ones left: together they have a trace where any of them has one."
+    shares = [figure for number, run in enumerate([*together, *runs]) for figure in _draw_by_label(run, number)]
+    plots = [_draw_by_draws(runs), *shares]
+    more = f"{len(shares) - MAX_PLOTS} more plots by target label"
+    made = [_tabulate_outcomes([*together, *runs]), *fold_figures(plots, 1 + MAX_PLOTS, more)]
     return Section("utilisation", "Data utilisation", lead, made, any(run.is_simulated for run in runs))
 
 
@@ -62,13 +79,14 @@ def _tabulate_outcomes(runs: Sequence[TraceRun]) -> Table:
     for run in runs:
         counts = run.tally.outcomes()
         draws = sum(run.tally.draws.values())
-        each = f"{draws / run.tally.num_units:.1f}" if run.tally.num_units else "\u2013"
+        each = f"{draws / run.tally.num_units:.1f}" if draws else "\u2013"
         decided = Cell(f"{run.tally.num_units:,}", f"of {run.units:,}" if run.units > run.tally.num_units else "")
         kept = [f"{counts[outcome]:,}" for outcome in outcomes]
-        rows.append([Cell(run.title, "" if run.state == "complete" else run.state), decided, *kept, each])
-    return Table(
-        "Outcomes of units", ["run", "decided", *(name.replace("_", " ") for name in outcomes), "draws a unit"], rows
-    )
+        share = f"{run.utilisation:.1%}" if run.tally.num_units else "\u2013"
+        about = ", ".join(filter(None, [run.state.replace("complete", ""), "told the label" if run.is_hinted else ""]))
+        rows.append([Cell(run.title, about), decided, share, *kept, each])
+    columns = ["run", "decided", "utilisation", *(name.replace("_", " ") for name in outcomes), "draws a unit"]
+    return Table("Outcomes of units", columns, rows)
 
 
 def _draw_by_draws(runs: Sequence[TraceRun]) -> blocks.Figure:
