@@ -83,7 +83,8 @@ def make_headline(found: AgreementInput) -> Section:
             made += fold_rows(changes, WHOLE)
     if found.raters:
         made += [*_draw_ceiling(found), *fold_rows(_tabulate_ceiling(found), WHOLE)]
-    made += _list_warnings(list(find_warnings(figures, found.raters, found.replicates)))
+    # Their backticks are Markdown's.
+    made += _list_warnings([text.replace("`", "") for text in find_warnings(figures, found.raters, found.replicates)])
     interval = f" Small, below a figure: its {found.level:.0%} bootstrap interval." if found.replicates else ""
     lead = (
         "Each rater against people's target label, and the human ceiling: every annotator in turn against what the "

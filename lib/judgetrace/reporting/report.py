@@ -230,13 +230,14 @@ def _add_browser(report: Report, config: RenderReportConfig, names: list[str], s
 
 def describe_browser(packed: Packed, found: Records, num_units: int, config: RenderReportConfig) -> str:
     """Say whether the trace browser holds everything, and what it searches."""
+    what = "units" if len(config.traces) < 2 else "rows, of a unit one for each run that asked about it"
     if packed.num_records == num_units:
-        return f"All {num_units:,} units, in a mixed order. Press / to search."
+        return f"All {num_units:,} {what}; in a mixed order. Press / to search."
     why = f"browser.max_items = {config.browser.max_items:,}"
     if packed.num_records < len(found):
         why = f"browser.max_megabytes = {config.browser.max_megabytes:g}"
     return (
-        f"A sample: {packed.num_records:,} of {num_units:,} units, drawn by item with seed {config.browser.seed} "
+        f"A sample: {packed.num_records:,} of {num_units:,} {what}; drawn by item with seed {config.browser.seed} "
         f"({why}). Figures above are of all units. Press / to search."
     )
 

@@ -136,11 +136,13 @@ def make_acceptance(runs: Sequence[TraceRun]) -> Section:
         "generator that prefers some levels."
     )
     rows = [_describe_first_draw(run, dimension) for run in runs for dimension in _list_dimensions(run)]
+    named = any(dimension for run in runs for dimension in _list_dimensions(run))
     overall = Table(
         "The first draw against chance",
-        ["run", "dimension", "matches", "beyond a uniform guess", "κ"],
-        [row for row in rows if row],
-        num_heads=2,
+        ["run", *(["dimension"] if named else []), "matches", "beyond a uniform guess", "κ"],
+        [row if named else [row[0], *row[2:]] for row in rows if row],
+        num_heads=1 + named,
+        note="The tables below: a high match may be mere habit where the first draw says a level often at all.",
     )
     tables = [_tabulate_first_draws(run, dimension) for run in runs for dimension in _list_dimensions(run)]
     made: list[Block] = [overall, *tables[:MAX_PLOTS]]
@@ -164,7 +166,7 @@ def _describe_first_draw(run: TraceRun, dimension: str) -> Cells:
         Cell(show_signed(beyond["corrected"]), tone=tone),
         f"{beyond['kappa']:+.3f}".replace("-", "\u2212"),
     ]
-    return [run.title, dimension or "(one)", *numbers]
+    return [Cell(run.title, "told the label" if run.is_hinted else ""), dimension, *numbers]
 
 
 def show_signed(share: float) -> str:
@@ -193,8 +195,7 @@ def _tabulate_first_draws(run: TraceRun, dimension: str) -> Table:
         rows.append([label, f"{units:,}", f"{share:.1%}", Cell(show_signed(corrected), tone=tone), f"{often:.1%}"])
     about = " · ".join(filter(None, [run.title, dimension]))
     columns = ["target label", "units", "first draw matches", "beyond a uniform guess", "share of all first draws"]
-    note = "The last column is how often the first draw says this level at all: a high match there may be mere habit."
-    return Table(f"First draw by target label: {about}", columns, rows, note=note)
+    return Table(f"First draw by target label: {about}", columns, rows)
 
 
 @dataclass(frozen=True)
@@ -220,9 +221,11 @@ def make_noise(units: Sequence[NoisyUnit], num_units: int, num_read: int, min_dr
     rows: list[list[Any]] = []
     for unit in units:
         said = ", ".join(f"{rating} \u00d7 {count}" for rating, count in unit.ratings[:4])
+        said += ", …" if len(unit.ratings) > 4 else ""
         people = " ".join(unit.annotator_labels[:12]) + (" …" if len(unit.annotator_labels) > 12 else "")
         head = Cell(unit.item_id, unit.dimension)
         rows.append([head, unit.text, unit.label, people, said])
     columns = ["item", "text", "label", "people said", "draws said"]
-    made: list[Block] = [Table("Suspected label noise", columns, rows)] if rows else []
+    caption = f"The {len(rows):,} most suspect of {num_units:,}" if len(rows) < num_units else "Suspected units"
+    made: list[Block] = [Table(caption, columns, rows)] if rows else []
     return Section("noise", "Suspected label noise", lead, made)
