@@ -58,8 +58,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
         make_row("hostile-surrogate", {"text": "half \ud800 pair", ATTACK: ATTACK}, ATTACK, [None, ATTACK], ATTACK)
     )
     rows += [
-        make_row(f"plain-{n:03d}", {"text": f"an item {n}"}, "5", ["1"] * 8 if n % 4 == 0 else ["2", "5"],
-                 f"reason {n}", split=draw.choice(["train", "test"]))
+        make_row(f"plain-{n:03d}", {"text": f"an item {n} that draws may miss"}, "5",
+                 ["1"] * 8 if n % 4 == 0 else ["2", "5"], f"reason {n}", split=draw.choice(["train", "test"]))
         for n in range(NUM_PLAIN)
     ]  # fmt: skip
     write_trace_run(run, [make_table(rows)], engine="tests.scripted_engine:ScriptedEngine")
