@@ -1,14 +1,16 @@
 """The report's sections of agreement, made of what measure_agreement really writes."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from judgetrace.config import UserError
-from judgetrace.reporting.agreement_section import MAX_PAIRS, make_headline
-from judgetrace.reporting.blocks import Cell, Section, Table
+from judgetrace.reporting.agreement_section import MAX_PAIRS, make_confusions, make_headline
+from judgetrace.reporting.blocks import Block, Cell, Figures, Folded, Matrices, Section, Table
 from judgetrace.reporting.config import ComparisonConfig
 from judgetrace.reporting.run_reading import read_agreement
+from judgetrace.reporting.slices_section import PLOT_RATERS, make_slices
 from tests.agreement_runs import write_agreement
 
 RATERS = ("untuned", "tuned", "untuned-refined", "tuned-refined", "shuffled")
@@ -52,6 +54,39 @@ def test_pairs_beyond_those_shown_are_counted_where_none_is_named(agreement: str
 
     assert len(list_heads(table)) == MAX_PAIRS
     assert "4 more pairs of raters are not shown" in table.note
+
+
+def unfold(blocks: Sequence[Block]) -> Iterator[Block]:
+    for block in blocks:
+        yield block
+        if isinstance(block, Folded):
+            yield from unfold(block.blocks)
+
+
+def test_every_rater_is_in_the_tables_and_plots_of_slices_the_compared_ones_first(agreement: str) -> None:
+    named = [compare("untuned", "tuned-refined"), compare("untuned", "untuned-refined")]
+    section = make_slices(read_agreement(agreement, named, frozenset()))
+    order = ["untuned", "tuned-refined", "untuned-refined", "tuned", "shuffled"]
+
+    (table,) = (b for b in unfold(section.blocks) if isinstance(b, Table) and b.caption == "By target label")
+    assert [row[1] for row in table.rows[: len(order) + 1]] == [*order, "each annotator"]
+    first, rest = (b for b in unfold(section.blocks) if isinstance(b, Figures))
+    assert first.figures[0].data.columns == ["label", *order[:PLOT_RATERS], "each annotator"]
+    assert rest.figures[0].data.columns == ["label", *order[PLOT_RATERS:], "each annotator"]
+    assert next(b.title for b in section.blocks if isinstance(b, Folded)) == "By target label: shuffled"
+
+
+def test_the_headline_and_the_confusion_matrices_have_all_raters_in_one_order(agreement: str) -> None:
+    found = read_agreement(agreement, [compare("shuffled", "tuned")], frozenset())
+    order = ["shuffled", "tuned", "untuned", "untuned-refined", "tuned-refined"]
+    blocks = make_headline(found).blocks
+
+    (targets,) = (b for b in blocks if isinstance(b, Table) and b.caption.startswith("Raters and the target"))
+    assert list_heads(targets) == [*order, "Human ceiling"]
+    (figures,) = (b for b in blocks if isinstance(b, Figures))
+    assert [row[0] for row in figures.figures[0].data.rows] == order
+    (matrices,) = (b for b in make_confusions(found).blocks if isinstance(b, Matrices))
+    assert [matrix.caption for matrix in matrices.matrices] == ["Each annotator", *order]
 
 
 def test_no_agreement_is_named(tmp_path: Path) -> None:

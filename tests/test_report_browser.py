@@ -58,8 +58,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
         make_row("hostile-surrogate", {"text": "half \ud800 pair", ATTACK: ATTACK}, ATTACK, [None, ATTACK], ATTACK)
     )
     rows += [
-        make_row(f"plain-{n:03d}", {"text": f"an item {n}"}, "5", ["1"] * 8 if n % 4 == 0 else ["2", "5"],
-                 f"reason {n}", split=draw.choice(["train", "test"]))
+        make_row(f"plain-{n:03d}", {"text": f"an item {n} that draws may miss"}, "5",
+                 ["1"] * 8 if n % 4 == 0 else ["2", "5"], f"reason {n}", split=draw.choice(["train", "test"]))
         for n in range(NUM_PLAIN)
     ]  # fmt: skip
     write_trace_run(run, [make_table(rows)], engine="tests.scripted_engine:ScriptedEngine")
@@ -275,6 +275,21 @@ def test_a_phone_shows_it_without_scrolling_sideways(page: str, tmp_path: Path, 
         assert (sum(paper) < sum(ink)) == dark
         plot = phone.execute_script("return getComputedStyle(document.querySelector('.fill-one')).fill")
         assert plot == ("rgb(125, 179, 224)" if dark else "rgb(39, 96, 143)")
+
+
+def test_on_a_phone_a_table_gives_sentences_room_and_keeps_the_names_of_its_rows_in_sight(
+    page: str, tmp_path: Path
+) -> None:
+    with open_chromium(tmp_path / "profile", PHONE) as phone:
+        open_page(phone, page)
+        left, width = phone.execute_script(
+            "document.querySelector('#noise .scroll').scrollLeft = 200;"
+            "const cell = s => document.querySelector('#noise tbody ' + s).getBoundingClientRect();"
+            "return [cell('th').left, Math.max(...[...document.querySelectorAll('#noise tbody tr:first-child td')]"
+            ".map(td => td.getBoundingClientRect().width))]"
+        )
+        assert left == 16  # the page's margin
+        assert width >= PHONE[0] / 3
 
 
 def test_nothing_is_loaded_from_anywhere(browser: Any, page: str) -> None:

@@ -8,7 +8,7 @@ from judgetrace.config import UserError
 from judgetrace.refining.guideline_file import diff_guidelines
 from judgetrace.refining.outcome import Outcome, describe_outcome, tabulate_candidates
 from judgetrace.reporting.blocks import Diff, Notes, Prose, Section, Table
-from judgetrace.reporting.guideline_section import Refinement, make_guideline, read_difference
+from judgetrace.reporting.guideline_section import MAX_LINES, Refinement, make_guideline, read_difference
 from judgetrace.reporting.run_reading import read_refinement
 from tests.test_refining_outcome import ORIGINAL, WON, make_outcome
 
@@ -45,11 +45,11 @@ def test_a_refined_guideline_is_shown_with_its_verdict_and_the_agreement_it_brin
     assert rows["a, b with each other", "alpha (ordinal)"][2].startswith("1.000")
     assert ("a, b with each other", "MSE") not in rows
     (diff,) = (block for block in section.blocks if isinstance(block, Diff))
-    assert diff.caption == "Original and refined guideline: 1 lines added, 1 removed"
+    assert diff.caption == "Original and refined guideline; lines added: 1, removed: 1"
 
 
-def test_the_last_column_says_what_became_of_each_candidate() -> None:
-    ends = {row[0].split(" ")[0]: row[-1] for row in read_rows(show(WON), "Candidates")}
+def test_it_says_beside_its_name_what_became_of_each_candidate() -> None:
+    ends = {row[0].split(" ")[0]: row[1] for row in read_rows(show(WON), "Candidates")}
 
     assert ends["rubric-0"] == "returned"
     assert ends["both-0"] == "out at look 1, behind rubric-0"
@@ -101,6 +101,19 @@ def test_lines_that_changed_are_marked_whatever_they_begin_with() -> None:
         (" ", "@@ x @@"),
     ]
     assert list(read_difference("")) == []
+
+
+def test_a_difference_that_is_too_long_for_the_page_says_what_is_left_out_and_where_it_is() -> None:
+    difference = diff_guidelines("", "".join(f"line {n}\n" for n in range(MAX_LINES + 5)))
+    section = make_guideline(Refinement(describe_outcome(WON), [], difference))
+    (diff,) = (block for block in section.blocks if isinstance(block, Diff))
+    left_out = len(list(read_difference(difference))) - MAX_LINES
+
+    assert len(diff.lines) == MAX_LINES
+    assert left_out >= 5
+    assert section.blocks[-1] == Prose(
+        f"{left_out} more lines are left out here; all are in guideline.diff of the refinement.", quiet=True
+    )
 
 
 def test_a_refinement_that_is_not_complete_is_refused(tmp_path: Path) -> None:

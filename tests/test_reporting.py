@@ -15,12 +15,14 @@ from judgetrace.config import UserError
 from judgetrace.reporting.blocks import Cell, Matrix, Table
 from judgetrace.reporting.charts import Dot, DotRow, Line, draw_dots, draw_lines, draw_shares
 from judgetrace.reporting.config import ComparisonConfig, RenderReportConfig
+from judgetrace.reporting.cost_section import Spent, make_cost
 from judgetrace.reporting.discovery import fill_from_study, find_runs
 from judgetrace.reporting.embedding import CHUNK_RECORDS, encode, pack_records
 from judgetrace.reporting.page import write_policy
 from judgetrace.reporting.run_reading import name_runs, read_refinement_spent
 from judgetrace.reporting.trace_reading import list_trace_files, read_records, select_items
 from judgetrace.reporting.trace_records import find_noise, list_noisy, make_records
+from judgetrace.reporting.traces_section import NoisyUnit, make_noise
 from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder
 from judgetrace.study.sections import write_toml
@@ -81,6 +83,32 @@ def test_of_noisy_units_whose_draws_agree_alike_those_far_from_their_label_come_
     near, far = make_row("a", {"text": "x"}, "3", ["2"] * 5), make_row("b", {"text": "x"}, "3", ["5"] * 4)
     found = make_records(make_table([near, far]), "one", {}, 100)
     assert [unit.item_id for unit in list_noisy(found, find_noise(found, 4), FIVE, 10)] == ["b", "a"]
+
+
+def test_the_list_of_noisy_units_says_how_many_there_are_and_where_it_stops() -> None:
+    ratings = [("1", 9), ("2", 3), ("4", 2), ("5", 2), ("6", 1)]
+    units = [NoisyUnit(f"i{n}", "", "3", ["3"], ratings, "text") for n in range(2)]
+    for total, caption in ((7, "The 2 most suspect of 7"), (2, "Suspected units")):
+        (table,) = make_noise(units, total, 10, 8).blocks
+        assert isinstance(table, Table)
+        assert table.caption == caption
+        assert table.rows[0][-1] == "1 \u00d7 9, 2 \u00d7 3, 4 \u00d7 2, 5 \u00d7 2, …"
+
+
+def test_a_record_says_whether_its_draws_were_told_the_label() -> None:
+    row = make_row("a", {"text": "x"}, "3", ["3"])
+    found = make_records(make_table([row, row | {"hinted": True}]), "run", {}, 100)
+    assert found.facets["hint"] == ["not told", "told"]
+
+
+def test_costs_add_up_over_runs_as_far_as_they_are_known() -> None:
+    runs = [Spent("a", "infer_traces", 10, 5, 1, 2, 4.0, None, 0.5), Spent("b", "train_rater", seconds=60.0)]
+    (table, *_) = make_cost(runs, "EUR").blocks
+    assert isinstance(table, Table)
+    assert [cell.text for cell in table.cells()[-1]] == ["together", "10", "5", "\u2013", "4 s", "60 s", "0.50"]
+    (alone, *_) = make_cost(runs[:1], "EUR").blocks
+    assert isinstance(alone, Table)
+    assert len(alone.rows) == 1
 
 
 def test_a_sample_is_seeded_takes_whole_items_and_keeps_to_its_limit(tmp_path: Path) -> None:
@@ -152,6 +180,11 @@ def test_a_plot_has_no_style_that_a_policy_would_stop_and_its_labels_are_texts()
 def test_shades_are_shares_of_a_column() -> None:
     matrix = Matrix("m", "rater", "label", ["1", "2"], [[1, 0], [3, 0]])
     assert matrix.shades() == [[(1, 2), (0, 0)], [(3, 7), (0, 0)]]
+
+
+def test_a_column_of_sentences_is_known_by_any_of_its_cells() -> None:
+    table = Table("t", ["who", "said"], [["a", "no"], ["b", "that the ending is not earned"]])
+    assert [table.is_long(n) for n in range(2)] == [False, True]
 
 
 def test_columns_of_figures_stand_flush_right() -> None:

@@ -1,11 +1,11 @@
-"""Agreement as sections of the report: raters beside the human ceiling, before and after, confusions, slices. Pure.
+"""Agreement as sections of the report: raters beside the human ceiling, before and after, confusion matrices. Pure.
 
 Reads the rows that measure_agreement wrote; computes no statistic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from judgetrace.agreement.warnings import count_units, find_warnings
 from judgetrace.reporting import blocks
 from judgetrace.reporting.blocks import Block, Cell, Cells, Matrix, Section, Table
 from judgetrace.reporting.charts import Dot, DotRow, draw_dots
+from judgetrace.reporting.folding import fold_figures, fold_rows
 
 HEADLINE_COLUMNS = {
     "nominal": ("alpha_nominal", "cohen_kappa", "exact_agreement"),
@@ -24,9 +25,11 @@ HEADLINE_COLUMNS = {
     "interval": ("kendall_tau_b", "icc_3_1", "mse", "alpha_interval"),
 }
 LOWER_IS_BETTER = ("mse", "mae", "rmse")
-MAX_ROWS = 30
 MAX_PLOTS = 6
 MAX_PAIRS = 6
+SHOWN_WARNINGS = 8
+WHOLE = "agreement.parquet"
+"""Where all figures are."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class AgreementInput:
         """How many pairs of raters are not shown though none was named."""
         return 0 if self.pairs else max(0, len(self._list_all_pairs()) - MAX_PAIRS)
 
+    @property
+    def in_order(self) -> list[str]:
+        """All raters: first those of `pairs`, in their order."""
+        return list(dict.fromkeys([*(rater for pair in self.pairs for rater in pair[:2]), *self.raters]))
+
     def _list_all_pairs(self) -> list[tuple[str, str, str]]:
         return [(a, b, "") for n, a in enumerate(self.raters) for b in self.raters[n + 1 :]]
 
@@ -69,21 +77,26 @@ def make_headline(found: AgreementInput) -> Section:
     made: list[Block] = []
     for kind in dict.fromkeys(figures.type_of(dimension) for dimension in figures.dimensions):
         own = [dimension for dimension in figures.dimensions if figures.type_of(dimension) == kind]
-        made.append(_tabulate_targets(found, own, kind))
+        made += fold_rows(_tabulate_targets(found, own, kind), WHOLE)
         changes = _tabulate_changes(found, own, kind)
         if changes.rows:
-            made.append(changes)
+            made += fold_rows(changes, WHOLE)
     if found.raters:
-        made += [_draw_ceiling(found), _tabulate_ceiling(found)]
-    warnings = list(find_warnings(figures, found.raters, found.replicates))
-    if warnings:
-        made.append(blocks.Notes("Mind", warnings))
-    interval = f" In brackets: {found.level:.0%} bootstrap intervals." if found.replicates else ""
+        made += [*_draw_ceiling(found), *fold_rows(_tabulate_ceiling(found), WHOLE)]
+    # Their backticks are Markdown's.
+    made += _list_warnings([text.replace("`", "") for text in find_warnings(figures, found.raters, found.replicates)])
+    interval = f" Small, below a figure: its {found.level:.0%} bootstrap interval." if found.replicates else ""
     lead = (
         "Each rater against people's target label, and the human ceiling: every annotator in turn against what the "
         f"item's other annotators agree on.{interval} Target rule: {found.rule}."
     )
     return Section("agreement", "Agreement with people", lead, made, bool(found.simulated))
+
+
+def _list_warnings(warnings: Sequence[str]) -> list[Block]:
+    shown, rest = warnings[:SHOWN_WARNINGS], warnings[SHOWN_WARNINGS:]
+    made: list[Block] = [blocks.Notes("Mind", shown)] if shown else []
+    return [*made, blocks.Folded(f"{len(rest):,} more to mind", [blocks.Notes("Mind, too", rest)])] if rest else made
 
 
 def where_of(found: AgreementInput, dimension: str) -> Where:
@@ -110,7 +123,7 @@ def _tabulate_targets(found: AgreementInput, dimensions: Sequence[str], kind: st
     named, rows = any(dimensions), list[Cells]()
     for dimension in dimensions:
         where = where_of(found, dimension)
-        comparisons = [(found.name(rater), ("rater_target", rater, TARGET)) for rater in found.raters]
+        comparisons = [(found.name(rater), ("rater_target", rater, TARGET)) for rater in found.in_order]
         ceiling = [("Human ceiling", ("human_ceiling", EACH_ANNOTATOR, REST))]
         for name, who in [*comparisons, *ceiling]:
             first = figures.one_of(where, who)
@@ -120,14 +133,15 @@ def _tabulate_targets(found: AgreementInput, dimensions: Sequence[str], kind: st
             rows.append([*([dimension] if named else []), head, units, show_share(first.get("coverage")), *cells])
     return Table(
         "Raters and the target label",
-        [*(["dimension"] if named else []), "rater", "units", "coverage", *(_explain(column) for column in columns)],
-        rows[: MAX_ROWS * 4],
+        [*(["dimension"] if named else []), "rater", "units", "coverage", *(explain(column) for column in columns)],
+        rows,
         num_heads=1 + named,
         note="MSE: smaller is better. The other figures: 1 is full agreement." if "mse" in columns else "",
     )
 
 
-def _explain(statistic: str) -> str:
+def explain(statistic: str) -> str:
+    """Name a statistic at the head of a column."""
     names = {"kendall_tau_b": "Kendall τ-b", "alpha_ordinal": "\u03b1 (ordinal)", "alpha_nominal": "\u03b1 (nominal)"}
     return {**names, "alpha_interval": "\u03b1 (interval)"}.get(statistic, title(statistic))
 
@@ -146,8 +160,8 @@ def _tabulate_changes(found: AgreementInput, dimensions: Sequence[str], kind: st
         note += f" {found.num_left_out} more pairs of raters are not shown; `comparisons` names those to show."
     return Table(
         "Before and after: the difference, on the units that both rated",
-        [*(["dimension"] if named else []), "raters", *(f"Δ {_explain(column)}" for column in columns)],
-        rows[: MAX_ROWS * 4],
+        [*(["dimension"] if named else []), "raters", *(f"Δ {explain(column)}" for column in columns)],
+        rows,
         num_heads=1 + named,
         note=note,
     )
@@ -176,27 +190,31 @@ def show_change(statistic: str, row: Row) -> Cell:
     return cell if p_value is None else Cell(cell.text, f"{cell.detail} · p {show_p(p_value)}", cell.tone)
 
 
-def _draw_ceiling(found: AgreementInput) -> Block:
-    rows: list[DotRow] = []
-    for dimension in found.figures.dimensions:
-        for rater in found.raters:
-            mine, people = _find_beside(found, dimension, rater)
-            dots = [_dot(mine), _dot(people)]
-            rows.append(DotRow(f"{dimension} · {rater}" if dimension else rater, dots))
-    shown = rows[:MAX_ROWS]
-    alternative = "Agreement with the item's other annotators. " + " ".join(
-        f"{row.name}: rater {_say(row.dots[0])}, a person {_say(row.dots[1])}." for row in shown[:12]
-    )
-    series = ["rater", "a person in its place"]
-    svg = draw_dots("ceiling", shown, series, alternative, "Krippendorff's \u03b1", zero=True, ceiling=True)
-    data = Table("The plot's data", ["rater", "rater, others", "person, others"], [
-        [row.name, *(_say(dot) for dot in row.dots)] for row in shown
-    ])  # fmt: skip
-    caption = (
+def _draw_ceiling(found: AgreementInput) -> list[Block]:
+    plots = [_plot_ceiling(found, dimension, number) for number, dimension in enumerate(found.figures.dimensions)]
+    what = blocks.Prose(
         "How far a rater, and a person in its place, agree with what the item's other annotators agree on, with "
         "intervals. Where the two meet, the rater is as good as a person."
     )
-    return blocks.Figures([blocks.Figure(svg, caption, alternative, data)])
+    more = f"{len(plots) - MAX_PLOTS} more dimensions beside the human ceiling, as plots"
+    return [what, *fold_figures(plots, MAX_PLOTS, more)]
+
+
+def _plot_ceiling(found: AgreementInput, dimension: str, number: int) -> blocks.Figure:
+    rows = [
+        DotRow(found.name(rater), [make_dot(row) for row in _find_beside(found, dimension, rater)])
+        for rater in found.in_order
+    ]
+    caption = f"{dimension or 'Raters'} beside the human ceiling."
+    alternative = f"{caption} Agreement with the item's other annotators. " + " ".join(
+        f"{row.name}: rater {say_dot(row.dots[0])}, a person {say_dot(row.dots[1])}." for row in rows
+    )
+    series = ["rater", "a person in its place"]
+    svg = draw_dots(f"ceiling{number}", rows, series, alternative, "Krippendorff's \u03b1", zero=True, ceiling=True)
+    data = Table("The plot's data", ["rater", "rater, others", "person, others"], [
+        [row.name, *(say_dot(dot) for dot in row.dots)] for row in rows
+    ])  # fmt: skip
+    return blocks.Figure(svg, caption, alternative, data)
 
 
 def _find_beside(found: AgreementInput, dimension: str, rater: str) -> tuple[Row, Row]:
@@ -205,11 +223,13 @@ def _find_beside(found: AgreementInput, dimension: str, rater: str) -> tuple[Row
     return mine, found.figures.find(where, ("ceiling_beside", rater, REST), statistic)
 
 
-def _dot(row: Row) -> Dot:
+def make_dot(row: Row) -> Dot:
+    """Make a dot of a row of statistics."""
     return Dot(row.get("value"), row.get("low"), row.get("high"))
 
 
-def _say(dot: Dot | None) -> str:
+def say_dot(dot: Dot | None) -> str:
+    """Say what a dot shows."""
     if dot is None or dot.value is None:
         return "undefined"
     bounds = "" if dot.low is None or dot.high is None else f" [{dot.low:.2f}, {dot.high:.2f}]"
@@ -222,7 +242,7 @@ def _tabulate_ceiling(found: AgreementInput) -> Table:
         statistic = HEADLINES[found.figures.type_of(dimension)]
         for population in list_populations(found.figures, dimension):
             where = (dimension, population, "", "")
-            for rater in found.raters:
+            for rater in found.in_order:
                 names = (("rater_rest", rater, REST), ("ceiling_beside", rater, REST))
                 mine, person = (found.figures.find(where, who, statistic) for who in names)
                 gap = found.figures.find(where, ("difference", rater, CEILING), statistic)
@@ -233,7 +253,7 @@ def _tabulate_ceiling(found: AgreementInput) -> Table:
     return Table(
         "Beside the human ceiling (Krippendorff's \u03b1)",
         [*(["dimension"] if named else []), "rater", "units", "rater, others", "person, others", "difference"],
-        rows[: MAX_ROWS * 4],
+        rows,
         num_heads=1 + named,
         note="filtered: units that the target rule keeps; all: also those on which people disagree too much.",
     )
@@ -242,7 +262,8 @@ def _tabulate_ceiling(found: AgreementInput) -> Table:
 def make_confusions(found: AgreementInput) -> Section:
     """Make the section of confusion matrices."""
     matrices = []
-    for entry in found.confusions:
+    place = {EACH_ANNOTATOR: -1, **{rater: number for number, rater in enumerate(found.in_order)}}
+    for entry in sorted(found.confusions, key=lambda one: (one["dimension"], place.get(one["who"], 0))):
         dimension = entry["dimension"]
         if entry["slice_by"] or entry["population"] != where_of(found, dimension)[1]:
             continue
@@ -261,89 +282,3 @@ def make_confusions(found: AgreementInput) -> Section:
         "between levels count for the nearest."
     )
     return Section("confusion", "Confusion matrices", lead, made, bool(found.simulated))
-
-
-def make_slices(found: AgreementInput) -> Section:
-    """Make the section of reliability by slice: target label, annotator, and columns that the job was given."""
-    made: list[Block] = []
-    for number, dimension in enumerate(found.figures.dimensions):
-        kind = found.figures.type_of(dimension)
-        inner = [*_draw_labels(found, dimension, kind, number), *_tabulate_slices(found, dimension, kind)]
-        inner += _tabulate_annotators(found, dimension, kind)
-        if not dimension or number < MAX_PLOTS:
-            made += [*([blocks.Heading(dimension)] if dimension else []), *inner]
-        else:
-            made.append(blocks.Folded(dimension, inner))
-    lead = "Where raters and people agree, and where they do not: by target label, by annotator, by what was asked for."
-    return Section("slices", "Reliability by slice", lead, made, bool(found.simulated))
-
-
-def _list_compared(found: AgreementInput) -> list[tuple[str, tuple[str, str, str]]]:
-    raters = [(found.name(rater), ("rater_target", rater, TARGET)) for rater in found.raters]
-    return [*raters[:3], ("each annotator", ("human_ceiling", EACH_ANNOTATOR, REST))]
-
-
-def _list_label_slices(found: AgreementInput, dimension: str) -> list[Where]:
-    levels = list(found.figures.levels_of(dimension))
-    own = [where for where in found.figures.list_slices(dimension) if where[2] == "label" and where[3] in levels]
-    return sorted(own, key=lambda where: levels.index(where[3]))
-
-
-def _draw_labels(found: AgreementInput, dimension: str, kind: str, number: int) -> Iterator[Block]:
-    slices = _list_label_slices(found, dimension)
-    if not slices:
-        return
-    statistics = ["exact_agreement"] if kind == "nominal" else ["bias", "exact_agreement"]
-    compared = _list_compared(found)
-    figures = []
-    for statistic in statistics:
-        rows = [DotRow(w[3], [_dot(found.figures.find(w, who, statistic)) for _, who in compared]) for w in slices]
-        names = [name for name, _ in compared]
-        what = {"bias": "signed error in levels (above 0: too high)", "exact_agreement": "share of exact agreement"}
-        alternative = f"By target label, {what[statistic]}. " + " ".join(
-            f"Label {row.name}: " + ", ".join(f"{n} {_say(d)}" for n, d in zip(names, row.dots, strict=True)) + "."
-            for row in rows
-        )
-        svg = draw_dots(
-            f"slice{number}-{statistic}", rows, names, alternative, what[statistic],
-            zero=statistic == "bias", ceiling=True,
-        )  # fmt: skip
-        data = Table("The plot's data", ["label", *names], [[r.name, *map(_say, r.dots)] for r in rows])
-        figures.append(blocks.Figure(svg, f"By target label: {what[statistic]}.", alternative, data))
-    yield blocks.Figures(figures)
-
-
-def _tabulate_slices(found: AgreementInput, dimension: str, kind: str) -> Iterator[Block]:
-    statistics = ("exact_agreement", "mae", "bias") if kind != "nominal" else ("exact_agreement",)
-    by: dict[str, list[Where]] = {}
-    for where in found.figures.list_slices(dimension):
-        by.setdefault(where[2], []).append(where)
-    for column, slices in by.items():
-        ordered = _list_label_slices(found, dimension) if column == "label" else sorted(slices)
-        rows: list[Cells] = []
-        for where in ordered:
-            for name, who in _list_compared(found):
-                first = found.figures.one_of(where, who)
-                if first:
-                    cells = [show_cell(found.figures.find(where, who, s), sign=s == "bias") for s in statistics]
-                    rows.append([where[3], name, f"{first['num_units']:,}", show_share(first.get("coverage")), *cells])
-        named = "target label" if column == "label" else column
-        table = Table(f"By {named}", [named, "who", "units", "coverage", *map(title, statistics)], rows[:200], 2)
-        if rows:
-            yield blocks.Folded(f"By {named}, as a table", [table])
-
-
-def _tabulate_annotators(found: AgreementInput, dimension: str, kind: str) -> Iterator[Block]:
-    columns = HEADLINE_COLUMNS[kind]
-    where = (dimension, "all", "", "")
-    ceilings = [who for who in found.figures.list_who(where, "human_ceiling") if who[1] != EACH_ANNOTATOR]
-    with_raters = [w for w in found.figures.list_who(where, "rater_annotator") if w[2] != EACH_ANNOTATOR]
-    pairs = [("the others", who) for who in ceilings] + [(who[2], who) for who in with_raters]
-    rows: list[Cells] = []
-    for whom, who in pairs:
-        cells = [show_cell(found.figures.find(where, who, column)) for column in columns]
-        compared = found.figures.one_of(where, who).get("num_compared")
-        rows.append([found.name(who[1]), whom, "" if compared is None else f"{compared:,}", *cells])
-    if rows:
-        heads = ["who", "with", "pairs", *(_explain(column) for column in columns)]
-        yield blocks.Folded("By annotator, as a table", [Table("Single annotators", heads, rows[:200], 2)])

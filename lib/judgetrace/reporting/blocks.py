@@ -9,6 +9,9 @@ from typing import ClassVar
 
 _FIGURE = re.compile(r"^$|^undefined$|^(filtered|all): |^[+\u2212-]?[\d.,]+( ?(%|s|min|h))?$|^\u2013$")
 
+LONG_TEXT = 24
+"""Characters."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -45,6 +48,10 @@ class Table:
         if column < self.num_heads:
             return False
         return all(_FIGURE.match(cells[column].text) for cells in self.cells())
+
+    def is_long(self, column: int) -> bool:
+        """Whether a column holds sentences, which need room on a phone, too."""
+        return any(len(cells[column].text) > LONG_TEXT for cells in self.cells())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@
   const NOISE = 1, RATIONALE = 2;
   const FACETS = [
     ["outcome", "Outcome"], ["label", "Label"], ["dimension", "Dimension"], ["split", "Split"],
-    ["proposal", "Proposal"], ["run", "Run"], ["source", "Target of"], ["accepted_by", "Accepted by"],
+    ["proposal", "Proposal"], ["hint", "Label was"], ["run", "Run"], ["source", "Target of"], ["accepted_by", "Accepted by"],
   ];
   const FIELDS = 1, PEOPLE = 2, SD = 3, GROUP = 4, TRACE = 5, RATING = 6, ACCEPTED = 7, DRAWS = 8, REASONS = 9, ERROR = 10;
 
@@ -124,9 +124,10 @@
   function tell(more = "") {
     const first = page * PAGE, last = Math.min(first + PAGE, matches.length);
     const total = matches.length === index.count ? "" : ` (${count(index.count)} in all)`;
+    const [many, one] = index.facets.run.names.length > 1 ? ["Rows", "row"] : ["Units", "unit"];
     status.textContent = matches.length
-      ? `Units ${count(first + 1)}–${count(last)} of ${count(matches.length)}${total}${more}`
-      : `No unit matches${total}${more}`;
+      ? `${many} ${count(first + 1)}–${count(last)} of ${count(matches.length)}${total}${more}`
+      : `No ${one} matches${total}${more}`;
   }
 
   async function show(wanted = 0) {
@@ -185,6 +186,7 @@
     if (facet("split", number)) say(facet("split", number));
     if (index.facets.source.names.length > 1) say(`label of ${facet("source", number)}`);
     if (facet("proposal", number)) say(`proposal ${facet("proposal", number)}`);
+    if (facet("hint", number) === "told") say("told the label", "noise");
     if (record[GROUP]) say(`group ${record[GROUP]}`);
     if (index.facets.run.names.length > 1) say(facet("run", number));
     return about;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from judgetrace.reporting import blocks
 from judgetrace.reporting.blocks import Block, Cell, Cells, Section, Table
@@ -51,7 +52,7 @@ def make_cost(spent: Sequence[Spent], currency: str) -> Section:
 def _tabulate(spent: Sequence[Spent], currency: str) -> Table:
     has_money = any(run.money is not None for run in spent)
     rows: list[Cells] = []
-    for run in spent:
+    for run in [*spent, *([_add_up(spent)] if len(spent) > 1 else [])]:
         in_vain = (
             f"{run.overshoot_tokens / run.output_tokens:.1%} in vain"
             if run.overshoot_tokens and run.output_tokens
@@ -71,6 +72,17 @@ def _tabulate(spent: Sequence[Spent], currency: str) -> Table:
     money = [f"money ({currency})" if currency else "money"] if has_money else []
     columns = ["run", "prompt tokens", "output tokens", "output tokens per accepted trace", "engine time", "time"]
     return Table("What runs have cost", [*columns, *money], rows)
+
+
+def _add_up(spent: Sequence[Spent]) -> Spent:
+    """Add runs up, as far as their figures are known; a trace may be of several runs, so not what one took."""
+
+    def total(name: str) -> Any:
+        known = [value for run in spent if (value := getattr(run, name)) is not None]
+        return sum(known) if known else None
+
+    names = ("prompt_tokens", "output_tokens", "overshoot_tokens", "engine_s", "seconds", "money")
+    return Spent("together", "", **{name: total(name) for name in names})
 
 
 def _count(value: int | None) -> str:

@@ -14,6 +14,7 @@ from judgetrace.agreement.figures import title
 from judgetrace.reporting import blocks
 from judgetrace.reporting.agreement_section import show_cell, show_change
 from judgetrace.reporting.blocks import Block, Cell, Cells, DiffLine, Section, Table
+from judgetrace.reporting.folding import say_left_out
 
 MAX_LINES = 2000
 ALPHAS = ("alpha_nominal", "alpha_ordinal", "alpha_interval")
@@ -24,7 +25,7 @@ TOGETHER = {
 """Comparison of refinement.json -> with whom raters are compared there, and the statistics to show."""
 PARTS = {"confirm": "the half of the validation split that confirmed the choice", "test": "the test split"}
 _WORDS = ("name", "kind", "seed", "text", "problems", "error", "why_out", "behind", "out_at_look")
-"""Columns of candidates.parquet that are no scores: what they say is in the first and the last column."""
+"""Columns of candidates.parquet that are no scores: what they say is in the first two columns."""
 _BOUNDS = {"minus_original": ("low", "high")}
 """Score -> the columns of its interval, where these are not named after it."""
 
@@ -49,7 +50,7 @@ def make_guideline(found: Refinement) -> Section:
         made.append(_tabulate_agreement(found.facts))
     if found.candidates:
         made.append(_tabulate_candidates(found.candidates))
-    made.append(_show_difference(found.difference))
+    made += _show_difference(found.difference)
     lead = (
         "Accepted traces, distilled into a clearer guideline. Candidates were scored on the validation split; the "
         "winner had to beat the original on a half of it that took no part in choosing."
@@ -104,12 +105,12 @@ def _tabulate_candidates(candidates: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
         [
             Cell(str(row["name"]), str(row["kind"]), "good" if row["is_winner"] else ""),
-            *(_show_score(row, name) for name in scores),
             _explain(row),
+            *(_show_score(row, name) for name in scores),
         ]
         for row in candidates
     ]
-    columns = ["candidate", *(name.replace("_", " ") for name in scores), "what became of it"]
+    columns = ["candidate", "what became of it", *(name.removeprefix("num_").replace("_", " ") for name in scores)]
     return Table("Candidates", columns, rows)
 
 
@@ -151,12 +152,15 @@ def _explain(row: Mapping[str, Any]) -> str:
     return "came out ahead" if row["is_challenger"] else ""
 
 
-def _show_difference(difference: str) -> Block:
+def _show_difference(difference: str) -> list[Block]:
     lines = list(read_difference(difference))
     if not lines:
-        return blocks.Prose("Nothing changed: the original guideline is returned.")
+        return [blocks.Prose("Nothing changed: the original guideline is returned.")]
     added, removed = (sum(line.mark == mark for line in lines) for mark in "+-")
-    return blocks.Diff(f"Original and refined guideline: {added} lines added, {removed} removed", lines[:MAX_LINES])
+    diff = blocks.Diff(
+        f"Original and refined guideline; lines added: {added:,}, removed: {removed:,}", lines[:MAX_LINES]
+    )
+    return [diff, *say_left_out(len(lines) - MAX_LINES, "lines", "guideline.diff of the refinement")]
 
 
 def read_difference(difference: str) -> Iterator[DiffLine]:

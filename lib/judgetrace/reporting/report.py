@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,6 @@ from judgetrace.reporting.agreement_section import (
     find_change,
     make_confusions,
     make_headline,
-    make_slices,
     where_of,
 )
 from judgetrace.reporting.blocks import Fact, Facts, Section
@@ -32,10 +31,12 @@ from judgetrace.reporting.run_reading import (
     read_rationale_tables,
     read_refinement,
     read_refinement_spent,
+    read_together,
     read_trace_run,
     read_training_run,
     read_verification,
 )
+from judgetrace.reporting.slices_section import make_slices
 from judgetrace.reporting.trace_reading import list_trace_files, read_rationales, read_records, select_items
 from judgetrace.reporting.trace_records import Records, find_noise, list_noisy
 from judgetrace.reporting.traces_section import TraceRun, make_acceptance, make_noise, make_utilisation
@@ -183,23 +184,31 @@ def _add_traces(report: Report, config: RenderReportConfig, now: float) -> None:
     read = [read_trace_run(name, url, config.corpus, now) for name, url in zip(names, config.traces, strict=True)]
     runs = [run for run, _ in read]
     report.spent += [spent for _, spent in read]
-    report.sections += [make_utilisation(runs), make_acceptance(runs)]
-    report.facts += _list_trace_facts(runs, [spent for _, spent in read])
+    together = read_together(list(zip(runs, config.traces, strict=True)))
+    report.sections += [make_utilisation(runs, together), make_acceptance(runs)]
+    report.facts += list_trace_facts(runs, together, [spent for _, spent in read])
     if config.browser.max_items:
         _add_browser(report, config, names, runs[0].scale)
 
 
-def _list_trace_facts(runs: list[TraceRun], spent: list[Spent]) -> Iterator[Fact]:
-    run, accepted = runs[0], runs[0].tally.num_accepted
-    named = f" in {run.name}" if len(runs) > 1 else ""
-    yield Fact(f"{run.utilisation:.0%}", f"data utilisation{named}", f"{accepted:,} of {run.tally.num_units:,} units")
-    scale = run.scale.of("")
-    beyond = None if scale is None else acceptance_beyond_chance(run.tally, "", len(scale.values))
+def list_trace_facts(runs: Sequence[TraceRun], together: Sequence[TraceRun], spent: Sequence[Spent]) -> Iterator[Fact]:
+    """List what is seen first of runs: of several the figures of all `together`; see read_together."""
+    first, whole = runs[0], (*together, *runs)[0]
+    accepted, named = whole.tally.num_accepted, f", {whole.name}" if together else ""
+    parts = [
+        f"{accepted:,} of {whole.tally.num_units:,} units",
+        *(f"{r.name}: {r.utilisation:.0%}" for r in together[1:]),
+    ]
+    yield Fact(f"{whole.utilisation:.0%}", f"data utilisation{named}", "; ".join(parts))
+    scale = first.scale.of("")
+    beyond = None if scale is None else acceptance_beyond_chance(first.tally, "", len(scale.values))
     if beyond is not None:
         value = f"{beyond['corrected']:+.0%}".replace("-", "\u2212")
-        yield Fact(value, "first draws that match, beyond a uniform guess", f"{beyond['observed']:.1%} match")
-    if spent[0].tokens_per_trace:
-        yield Fact(f"{spent[0].tokens_per_trace:,.0f}", f"output tokens per accepted trace{named}")
+        own = f" in {first.name}" if together else ""
+        yield Fact(value, f"first draws that match{own}, beyond a uniform guess", f"{beyond['observed']:.1%} match")
+    tokens = sum(run.output_tokens or 0 for run in spent)
+    if accepted and tokens:
+        yield Fact(f"{tokens / accepted:,.0f}", f"output tokens per unit with a trace{named}")
 
 
 def _add_browser(report: Report, config: RenderReportConfig, names: list[str], scales: ScaleConfig) -> None:
@@ -221,13 +230,14 @@ def _add_browser(report: Report, config: RenderReportConfig, names: list[str], s
 
 def describe_browser(packed: Packed, found: Records, num_units: int, config: RenderReportConfig) -> str:
     """Say whether the trace browser holds everything, and what it searches."""
+    what = "units" if len(config.traces) < 2 else "rows, of a unit one for each run that asked about it"
     if packed.num_records == num_units:
-        return f"All {num_units:,} units, in a mixed order. Press / to search."
+        return f"All {num_units:,} {what}; in a mixed order. Press / to search."
     why = f"browser.max_items = {config.browser.max_items:,}"
     if packed.num_records < len(found):
         why = f"browser.max_megabytes = {config.browser.max_megabytes:g}"
     return (
-        f"A sample: {packed.num_records:,} of {num_units:,} units, drawn by item with seed {config.browser.seed} "
+        f"A sample: {packed.num_records:,} of {num_units:,} {what}; drawn by item with seed {config.browser.seed} "
         f"({why}). Figures above are of all units. Press / to search."
     )
 

@@ -21,8 +21,9 @@ from judgetrace.reporting.agreement_section import AgreementInput
 from judgetrace.reporting.config import ComparisonConfig
 from judgetrace.reporting.cost_section import Spent
 from judgetrace.reporting.guideline_section import Refinement
-from judgetrace.reporting.traces_section import TraceRun
+from judgetrace.reporting.traces_section import TraceRun, unite_runs
 from judgetrace.reporting.training_section import TrainingRun
+from judgetrace.reporting.uniting import tally_together
 from judgetrace.reporting.verification_section import VerificationRun
 from judgetrace.run_folder import RunFolder
 from judgetrace.run_report import describe_state
@@ -96,10 +97,23 @@ def read_trace_run(name: str, url: str, corpus: str | None, now: float) -> tuple
         int(driver.get("units") or tally.num_units),
         about["state"],
         is_simulated(sampled),
+        bool((sampled.get("hint") or {}).get("enabled")),
     )
     if about["job"] == "decide_again":
         return run, Spent(name, "decide_again", 0, 0, accepted=tally.num_accepted, is_simulated=run.is_simulated)
     return run, count_spent(name, about, tally, tally.num_accepted)
+
+
+def read_together(runs: Sequence[tuple[TraceRun, str]]) -> list[TraceRun]:
+    """Read what several runs, with their URLs, came to together, hinted ones also left out; nothing of a single one."""
+    groups = {"all runs together": list(runs), "all but hinted": [one for one in runs if not one[0].is_hinted]}
+    if len(groups["all but hinted"]) == len(runs):
+        del groups["all but hinted"]
+    return [
+        unite_runs([run for run, _ in own], name, tally_together([url for _, url in own]))
+        for name, own in groups.items()
+        if len(own) > 1
+    ]
 
 
 def _read_scale(corpus: str | None, url: str) -> Any:

@@ -42,7 +42,7 @@ READ_COLUMNS = (
 )
 """Columns that are read where a file has them: older runs know no proposals."""
 
-FACETS = ("outcome", "label", "dimension", "split", "proposal", "run", "accepted_by", "source")
+FACETS = ("outcome", "label", "dimension", "split", "proposal", "hint", "run", "accepted_by", "source")
 """What the trace browser filters by."""
 
 NOISE, RATIONALE = 1, 2
@@ -115,6 +115,7 @@ def make_records(table: pa.Table, run: str, rationales: Rationales, max_chars: i
             dimension,
             columns["split"][n],
             proposals[n] or at_accepted,
+            "told" if hinted[n] else "not told",
             run,
             columns["accepted_by"][n],
             source,

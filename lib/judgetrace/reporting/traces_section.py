@@ -13,6 +13,7 @@ from judgetrace.accounting import Tally, acceptance_beyond_chance, utilisation_b
 from judgetrace.reporting import blocks
 from judgetrace.reporting.blocks import Block, Cell, Cells, Section, Table
 from judgetrace.reporting.charts import Line, draw_lines, draw_shares
+from judgetrace.reporting.folding import fold_figures
 from judgetrace.scale import ScaleConfig
 
 MAX_PLOTS = 6
@@ -30,6 +31,8 @@ class TraceRun:
     """Units that the run covers; not all of them need be decided."""
     state: str = "complete"
     is_simulated: bool = False
+    is_hinted: bool = False
+    """Its draws were told the label."""
 
     @property
     def title(self) -> str:
@@ -42,16 +45,30 @@ class TraceRun:
         return self.tally.num_accepted / self.tally.num_units if self.tally.num_units else 0.0
 
 
-def make_utilisation(runs: Sequence[TraceRun]) -> Section:
-    """Make the section of data utilisation, by number of draws and by label."""
+def unite_runs(runs: Sequence[TraceRun], name: str, units: Tally) -> TraceRun:
+    """Make one run of several; `units` has one outcome for each unit of theirs (uniting.tally_together)."""
+    return TraceRun(
+        name,
+        units,
+        runs[0].scale,
+        max(run.max_draws for run in runs),
+        max(units.num_units, *(run.units for run in runs)),
+        is_simulated=any(run.is_simulated for run in runs),
+    )
+
+
+def make_utilisation(runs: Sequence[TraceRun], together: Sequence[TraceRun] = ()) -> Section:
+    """Make the section of data utilisation, by number of draws and by label; `together`: several runs as one."""
     lead = (
         "Data utilisation is the share of units for which some draw's rating matched the human label, so that its "
         "reasoning was kept. A unit is an item in a dimension."
     )
-    shares = [figure for number, run in enumerate(runs) for figure in _draw_by_label(run, number)]
-    made: list[Block] = [_tabulate_outcomes(runs), blocks.Figures([_draw_by_draws(runs), *shares[:MAX_PLOTS]])]
-    if shares[MAX_PLOTS:]:
-        made.append(blocks.Folded(f"{len(shares) - MAX_PLOTS} more plots", [blocks.Figures(shares[MAX_PLOTS:])]))
+    if together:
+        lead += " Further runs ask about what earlier ones left: together they have a trace where any of them has one."
+    shares = [figure for number, run in enumerate([*together, *runs]) for figure in _draw_by_label(run, number)]
+    plots = [_draw_by_draws(runs), *shares]
+    more = f"{len(shares) - MAX_PLOTS} more plots by target label"
+    made = [_tabulate_outcomes([*together, *runs]), *fold_figures(plots, 1 + MAX_PLOTS, more)]
     return Section("utilisation", "Data utilisation", lead, made, any(run.is_simulated for run in runs))
 
 
@@ -62,13 +79,14 @@ def _tabulate_outcomes(runs: Sequence[TraceRun]) -> Table:
     for run in runs:
         counts = run.tally.outcomes()
         draws = sum(run.tally.draws.values())
-        each = f"{draws / run.tally.num_units:.1f}" if run.tally.num_units else "\u2013"
+        each = f"{draws / run.tally.num_units:.1f}" if draws else "\u2013"
         decided = Cell(f"{run.tally.num_units:,}", f"of {run.units:,}" if run.units > run.tally.num_units else "")
         kept = [f"{counts[outcome]:,}" for outcome in outcomes]
-        rows.append([Cell(run.title, "" if run.state == "complete" else run.state), decided, *kept, each])
-    return Table(
-        "Outcomes of units", ["run", "decided", *(name.replace("_", " ") for name in outcomes), "draws a unit"], rows
-    )
+        share = f"{run.utilisation:.1%}" if run.tally.num_units else "\u2013"
+        about = ", ".join(filter(None, [run.state.replace("complete", ""), "told the label" if run.is_hinted else ""]))
+        rows.append([Cell(run.title, about), decided, share, *kept, each])
+    columns = ["run", "decided", "utilisation", *(name.replace("_", " ") for name in outcomes), "draws a unit"]
+    return Table("Outcomes of units", columns, rows)
 
 
 def _draw_by_draws(runs: Sequence[TraceRun]) -> blocks.Figure:
@@ -118,11 +136,13 @@ def make_acceptance(runs: Sequence[TraceRun]) -> Section:
         "generator that prefers some levels."
     )
     rows = [_describe_first_draw(run, dimension) for run in runs for dimension in _list_dimensions(run)]
+    named = any(dimension for run in runs for dimension in _list_dimensions(run))
     overall = Table(
         "The first draw against chance",
-        ["run", "dimension", "matches", "beyond a uniform guess", "κ"],
-        [row for row in rows if row],
-        num_heads=2,
+        ["run", *(["dimension"] if named else []), "matches", "beyond a uniform guess", "κ"],
+        [row if named else [row[0], *row[2:]] for row in rows if row],
+        num_heads=1 + named,
+        note="The tables below: a high match may be mere habit where the first draw says a level often at all.",
     )
     tables = [_tabulate_first_draws(run, dimension) for run in runs for dimension in _list_dimensions(run)]
     made: list[Block] = [overall, *tables[:MAX_PLOTS]]
@@ -146,7 +166,7 @@ def _describe_first_draw(run: TraceRun, dimension: str) -> Cells:
         Cell(show_signed(beyond["corrected"]), tone=tone),
         f"{beyond['kappa']:+.3f}".replace("-", "\u2212"),
     ]
-    return [run.title, dimension or "(one)", *numbers]
+    return [Cell(run.title, "told the label" if run.is_hinted else ""), dimension, *numbers]
 
 
 def show_signed(share: float) -> str:
@@ -175,8 +195,7 @@ def _tabulate_first_draws(run: TraceRun, dimension: str) -> Table:
         rows.append([label, f"{units:,}", f"{share:.1%}", Cell(show_signed(corrected), tone=tone), f"{often:.1%}"])
     about = " · ".join(filter(None, [run.title, dimension]))
     columns = ["target label", "units", "first draw matches", "beyond a uniform guess", "share of all first draws"]
-    note = "The last column is how often the first draw says this level at all: a high match there may be mere habit."
-    return Table(f"First draw by target label: {about}", columns, rows, note=note)
+    return Table(f"First draw by target label: {about}", columns, rows)
 
 
 @dataclass(frozen=True)
@@ -202,9 +221,11 @@ def make_noise(units: Sequence[NoisyUnit], num_units: int, num_read: int, min_dr
     rows: list[list[Any]] = []
     for unit in units:
         said = ", ".join(f"{rating} \u00d7 {count}" for rating, count in unit.ratings[:4])
+        said += ", …" if len(unit.ratings) > 4 else ""
         people = " ".join(unit.annotator_labels[:12]) + (" …" if len(unit.annotator_labels) > 12 else "")
         head = Cell(unit.item_id, unit.dimension)
         rows.append([head, unit.text, unit.label, people, said])
     columns = ["item", "text", "label", "people said", "draws said"]
-    made: list[Block] = [Table("Suspected label noise", columns, rows)] if rows else []
+    caption = f"The {len(rows):,} most suspect of {num_units:,}" if len(rows) < num_units else "Suspected units"
+    made: list[Block] = [Table(caption, columns, rows)] if rows else []
     return Section("noise", "Suspected label noise", lead, made)

@@ -10,9 +10,11 @@ from typing import Any
 from judgetrace.reporting import blocks
 from judgetrace.reporting.blocks import Block, Cell, Cells, Section, Table
 from judgetrace.reporting.charts import Line, draw_lines
+from judgetrace.reporting.folding import group
 
 MAX_POINTS = 400
 MAX_LINES = 5
+"""Runs in one plot: no two have one colour."""
 _VALIDATION = {"tau": "Kendall's τ-b", "qwk": "quadratic κ", "mse": "MSE"}
 
 
@@ -39,8 +41,10 @@ class TrainingRun:
 
 def make_training(runs: Sequence[TrainingRun]) -> Section:
     """Make the section of training curves."""
-    figures = [_draw_loss(runs), *_draw_validation(runs)]
-    made: list[Block] = [_tabulate_runs(runs), blocks.Figures(figures)]
+    made: list[Block] = [_tabulate_runs(runs)]
+    for number, own in enumerate(group(runs, MAX_LINES)):
+        figures = blocks.Figures([_draw_loss(own, number), *_draw_validation(own, number)])
+        made.append(blocks.Folded("Curves of " + ", ".join(run.name for run in own), [figures]) if number else figures)
     lead = (
         "Loss: mean nats of an answer's token. Validation: the rater asked for its rating of items that it was not "
         "trained on; step 0 is the untuned base."
@@ -71,7 +75,10 @@ def _tabulate_runs(runs: Sequence[TrainingRun]) -> Table:
         )
     columns = ["run", "learns", "examples", "steps", "best step", "τ-b untuned", "τ-b best", "time"]
     return Table(
-        "Training runs", columns, rows, note="τ-b on a sample of the validation split, chosen by the best step."
+        "Training runs",
+        columns,
+        rows,
+        note="τ-b on a sample of the validation split, before training and at the best step.",
     )
 
 
@@ -86,22 +93,22 @@ def _thin(points: Sequence[tuple[int, float | None]]) -> list[tuple[int, float |
     return [*points[:-1:step], *points[-1:]]
 
 
-def _draw_loss(runs: Sequence[TrainingRun]) -> blocks.Figure:
+def _draw_loss(runs: Sequence[TrainingRun], number: int) -> blocks.Figure:
     lines = []
-    for run in runs[:MAX_LINES]:
+    for run in runs:
         points = _thin([(row["step"], row["loss"]) for row in run.metrics if row.get("loss") is not None])
         lines.append(Line(run.name, [x for x, _ in points], [y for _, y in points]))
     said = [f"{line.name}: from {line.y[0]:.3f} to {line.y[-1]:.3f}." for line in lines if line.y]
     alternative = "Training loss by step. " + " ".join(said)
-    svg = draw_lines("loss", lines, alternative, "step")
+    svg = draw_lines(f"loss{number}", lines, alternative, "step")
     return blocks.Figure(svg, "Loss on the training split.", alternative, _tabulate_lines(lines, "loss"))
 
 
-def _draw_validation(runs: Sequence[TrainingRun]) -> list[blocks.Figure]:
+def _draw_validation(runs: Sequence[TrainingRun], number: int) -> list[blocks.Figure]:
     figures = []
     for key, title in _VALIDATION.items():
         lines = []
-        for run in runs[:MAX_LINES]:
+        for run in runs:
             points = [(step, values.get(f"{run.rating}_{key}")) for step, values in run.validations()]
             lines.append(Line(run.name, [x for x, _ in points], [y for _, y in points]))
         if any(value is not None for line in lines for value in line.y):
@@ -110,7 +117,7 @@ def _draw_validation(runs: Sequence[TrainingRun]) -> list[blocks.Figure]:
                 for line in lines
             ]
             alternative = f"Validation {title} by step. " + " ".join(said)
-            svg = draw_lines(f"validation-{key}", lines, alternative, "step")
+            svg = draw_lines(f"validation{number}-{key}", lines, alternative, "step")
             data = _tabulate_lines(lines, title)
             figures.append(blocks.Figure(svg, f"{title} on the validation split.", alternative, data))
     return figures
