@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -30,7 +30,7 @@ from judgetrace.storage import Folder
 from judgetrace.teachable import check_verification
 from judgetrace.tokenization import list_special_tokens, render_chats
 from judgetrace.trace_shards import TraceShard, list_trace_shards
-from judgetrace.traces import read_traces
+from judgetrace.traces import check_trace_corpus, read_traces
 from judgetrace.training.encoding import load_tokenizer
 from judgetrace.versions import list_versions
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     if not shards:
         raise UserError(f"traces = {config.traces}: no traces/shard-*.parquet there\nexpected: runs of infer_traces")
     inputs = RunInputs(config.corpus, config.guideline, config.prompt.template)
-    check_units_of(config.traces, inputs.corpus_id)
+    check_trace_corpus("traces", config.traces, inputs.corpus_id)
     writer = make_writer(config, inputs)
     check_verification("selection.verification", config.selection.verification)
     chosen = make_filter(shards, config.selection, config.split)
@@ -90,17 +90,6 @@ def list_chats(
 def read(shard: TraceShard) -> pa.Table:
     """Read a shard of traces."""
     return read_traces(Folder(shard.run), shard.name, TRACES.names)
-
-
-def check_units_of(runs: Sequence[str], corpus_id: str) -> None:
-    """Raise UserError for a run of infer_traces over another corpus; it need not be complete."""
-    for run in runs:
-        try:
-            found = Folder(run).read_json("contract.json")["corpus"]
-        except FileNotFoundError:
-            continue  # of decide_again, which keeps none
-        if found != corpus_id:
-            raise UserError(f"traces: {run}: its units are of another corpus than `corpus`; give runs over that one")
 
 
 def make_writer(config: ExportTracesConfig, inputs: RunInputs) -> ConversationWriter:

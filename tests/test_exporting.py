@@ -183,15 +183,6 @@ def test_the_corpus_and_the_traces_are_no_output(tmp_path: Path, monkeypatch: py
             check_output(Folder("run"), [("corpus", "corpus"), ("one of traces", url)], ["trl"])
 
 
-def test_traces_of_another_corpus_are_refused_and_a_partial_run_is_not(tmp_path: Path) -> None:
-    run = Folder(str(tmp_path))
-    export_traces.check_units_of([run.url], "one")
-    run.write_json("contract.json", {"corpus": "one"})
-    export_traces.check_units_of([run.url], "one")
-    with pytest.raises(UserError, match="its units are of another corpus"):
-        export_traces.check_units_of([run.url], "two")
-
-
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
     config = ExportTracesConfig(corpus="c", traces=["runs/one"], output=str(tmp_path))

@@ -135,20 +135,10 @@ def test_a_full_disk_under_rays_logs_and_spills_ends_or_ends_well_but_never_hang
 
 @pytest.mark.chaos
 def test_a_job_whose_cpus_others_hold_says_so_within_a_minute_and_goes_on_when_they_are_free(
-    tmp_path, corpus, ray_session
+    tmp_path, corpus, ray_session, held_cpus
 ):
-    import ray
-
     run, log = str(tmp_path / "run"), tmp_path / "log"
     config = write_config(tmp_path, corpus, run)
-
-    @ray.remote(num_cpus=1)
-    class Holder:
-        def ping(self) -> int:
-            return 1
-
-    holders = [Holder.remote() for _ in range(2)]
-    ray.get([holder.ping.remote() for holder in holders])
     with started_job(config, ray_session, log) as job:
         wait_until("a driver", lambda: Folder(f"{run}/drivers").list_files())
         began = time.monotonic()
@@ -156,7 +146,6 @@ def test_a_job_whose_cpus_others_hold_says_so_within_a_minute_and_goes_on_when_t
         print(f"told after {time.monotonic() - began:.0f} s")
         assert time.monotonic() - began < 60
         assert "a worker needs 0.5 CPU; free now: " in log.read_text()
-        for holder in holders:
-            ray.kill(holder)
+        held_cpus()
         assert job.wait(timeout=120) == 0, log.read_text()
     check_run(run, corpus)
