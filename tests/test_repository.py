@@ -1,4 +1,5 @@
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -252,7 +253,9 @@ NAMES_OF_STUDIES = {file.stem for file in STUDIES}
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_every_study_that_is_shipped_fits_the_jobs_of_its_stages(file: Path) -> None:
-    study = load_study(file, ['--source.paths=["labels.parquet"]', '--guideline.path="guideline.md"'])
+    # What a study leaves to the command line it names in a comment beside the key.
+    keys = re.findall(r"# --([\w.]+)=", file.read_text(encoding="utf-8"))
+    study = load_study(file, [f"--{key}={'x.parquet' if key.endswith('paths') else 'x.md'}" for key in keys])
     stages = build_stages(study)
     folders = {stage.name: stage.name for stage in stages}
 
