@@ -207,7 +207,7 @@ def test_endpoints_write_embed_and_rate_and_a_run_that_goes_on_asks_nothing_twic
         assert (own["prompt_tokens"], own["output_tokens"]) == (11 * answered[rater], 7 * answered[rater])
         assert own["cost"] == pytest.approx(answered[rater] * cost_of(rater))
     assert found["is_replaced"]
-    assert "with quality 0.9" in run.read_bytes("guideline.md").decode()
+    assert ": quality 0.9" in run.read_bytes("guideline.md").decode()
     assert {row["after"] for row in found["agreement"] if row["statistic"] == "mse"} != {None}
     shown = capfd.readouterr()
     assert KEY not in read_all_files(tmp_path) + shown.out + shown.err

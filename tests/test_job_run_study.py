@@ -154,7 +154,7 @@ def test_a_study_whose_guideline_is_refined_rates_again_and_shows_what_it_change
     study = Folder(str(tmp_path / "study"))
     assert run_study.main([write_guided_study(tmp_path, study.url)]) == 0
     assert {state for state, _ in read_states(study.url).values()} == {"complete"}
-    assert "with quality 0.9" in study.read_bytes("refine/guideline.md").decode()
+    assert ": quality 0.9" in study.read_bytes("refine/guideline.md").decode()
 
     rows = [row for row in study.read_table("table/table.parquet").to_pylist() if row["statistic"] == "mse"]
     # All simulated: .3 of the ratings are right before, .9 after; a wrong one is the next level, or the lowest for 5.
@@ -166,5 +166,5 @@ def test_a_study_whose_guideline_is_refined_rates_again_and_shows_what_it_change
         assert changes[rater]["value"] == pytest.approx(after - before)
         assert changes[rater]["high"] < 0
     page = study.read_bytes("report/report.html").decode()
-    assert "with quality 0.9" in page
+    assert ": quality 0.9" in page
     assert "untuned-refined" in page
