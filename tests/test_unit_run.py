@@ -42,5 +42,10 @@ def test_more_deaths_than_max_deaths_end_in_an_error_that_names_it_and_can_be_co
     assert isinstance(ended, UserError)
     assert "engine.max_deaths = 30" in str(ended)
     assert ended.exit_status == 3
+    # An actor whose engine could not start is dead, too: that one would end the same way again.
+    died = ActorDiedError()
+    died.error_msg = "died in its creation task\nEngineStartError: no such model"
+    unstarted = explain_failure(died, max_deaths=30)
+    assert str(unstarted).startswith("the engine could not start: no such model\n")
     other = RuntimeError("a fault of our own")
     assert explain_failure(other, max_deaths=30) is other

@@ -190,18 +190,19 @@ def explain_failure(failure: BaseException, max_deaths: int) -> BaseException:
         if marker:
             return kind(reason.strip())
     _, marker, reason = str(failure).rpartition(f"{EngineStartError.__name__}: ")
+    if marker:
+        return UserError(
+            f"the engine could not start: {reason.strip()}\nChange [model] or [engine]; the workers' own logs are in "
+            "Ray's session folder (--cluster.worker_logs shows them)."
+        )
     if isinstance(failure, (RayActorError, OutOfMemoryError)):
+        told = str(failure).strip().partition("\n")[0]
         return make_early_error(
-            f"engines died more often than engine.max_deaths = {max_deaths} over one shard; the last time: {failure}\n"
+            f"engines died more often than engine.max_deaths = {max_deaths} over one shard; the last time: {told}\n"
             "The same command goes on. Often they need more memory than there is: lower engine.max_replicas or "
             "engine.slots; the workers' own logs are in Ray's session folder (--cluster.worker_logs shows them)."
         )
-    if not marker:
-        return failure
-    return UserError(
-        f"the engine could not start: {reason.strip()}\nChange [model] or [engine]; the workers' own logs are in Ray's "
-        "session folder (--cluster.worker_logs shows them)."
-    )
+    return failure
 
 
 def make_early_error(message: str) -> UserError:
