@@ -25,6 +25,7 @@ def make_config(replicas: int, **more: object) -> RefineGuidelineConfig:
             "run": "r",
             "generator": {"model": model, "engine": engine},
             "raters": [{"rater_id": "a", "model": model, "engine": engine}],
+            "allow_one_rater": True,
             **more,
         }
     )
