@@ -38,7 +38,7 @@ demo: $(CPU_STAMP) ## Run a whole study on the embedded model and human ratings 
 
 test: lint ## Check the code, then run all tests: first the fast ones, then those with a real engine, Ray and S3
 	@$(PY) -m pytest -m "not slow and not chaos"
-	$(PY) -m pytest -m "slow and not chaos"
+	$(PY) -m pytest -m "slow and not chaos" --durations=30
 
 lint: $(DEV_STAMP) ## Check style, format and types
 	@$(PY) -m ruff check .

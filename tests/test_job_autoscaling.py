@@ -1,4 +1,4 @@
-"""A job on a cluster that has no engine node yet: nodes are made for it, all get work, and go when it has ended.
+"""A job submitted to a cluster that has no engine node yet: nodes are made, all get work, and go when it has ended.
 
 Ray's own autoscaler with its fake_multinode provider: nodes are processes of this machine, and a custom resource stands
 in for the GPUs. The provider must be told the head's real port.
@@ -16,12 +16,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cluster_commands import ROOT, read_yaml
 from tests.oracle import check_rows
 from tests.test_cluster_commands import PORTS, LocalCluster, end_processes, free_ports, num_alive, wait_until
 from tests.test_job_faults import read_journal
@@ -72,6 +74,7 @@ def autoscaling_cluster() -> Iterator[LocalCluster]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    environment |= {"PATH": f"{Path(sys.executable).parent}:{environment['PATH']}", "HOME": str(folder)}
     local = LocalCluster(folder, environment, gcs, dashboard)
     (folder / "autoscaling.json").write_text(json.dumps(autoscaling_config(f"127.0.0.1:{gcs}")))
     options = {
@@ -104,25 +107,23 @@ def job_environment() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(str(Path(part).resolve()) for part in path)}
 
 
-def run_job(cluster: LocalCluster, config: str, journal: Path, log: Path) -> tuple[float, int]:
-    """Run infer_traces to its end; returns seconds from its start to the first draw, and the most nodes there were."""
-    environment = cluster.environment | job_environment()
-    command = [sys.executable, "-m", "jobs.infer_traces", config, f"--cluster.address=127.0.0.1:{cluster.gcs}"]
+def submit(cluster: LocalCluster, config: str, journal: Path) -> tuple[float, int]:
+    """Submit infer_traces, wait for its end; returns seconds from there to the first draw, and the most nodes."""
+    runtime_env = read_yaml("runtime_env.yaml") | {"working_dir": str(ROOT)}
+    # The scripted engine is the tests' own.
+    runtime_env["excludes"].remove("/tests/")
+    runtime_env["env_vars"] = {"PYTHONPATH": "lib:."}
+    entrypoint = ["python", "-m", "jobs.infer_traces", config]
     began, first_draw, most = time.monotonic(), 0.0, 1
-    with log.open("wb") as output:
-        job = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            while job.poll() is None:
-                assert time.monotonic() - began < 240, f"{log.read_text()[-3000:]}\n{cluster.logs()}"
-                if not first_draw and journal.exists():
-                    first_draw = time.monotonic() - began
-                most = max(most, num_alive(cluster)[0])
-                time.sleep(0.25)
-        finally:
-            if job.poll() is None:
-                job.kill()
-            job.wait()
-    assert job.returncode == 0, log.read_text()[-3000:]
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(cluster.submit, runtime_env, entrypoint, timeout_s=240)
+        while not job.done():
+            if not first_draw and journal.exists():
+                first_draw = time.monotonic() - began
+            most = max(most, num_alive(cluster)[0])
+            time.sleep(0.25)
+    done = job.result()
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}\n{cluster.logs()}"
     return first_draw, most
 
 
@@ -153,7 +154,7 @@ def test_a_job_starts_without_an_engine_node_scales_up_works_on_all_and_down_to_
     Path(config).write_text(text)
     with autoscaling_cluster() as cluster:
         assert num_alive(cluster) == (1, 0)
-        first_draw_s, most = run_job(cluster, config, journal, tmp_path / "log")
+        first_draw_s, most = submit(cluster, config, journal)
         print(f"from submit to first draw: {first_draw_s:.1f} s; nodes at most: {most}")
         assert most == 1 + NUM_ENGINES
         ended = time.monotonic()

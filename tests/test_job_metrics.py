@@ -96,6 +96,7 @@ def test_scraped_metrics_match_the_manifest_and_grow_while_the_job_runs(tmp_path
     assert max(scraped.get(("ray_judgetrace_engines", "running"), 0) for scraped in seen) >= 1
 
 
+@pytest.mark.chaos
 def test_an_engine_that_died_and_was_replaced_is_counted(tmp_path, corpus):
     run = str(tmp_path / "run")
     script = {"latency_s": 0.3, "dies_after": 100, "dies_once": str(tmp_path / "died")}

@@ -179,6 +179,7 @@ def test_an_engine_that_dies_is_replaced(tmp_path, corpus):
     assert Folder(run).read_json("refinement.json")["winner"] == "rubric-0"
 
 
+@pytest.mark.chaos
 def test_silent_engines_of_generator_and_raters_are_replaced(tmp_path, corpus):
     traces, run = make_traces(tmp_path, corpus, str(tmp_path / "traces")), str(tmp_path / "run")
     marks = tmp_path / "generator-silent", tmp_path / "rater-silent"

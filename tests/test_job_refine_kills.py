@@ -15,7 +15,7 @@ from judgetrace.storage import Folder
 from tests.refine_runs import make_traces, prepare_labels, write_refine_config
 from tests.test_job_faults import started
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 KEPT = ("candidates.parquet", "critiques.parquet", "guideline.md", "guideline.diff", "refinement.json", "report.md")
 
 
@@ -45,7 +45,7 @@ def read_answered(run: str) -> tuple[list[str], list[str]]:
     return [row["call_id"] for row in read("calls")], ratings
 
 
-@pytest.mark.parametrize("store", [pytest.param("disk", marks=pytest.mark.chaos), "s3"])
+@pytest.mark.parametrize("store", ["disk", "s3"])
 def test_kills_of_the_driver_repeat_nothing_that_was_answered(tmp_path, corpus, ray_session, s3, store):
     root = str(tmp_path) if store == "disk" else f"{s3}/{tmp_path.name}"
     whole, run, log = f"{root}/whole", f"{root}/run", tmp_path / "log"

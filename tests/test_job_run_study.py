@@ -104,6 +104,7 @@ def test_a_study_may_lie_on_s3_and_a_fault_of_one_stage_leaves_the_others(tmp_pa
     assert "Without broken" in Folder(study).read_bytes("table/table.md").decode()
 
 
+@pytest.mark.chaos
 def test_a_pilot_that_a_budget_ended_goes_on_whatever_status_the_budget_has(tmp_path, ray_session):
     study = str(tmp_path / "study")
     infer = {"limit": 30, "sampling": {"max_draws": 16, "max_tokens": 100}, "engine": {"args": {"latency_s": 0.5}}}

@@ -119,7 +119,7 @@ def hold_step(run: str, step: str, fault: str) -> Plan:
     return lambda seen: fault if seen.method == method and name in seen.path and part in seen.path else ""
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_a_cluster_lost_with_its_head_is_followed_by_a_new_one_from_the_store_alone(
     tmp_path, s3, corpus, undisturbed, proxy
 ):

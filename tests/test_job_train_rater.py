@@ -227,14 +227,8 @@ def test_a_deepspeed_config_that_it_refuses_ends_the_run_at_the_first_try(corpus
         train_rater.main([config, f"--deepspeed={refused}"])
 
 
-@pytest.mark.parametrize(
-    ("stage", "workers"),
-    [
-        (3, (2, 1)),
-        # A minute and more each.
-        *(pytest.param(*case, marks=pytest.mark.chaos) for case in [(1, (1, 2)), (2, (2, 1)), (3, (1, 2))]),
-    ],
-)
+@pytest.mark.chaos
+@pytest.mark.parametrize(("stage", "workers"), [(1, (1, 2)), (2, (2, 1)), (3, (2, 1)), (3, (1, 2))])
 def test_another_number_of_workers_goes_on_with_the_same_losses(
     stage, workers, undisturbed, corpus, traces, model, tmp_path
 ):
@@ -269,7 +263,8 @@ def test_a_checkpoint_that_another_number_of_workers_cannot_load_names_the_numbe
     assert sorted(read_losses(run)) == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.chaos), 3])
+@pytest.mark.chaos
+@pytest.mark.parametrize("stage", [2, 3])
 def test_states_in_main_memory_have_the_same_losses(stage, undisturbed, corpus, traces, model, tmp_path):
     config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
     assert train_rater.main([config, f"--deepspeed={DEEPSPEED}/zero{stage}_offload.json"]) == 0

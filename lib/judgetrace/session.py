@@ -157,14 +157,15 @@ def describe_nodes(nodes: list[dict[str, float]]) -> str:
 class StageWatch:
     """Says which stage waits for what when nothing has moved for a while, and gives up after a limit.
 
-    Use as a context; call `note()` with what would have changed if something had moved. `expired` is true once the
-    limit has passed without any change.
+    Use as a context; call `note()` with what would have changed if something had moved, and with who is at work, if
+    anybody has got a place. `expired` is true once the limit has passed without any change.
     """
 
     def __init__(self, stage: str, needs: Mapping[str, float], limit_s: float, notice_s: float = 45.0):
         self._stage, self._needs, self._limit_s, self._notice_s = stage, dict(needs), limit_s, notice_s
         self._moved_at = time.monotonic()
         self._seen: object = None
+        self._at_work = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="stage-watch", daemon=True)
         self.expired = False
@@ -177,8 +178,12 @@ class StageWatch:
         self._stop.set()
         self._thread.join(timeout=5)
 
-    def note(self, seen: object) -> None:
-        """Note how the stage stands; what differs from the last time means that it moved."""
+    def note(self, seen: object, at_work: str = "") -> None:
+        """Note how the stage stands; what differs from the last time means that it moved.
+
+        `at_work` names who has got a place ("engines: 2 starting"): then it is not room that the stage waits for.
+        """
+        self._at_work = at_work
         if seen != self._seen:
             self._seen = seen
             self.progress()
@@ -189,14 +194,17 @@ class StageWatch:
         self.expired = False
 
     def describe(self) -> str:
-        """Say what the stage needs and what the cluster has free."""
+        """Say what the stage needs and what the cluster has free; or, where it has a place, who is at work."""
         import ray
 
+        waited = time.monotonic() - self._moved_at
+        stands = f"{self._stage} has not moved for {waited:.0f} s"
+        if self._at_work:
+            return f"{stands}; {self._at_work}"
         free = {k: v for k, v in ray.available_resources().items() if k in {"CPU", "GPU", *self._needs}}
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        waited = time.monotonic() - self._moved_at
         return (
-            f"{self._stage} has not moved for {waited:.0f} s: a worker needs {describe_resources(self._needs)}; "
+            f"{stands}: a worker needs {describe_resources(self._needs)}; "
             f"free now: {describe_resources(free)}; cluster: {describe_nodes(nodes)}"
         )
 

@@ -21,7 +21,7 @@ from judgetrace.flight_recorder import flights_folder
 from judgetrace.gate import GateConfig, describe_breach, find_breaches
 from judgetrace.ledger import is_finished, list_shard_files, select_current
 from judgetrace.limits import RunLimits, StopReason
-from judgetrace.live import LiveLine
+from judgetrace.live import LiveLine, describe_engines
 from judgetrace.loop_guard import guard_loop
 from judgetrace.metrics import RunMetrics, RunView
 from judgetrace.node_notice import watch_node
@@ -305,7 +305,8 @@ class UnitRun:
         while thread.is_alive():
             thread.join(timeout=1.0)
             seen = ask_control(control)
-            watch.note((seen.done.num_draws, seen.done.num_units, sorted(seen.states.items())))
+            at_work = f"engines: {describe_engines(seen)}" if seen.states else ""
+            watch.note((seen.done.num_draws, seen.done.num_units, sorted(seen.states.items())), at_work)
             self._show(seen)
             self._note_reasons_to_stop(seen)
             if watch.expired and not seen.states:

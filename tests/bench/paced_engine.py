@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import time
@@ -35,13 +36,14 @@ class PacedEngine(ScriptedEngine):
         super().__init__(spec)
         self._gate = Path(self._script["gate"]) if "gate" in self._script else None
         self._is_open = self._gate is None
+        self._gate_lock = asyncio.Lock()
         if self._gate is not None:
             self._gate.mkdir(parents=True, exist_ok=True)
             self._ended = os.open(self._gate / f"ended-{os.getpid()}", os.O_WRONLY | os.O_CREAT)
 
     async def generate(self, request: Request) -> Completion:
-        while not self._is_open:
-            await self._look_at_gate()
+        if not self._is_open:
+            await self._wait_for_gate()
         length = draw_length(float(self._script.get("sigma", 0.0)), *request.request_id.split("\x1f")[:4])
         tokens = max(1, round(length * int(self._script.get("output_tokens", 20))))
         async with self._slots:
@@ -52,18 +54,24 @@ class PacedEngine(ScriptedEngine):
             os.pwrite(self._ended, f"{time.time():.3f}".encode(), 0)
         return replace(await super().generate(request), output_tokens=tokens)
 
-    async def _look_at_gate(self) -> None:
+    async def _wait_for_gate(self) -> None:
+        """Wait until the gate is open. One draw of an engine looks, all others wait for it."""
+        async with self._gate_lock:
+            while not self._is_open:
+                self._is_open = self._is_gate_open()
+                if not self._is_open:
+                    await asyncio.sleep(0.5)
+
+    def _is_gate_open(self) -> bool:
         assert self._gate is not None
         began = self._gate / "began"
-        if not began.exists() and count_living(self._gate) < int(self._script["engines"]):
-            await asyncio.sleep(0.2)
-            return
-        self._is_open = True
-        try:
-            with began.open("x") as file:
-                file.write(f"{time.time():.3f}")
-        except FileExistsError:
-            return
+        if began.exists():
+            return True
+        if count_living(self._gate) < int(self._script["engines"]):
+            return False
+        with contextlib.suppress(FileExistsError), began.open("x") as file:
+            file.write(f"{time.time():.3f}")
+        return True
 
 
 def count_living(gate: Path) -> int:
