@@ -28,6 +28,8 @@ from judgetrace.session import RayConfig, connect_ray
 from judgetrace.storage import Folder, encode_json
 from judgetrace.tasks import run_tasks
 
+NOT_HELD = "units that the corpus does not hold"
+
 
 class DecideAgainConfig(BaseModel):
     """Decide the units of a run again, without sampling."""
@@ -70,10 +72,16 @@ def main(arguments: list[str]) -> int:
         numbers = range(buckets["run"])
         for found in run_tasks("decide_again", decider.decide, numbers, wait_s=config.cluster.wait_s):
             counts.update(found)
-    Folder(config.output).write_atomic(
-        "manifest.json",
-        encode_json({"config": config.model_dump(mode="json"), "sampled_with": sampled, "counts": dict(counts)}),
-    )
+    outcomes = {name: count for name, count in counts.items() if name != NOT_HELD}
+    manifest = {
+        "job": "decide_again",
+        "units": sum(outcomes.values()),
+        "outcomes": outcomes,
+        "not_in_corpus": counts[NOT_HELD],
+        "config": config.model_dump(mode="json"),
+        "sampled_with": sampled,
+    }
+    Folder(config.output).write_atomic("manifest.json", encode_json(manifest))
     console = Console(highlight=False)
     console.print(", ".join(f"{count:,} {what}" for what, count in sorted(counts.items())))
     console.print(f"Traces: [bold]{config.output}/traces[/]", soft_wrap=True)
@@ -98,7 +106,7 @@ class BucketDecider:
             if shard % self._num_buckets == bucket:
                 rows = (run / "traces").read_table(name).to_pylist()
                 decided = [self._decide(row, labels[unit_key(row)]) for row in rows if unit_key(row) in labels]
-                counts["units that the corpus does not hold"] += len(rows) - len(decided)
+                counts[NOT_HELD] += len(rows) - len(decided)
                 counts.update(row["outcome"] for row in decided)
                 table = pa.Table.from_pylist(decided, schema=TRACES)
                 (output / "traces").write_atomic(f"shard-{shard:05d}.parquet", encode_shard(table, tally_traces(table)))

@@ -109,6 +109,8 @@ def test_what_may_be_a_key_is_refused_and_not_repeated(fields):
     [
         ({}, {}, None),
         ({}, {"constrained": True}, "thinking.constrained_rating = 'never'"),
+        # What scoring levels after thinking asks for, too.
+        ({}, {"constrained": True}, "(for decoding.rating = 'expected' thinking.format = 'none', too)"),
         ({}, {"top_k": 5}, "set top_k = 0"),
         ({}, {"engine_env": {"OPENAI_API_KEY": KEY}}, "engine.env.OPENAI_API_KEY"),
         ({}, {"engine_env": {"OPENAI_BASE_URL": "http://h"}}, "engine.env.OPENAI_BASE_URL"),

@@ -201,12 +201,17 @@ def test_items_appended_later_are_taken_up_and_finished_units_stay_finished(tmp_
     assert [row for row in rows if row["item_id"].startswith("item")] == before
 
 
-def test_units_are_decided_again_from_recorded_draws(tmp_path, corpus):
+def test_units_are_decided_again_from_recorded_draws(tmp_path, corpus, capsys):
     run, again = str(tmp_path / "run"), str(tmp_path / "again")
     assert infer_traces.main([write_config(tmp_path, corpus, run), "--sampling.mode=fixed"]) == 0
     config = tmp_path / "again.toml"
     config.write_text(f'run = "{run}"\noutput = "{again}"\n[acceptance]\nrule = "tolerance"\ntolerance = 1\n')
     assert decide_again.main([str(config)]) == 0
+    capsys.readouterr()
+    assert status.main([again, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["job"], told["state"], told["units"]) == ("decide_again", "complete", NUM_UNITS)
+    assert told["outcomes"] == Counter(row["outcome"] for row in read_rows(again))
     strict = {row["item_id"]: row for row in read_rows(run)}
     for row in read_rows(again):
         near = [d for d in row["draws"] if d["rating"] and abs(int(d["rating"]) - int(row["target_label"])) <= 1]

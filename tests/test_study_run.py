@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from judgetrace.config import UserError
 from judgetrace.run_folder import FencedError, RunFolder
 from judgetrace.storage import Folder
 from judgetrace.study.config import StudyConfig
@@ -117,6 +118,21 @@ def test_a_budget_that_ends_a_stage_ends_the_study_with_3_and_the_same_command_g
     rest = FakeJobs()
     assert run(config, rest)[0] == 0
     assert rest.called[:2] == ["infer", "train/tuned"]
+
+
+def test_an_error_that_can_be_gone_on_from_ends_the_study_with_3(tmp_path: Path) -> None:
+    config, jobs = make_config(tmp_path), FakeJobs()
+
+    def stay_away(name: str) -> None:
+        if name == "infer":
+            error = UserError("the store stays away")
+            error.exit_status = STOPPED_EARLY_STATUS
+            raise error
+
+    jobs.before = stay_away
+    assert run(config, jobs)[0] == STOPPED_EARLY_STATUS
+    record = read_records(Folder(config.study))["infer"]
+    assert (record.state, record.why) == ("stopped", "the store stays away")
 
 
 def test_a_signal_that_a_job_took_for_itself_ends_the_study_too(tmp_path: Path) -> None:

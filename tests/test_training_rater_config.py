@@ -21,6 +21,8 @@ def test_the_rater_is_asked_greedily_as_in_validation_and_otherwise_by_the_defau
     config = read_back()
 
     assert (config.corpus, config.model.path, config.model.adapter) == ("corpora/x", "runs/r/rater", None)
+    # What its folder is called says nothing: every tuned rater's is.
+    assert config.rater == "r"
     assert (config.decoding.rating, config.decoding.temperature) == ("expected", 0.0)
     assert config.guideline is None
     assert (config.prompt.model_dump(exclude_defaults=True), config.thinking.format) == ({}, "plain")

@@ -143,7 +143,8 @@ def _find_beyond_openai(template_args: Mapping[str, object], constrained: bool, 
 ARGS_CONFLICT = "engine.args are arguments of a local engine; a server's are endpoint.extra_body"
 CONSTRAINED_CONFLICT = (
     "endpoint.dialect = 'openai' can neither continue an answer nor constrain it: set "
-    "thinking.constrained_rating = 'never', or dialect = 'vllm' where the server is vLLM's"
+    "thinking.constrained_rating = 'never' (for decoding.rating = 'expected' thinking.format = 'none', too), or "
+    "dialect = 'vllm' where the server is vLLM's"
 )
 TOP_K_CONFLICT = (
     "endpoint.dialect = 'openai' knows no top_k: set top_k = 0, or dialect = 'vllm' where the server is vLLM's"

@@ -168,7 +168,8 @@ class StudyRun:
             why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             if isinstance(error, ContractError):
                 why += f"\nIn a study --redo {stage.name} does the stage again, in a fresh folder."
-            ended = replace(record, state="failed", why=why[:2000])
+            early = isinstance(error, UserError) and error.exit_status == STOPPED_EARLY_STATUS
+            ended = replace(record, state="stopped" if early else "failed", why=why[:2000])
         ended = replace(ended, seconds=round(time.monotonic() - started, 1))
         self._set(stage, ended)
         self._console.print(f"{stage.name}: {ended.state}, {ended.seconds:.0f} s", style="bold")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any
 
 from judgetrace.study.sections import write_toml
@@ -18,6 +19,8 @@ def write_rating_config(config: TrainRaterConfig, *, has_nominal: bool) -> str:
     sections: dict[str, Any] = {
         "corpus": config.corpus,
         "run": f"{config.run}-ratings",
+        # By default a rater is called what its folder is, and every tuned one lies in a folder `rater`.
+        "rater_id": PurePosixPath(config.run).name,
         "splits": ["test"],
         "guideline": None if config.guideline is None else f"{rater}/guideline.md",
         "model": {"path": rater}
