@@ -58,6 +58,11 @@ def main(arguments: list[str]) -> int:
     if driver.get("product") != "traces":
         raise UserError(f"run = {config.run}: is a run of {driver.get('job')}; expected one of infer_traces")
     sampled = driver["config"]
+    if config.corpus is not None and sampled.get("hint", {}).get("enabled"):
+        raise UserError(
+            f"run = {config.run}: its draws were told the labels of its own corpus (hint.enabled), and argue for them\n"
+            "they can't be judged by another corpus: leave `corpus` out, or give a run without the hint"
+        )
     own, new = Folder(driver["corpus"]), Folder(config.corpus or driver["corpus"])
     buckets = {url: int(read_finished(folder)[0]["buckets"]) for url, folder in (("run", own), ("corpus", new))}
     if len(set(buckets.values())) > 1:

@@ -68,6 +68,18 @@ def test_a_hinted_draw_is_told_the_target_label_and_accepted_by_it_alone():
     assert hinted.judge("3", asked) == ("accepted", "exact")
 
 
+def test_a_hinted_draw_is_accepted_by_no_other_rule_later():
+    draws = [make_draw(0, "disagrees", "4")]
+    row = recorded(draws) | {"hinted": True, "target_label": "3", "accepted_labels": ["3", "4"]}
+    for acceptance in (
+        AcceptanceConfig(),
+        AcceptanceConfig(rule="tolerance", tolerance=1),
+        AcceptanceConfig(rule="any_annotator"),
+    ):
+        assert decide_again(row, FIVE, acceptance, SAMPLING)["outcome"] != "accepted"
+        assert decide_again(row | {"hinted": False}, FIVE, acceptance, SAMPLING)["outcome"] == "accepted"
+
+
 def test_a_decision_keeps_its_proposal_and_a_unit_over_quota_stays_so():
     row = recorded(DRAWS) | {"proposal": "strict", "hinted": True}
     result = decide_again(row, FIVE, AcceptanceConfig(rule="any_annotator"), SAMPLING)

@@ -175,6 +175,29 @@ def test_a_reasoning_parsers_split_is_used():
     assert draw(Engine(endless), ThinkingConfig(format="parser", parser="deepseek_r1")).reason == "truncated"
 
 
+def test_thinking_that_nobody_split_off_is_found_in_the_answer():
+    """As of a server that runs without its reasoning parser; and of a model that reasons in its answer."""
+    parser = ThinkingConfig(format="parser", parser="deepseek_r1")
+    for content in ("<think>\nHm <rating>1</rating>.</think>\n<rating>4</rating>", "Hm. <rating>4</rating>"):
+        result = draw(Engine(Completion(content, "stop", 9, content=content)), parser)
+        assert (result.trace, result.rating) == (
+            content.partition("<think>\n")[2].partition("</think>")[0] or "Hm.",
+            "4",
+        )
+
+
+def test_a_constrained_rating_has_room_for_its_longest_level():
+    levels = ("no", "Das ist eine sehr ausführliche Stufe")
+    unit = AskedUnit(KEY, ("no",), (), Scale(values=levels, type="nominal"), Prompt(30, [0] * 30))
+    engine = Engine(Completion("Hm.", "stop", 3), Completion(levels[1], "stop", 20))
+    decider = TraceDecider(SamplingConfig(max_tokens=100), AcceptanceConfig())
+    thinking = ThinkingConfig(constrained_rating="always")
+    result = asyncio.run(DrawSampler(engine, thinking, decider).sample(unit, 0, False))
+    assert result.rating == levels[1]
+    # 37 bytes, one of its letters has two; no tokenizer makes more tokens of them.
+    assert [request.max_tokens for request in engine.requests] == [100 - 39, 39]
+
+
 @pytest.mark.parametrize(
     ("thinking", "thought", "before", "trace"),
     [

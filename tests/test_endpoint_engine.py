@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from judgetrace import pacing
-from judgetrace.endpoint_client import RequestRefusedError
+from judgetrace.endpoint_client import RequestRefusedError, explain_status
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.endpoint_engine import EndpointEngine
 from judgetrace.engine import (
@@ -342,6 +342,34 @@ def test_a_fault_that_stays_is_not_asked_again_and_says_whose_it_is(reply, kind)
         assert type(error) is kind
         assert len(asked_of(server)) == 1
         check_has_no_key(error)
+
+
+def test_a_request_that_is_refused_where_others_like_it_were_answered_is_the_prompts_own_fault():
+    """Else its unit would be asked again by every call, and its run would never be complete."""
+    refusal = error_answer(400, "there is an issue with repetitive patterns in your prompt")
+
+    async def ask_in_turn(server):
+        engine = load_engine(make_spec(server))
+        found = []
+        try:
+            for _ in range(3):
+                found += await asyncio.gather(engine.generate(make_request(engine)), return_exceptions=True)
+        finally:
+            await engine._client.close()
+        return found
+
+    with serving(lambda n, asked: Reply(chat_answer("good")) if n == 1 else refusal) as server:
+        before, answer, after = asyncio.run(ask_in_turn(server))
+    assert type(before) is RequestRefusedError
+    assert answer.text == "good"
+    assert type(after) is PromptRefusedError
+
+
+@pytest.mark.parametrize(("status", "code"), [(402, ""), (429, "insufficient_quota"), (401, ""), (404, "")])
+def test_no_unit_is_to_blame_for_an_account_or_an_address(status, code):
+    error = explain_status(status, code, "no", None, "the endpoint")
+    assert isinstance(error, EngineDeadError)
+    assert error.from_outside
 
 
 def test_a_named_waiting_time_is_honoured():

@@ -12,6 +12,14 @@ YES_NO = Scale(values=("No", "Yes"))
 PLAIN, TAGS = ThinkingConfig(), ThinkingConfig(format="tags")
 
 
+@pytest.mark.parametrize("level", ["A>>B", "A>B", "A=B", "B>A", "B>>A", "<1"])
+def test_levels_may_hold_angle_brackets(level):
+    scale = Scale(values=("A>>B", "A>B", "A=B", "B>A", "B>>A", "<1"), type="nominal")
+    text = f"<rating>A=B</rating> is wrong, so <rating>{level}</rating>"
+    assert parse_output(text, False, PLAIN, scale).rating == level
+    assert parse_output(f"<rating>A=B <rating>{level}</rating>", False, PLAIN, scale).rating == level
+
+
 @pytest.mark.parametrize(
     ("text", "was_cut", "expected"),
     [

@@ -15,6 +15,10 @@ def test_a_label_is_found_as_written_then_as_a_number_then_without_regard_to_cas
     assert [words.find_level(label) for label in ("Yes", "yes", " NO ", "maybe")] == [1, 1, 0, None]
 
 
+def test_a_real_minus_is_one() -> None:
+    assert Scale(values=(-4, 0, 4)).find_level("\N{MINUS SIGN}4") == 0  # type: ignore[arg-type]
+
+
 def test_levels_without_numbers_stand_at_their_positions() -> None:
     assert Scale(values=("bad", "fair", "good")).numbers == (0.0, 1.0, 2.0)
     assert Scale(values=("-4", "0", "10")).numbers == (-4.0, 0.0, 10.0)

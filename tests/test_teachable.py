@@ -53,6 +53,15 @@ def test_a_trace_teaches_unless_it_was_told_or_is_to_be_verified_and_no_verdict_
     assert find_faults(traces(hinted), known, wants_verified=wants_verified) == [fault, None]
 
 
+@pytest.mark.parametrize("wants_verified", [False, True])
+def test_a_rating_without_any_thinking_teaches_nothing_to_think(wants_verified):
+    rows = [make_decision(ITEMS, n, "accepted", [make_draw(0, "accepted", "1")]) for n in range(2)]
+    rows[1]["trace"] = " \n"
+    table = join_decisions(ITEMS, table_of(*rows), TRACES).select(NEEDED)
+    faults = find_faults(table, verdicts(), wants_verified=wants_verified)
+    assert faults == [None, "no_thinking"]
+
+
 def test_verdicts_are_read_by_the_number_of_the_shard(tmp_path):
     for shard, name in ((3, "shard-00003.parquet"), (4, "shard-00004.partial-00002.parquet")):
         table = verdicts(f"trace of {shard}")

@@ -87,7 +87,8 @@ def test_level_probabilities_are_those_of_whole_continuations(model, tmp_path, a
     command = [sys.executable, "-m", "tests.engine_probe", str(model), *adapter]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    asked = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    asked = found["levels"]
     lengths = {len(path) for one in asked for path in one["paths"]}
     assert max(lengths) > 1
     expected = reference(model, tmp_path if adapted else None, asked)
@@ -96,3 +97,10 @@ def test_level_probabilities_are_those_of_whole_continuations(model, tmp_path, a
     if adapted:
         plain = reference(model, None, asked)
         assert plain[0] != pytest.approx(expected[0], abs=0.1)
+    # Special tokens are shown; the one that ends an answer is no part of it.
+    answers = found["answers"]
+    assert {reason for _, reason in answers.values()} == {"stop"}
+    assert answers["free"][0] == answers["stopped"][0]
+    assert answers["free"][0].strip()
+    assert "<|im_end|>" not in answers["free"][0]
+    assert answers["chosen"][0] in ("No", "Yes")

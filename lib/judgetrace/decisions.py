@@ -205,5 +205,9 @@ def decide_again(
 def _judge_again(draw: Draw, row: Mapping[str, Any], scale: Scale, acceptance: AcceptanceConfig) -> Draw:
     if draw.rating is None:
         return draw
-    accepted_by = accept_rating(draw.rating, row["accepted_labels"], row["annotator_labels"], scale, acceptance)
+    labels = row["accepted_labels"]
+    if row.get("hinted"):
+        # It argued for the label that it was told: agreeing with another one says nothing.
+        labels, acceptance = labels[:1], AcceptanceConfig()
+    accepted_by = accept_rating(draw.rating, labels, row["annotator_labels"], scale, acceptance)
     return replace(draw, reason="accepted" if accepted_by else "disagrees", accepted_by=accepted_by)

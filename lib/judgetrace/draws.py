@@ -22,6 +22,7 @@ from judgetrace.engine import (
 from judgetrace.parsing import (
     RATING_CLOSE,
     RATING_OPEN,
+    THINK_CLOSE,
     ParsedOutput,
     ThinkingConfig,
     parse_answer,
@@ -32,6 +33,12 @@ from judgetrace.scale import Scale, expect_rating
 
 CONSTRAINED_RATING_TOKENS = 16
 ENGINE_TRIES = 3
+
+
+def count_rating_tokens(scale: Scale) -> int:
+    """Count what a rating under a constraint to the scale takes at most; no tokenizer makes more tokens than bytes."""
+    longest = max(len(value.encode()) for value in scale.values)
+    return max(CONSTRAINED_RATING_TOKENS, longest + 2)
 
 
 class DrawSampler:
@@ -119,10 +126,17 @@ class DrawSampler:
             temperature=self._sampling.temperature,
             top_p=self._sampling.top_p,
             top_k=self._sampling.top_k,
-            max_tokens=self._sampling.max_tokens - (CONSTRAINED_RATING_TOKENS if self._may_rate_apart else 0),
+            max_tokens=max(
+                1, self._sampling.max_tokens - (count_rating_tokens(unit.scale) if self._may_rate_apart else 0)
+            ),
             stop=stop,
             on_tokens=on_tokens,
         )
+
+    def _count_thinking_tokens(self, scale: Scale) -> int:
+        """Count what is left of a draw's tokens beside a rating in a request of its own."""
+        reserved = count_rating_tokens(scale) if self._may_rate_apart else 0
+        return max(1, self._sampling.max_tokens - reserved)
 
     @property
     def _rates_apart(self) -> bool:
@@ -151,7 +165,10 @@ class DrawSampler:
             return parse_output(completion.text, was_cut, self._thinking, scale)
         if completion.content is None:
             return ParsedOutput(completion.reasoning, None, "truncated" if was_cut else "unparsed")
-        return parse_answer(completion.reasoning or "", completion.content, was_cut, scale)
+        if completion.reasoning is None and THINK_CLOSE in completion.content:
+            # Whoever was to split it off has not: a server that runs without its parser.
+            return parse_output(completion.content, was_cut, ThinkingConfig(format="tags"), scale)
+        return parse_answer(completion.reasoning, completion.content, was_cut, scale)
 
     def _wants_rating_apart(self, answer: _Answer, parsed: ParsedOutput) -> bool:
         """Thinking that was cut off or refused is never given a rating: nothing says where it would have led."""
@@ -207,7 +224,7 @@ class DrawSampler:
             request,
             request_id=request.request_id + "\x1frating",
             prompt=prompt,
-            max_tokens=CONSTRAINED_RATING_TOKENS,
+            max_tokens=count_rating_tokens(answer.unit.scale),
             stop=(),
             choices=answer.unit.scale.values,
             on_tokens=None,

@@ -134,13 +134,13 @@ def explain_status(status: int, code: str, message: str, wait_s: float | None, p
     """Make the error of an HTTP status that is none of success; `place` says where and with what key and model."""
     said = f"{status}: {message}"
     if status == 402 or code == "insufficient_quota":
-        return EngineDeadError(f"{place} has no credit: {said}")
+        return EngineDeadError(f"{place} has no credit: {said}", from_outside=True)
     if status in _TRANSIENT or status >= 500:
         return TransientError(said, status in _OVERLOADED, wait_s)
     if code in _REFUSED_CODES or status == 413 or _REFUSED.search(message):
         return PromptRefusedError(said)
     if status in _BAD_ACCESS:
-        return EngineDeadError(f"{place} is not to be had: {said}")
+        return EngineDeadError(f"{place} is not to be had: {said}", from_outside=True)
     return RequestRefusedError(f"the server does not take the request ({said})")
 
 

@@ -30,7 +30,16 @@ from judgetrace.endpoint_answers import (
 )
 from judgetrace.endpoint_client import EndpointClient, RequestRefusedError
 from judgetrace.endpoint_config import CONSTRAINED_CONFLICT, TOP_K_CONFLICT, EndpointConfig
-from judgetrace.engine import Completion, EngineDeadError, EngineSpec, LevelScores, Prompt, Request, apply_environment
+from judgetrace.engine import (
+    Completion,
+    EngineDeadError,
+    EngineSpec,
+    LevelScores,
+    Prompt,
+    PromptRefusedError,
+    Request,
+    apply_environment,
+)
 from judgetrace.level_tree import Branching, LevelTree, find_within_tag
 from judgetrace.parsing import RATING_CLOSE, RATING_OPEN
 from judgetrace.top_tokens import (
@@ -72,6 +81,7 @@ class EndpointEngine:
         self._conversations: dict[tuple[tuple[str, str], ...], list[int]] = {}
         self._level_trees: dict[tuple[str, ...], LevelTree] = {}
         self._growing = asyncio.Lock()
+        self._has_answered = False
 
     def _check(self, spec: EngineSpec) -> None:
         conflict = self._config.find_conflict(
@@ -151,7 +161,15 @@ class EndpointEngine:
         body = self._body(sampled, self._max_tokens_name, request.max_tokens) | self._conversation(prompt)
         stops = () if self._is_vllm else request.stop
         read = partial(read_chat, stops=stops, splits_reasoning=self._spec.reasoning_parser is not None)
-        return await self._client.post("/chat/completions", body, read)
+        try:
+            answer = await self._client.post("/chat/completions", body, read)
+        except RequestRefusedError as error:
+            if not self._has_answered:
+                raise
+            # The same parameters were taken with other prompts: it is this one that the server will never answer.
+            raise PromptRefusedError(str(error)) from error
+        self._has_answered = True
+        return answer
 
     def _sample(self, request: Request) -> dict[str, Any]:
         """Collect the parameters of sampling in the server's dialect."""

@@ -15,7 +15,8 @@ from judgetrace.config import STRICT
 from judgetrace.scale import Scale
 
 RATING_OPEN, RATING_CLOSE, THINK_CLOSE = "<rating>", "</rating>", "</think>"
-_RATING = re.compile(r"<rating>([^<>]*)</rating>", re.IGNORECASE)
+# Levels may hold < and > ("A>B"), a rating no tag of its own kind.
+_RATING = re.compile(r"<rating>((?:(?!</?rating>).)*)</rating>", re.IGNORECASE | re.DOTALL)
 Tags = tuple[str, str]
 THINK_TAGS: Tags = ("<think>", THINK_CLOSE)
 """What opens and closes the thinking of most reasoning models."""

@@ -18,7 +18,8 @@ HalfPointRule = Literal["floor", "ceil", "either"]
 
 def _as_number(text: str) -> float | None:
     try:
-        return float(text)
+        # Some models write a real minus.
+        return float(text.replace("\N{MINUS SIGN}", "-"))
     except ValueError:
         return None
 

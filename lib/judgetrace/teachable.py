@@ -45,12 +45,11 @@ def read_verdicts(runs: tuple[str, ...], shard: int) -> pa.Table:
 def find_faults(traces: pa.Table, verdicts: pa.Table, *, wants_verified: bool) -> list[str | None]:
     """Find why accepted traces may not teach; None where they may, and for units without a trace.
 
-    Of all traces, with `wants_verified`: not_verified, not_recovered. Of hinted ones always: hinted_unverified,
-    not_recovered, hinted_leaks. A verdict about another trace of the unit does not count.
+    Of all traces: no_thinking (nothing stands in it: a rating alone was accepted); with `wants_verified` not_verified,
+    not_recovered. Of hinted ones always: hinted_unverified, not_recovered, hinted_leaks. A verdict about another trace
+    of the unit does not count.
     """
     hinted = traces["hinted"].to_pylist()
-    if not wants_verified and not any(hinted):
-        return [None] * len(traces)
     found = {
         (key, verdict["trace_hash"]): verdict
         for key, verdict in zip(table_keys(verdicts), verdicts.select(_VERDICT).to_pylist(), strict=True)
@@ -58,6 +57,9 @@ def find_faults(traces: pa.Table, verdicts: pa.Table, *, wants_verified: bool) -
     faults: list[str | None] = []
     columns = (traces["outcome"].to_pylist(), traces["trace"].to_pylist(), hinted)
     for key, outcome, trace, is_hinted in zip(table_keys(traces), *columns, strict=True):
+        if outcome == "accepted" and trace is not None and not trace.strip():
+            faults.append("no_thinking")
+            continue
         if outcome != "accepted" or not (is_hinted or wants_verified):
             faults.append(None)
             continue

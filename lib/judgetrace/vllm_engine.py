@@ -62,7 +62,9 @@ class VllmEngine:
         self._sampling_params, self._structured = SamplingParams, StructuredOutputsParams
         self._final_only, self._delta = RequestOutputKind.FINAL_ONLY, RequestOutputKind.DELTA
         self._dead_error = VllmEngineDeadError
-        arguments = engine_arguments(model, engine, _runs_on_cpu(), _position_limit(model))
+        on_cpu = _runs_on_cpu()
+        # On GPUs nothing but vLLM reads the model's config: it knows some that transformers does not.
+        arguments = engine_arguments(model, engine, on_cpu, _position_limit(model, engine) if on_cpu else 0)
         self._memory_kills_before = count_memory_kills()
         with reaping_new_children():
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
@@ -75,8 +77,9 @@ class VllmEngine:
         self._chat_template_args = dict(spec.chat_template_args)
         self.special_tokens = list_special_tokens(self._tokenizer)
         self._parser = _make_parser(spec.reasoning_parser, self._tokenizer)
-        hidden = list_hidden_ids(self._tokenizer) & list_mark_ids(self._tokenizer, spec.marks)
-        self._shows_special = self._parser is not None or bool(hidden)
+        self._hidden_ids = list_hidden_ids(self._tokenizer)
+        hidden_marks = self._hidden_ids & list_mark_ids(self._tokenizer, spec.marks)
+        self._shows_special = self._parser is not None or bool(hidden_marks)
         self._adapter = _load_adapter(model)
         self._level_trees: dict[tuple[str, ...], LevelTree] = {}
 
@@ -102,10 +105,11 @@ class VllmEngine:
             max_tokens=request.max_tokens,
             seed=request.seed,
             stop=list(request.stop) or None,
-            include_stop_str_in_output=True,
+            # Without stop strings it would keep the special token that ends an answer.
+            include_stop_str_in_output=bool(request.stop),
             structured_outputs=self._structured(choice=list(request.choices)) if request.choices else None,
             output_kind=self._delta if streams else self._final_only,
-            skip_special_tokens=not self._shows_special,
+            skip_special_tokens=not self._shows_special or bool(request.choices),
         )
         text, num_tokens, finish_reason = "", 0, None
         async for output in self._complete(request.request_id, request.prompt.token_ids, params):
@@ -114,6 +118,7 @@ class VllmEngine:
             finish_reason = piece.finish_reason or finish_reason
             if request.on_tokens is not None:
                 request.on_tokens(num_tokens)
+        text = text.removesuffix(self._name_end(piece))
         reasoning, content = (None, None) if self._parser is None else self._parser.extract_reasoning(text, None)
         return Completion(
             text=text,
@@ -122,6 +127,13 @@ class VllmEngine:
             reasoning=reasoning,
             content=content,
         )
+
+    def _name_end(self, output: Any) -> str:
+        """Name the special token that ended an answer, which is no part of it; "" where none did."""
+        if output.finish_reason != "stop" or isinstance(output.stop_reason, str) or not output.token_ids:
+            return ""
+        last = output.token_ids[-1]
+        return str(self._tokenizer.decode([last])) if last in self._hidden_ids else ""
 
     async def _complete(self, request_id: str, token_ids: Sequence[int], params: Any) -> AsyncIterator[Any]:
         """Yield vLLM's outputs; its errors become ours."""
@@ -249,10 +261,12 @@ def _runs_on_cpu() -> bool:
     return bool(current_platform.is_cpu())
 
 
-def _position_limit(model: ModelConfig) -> int:
+def _position_limit(model: ModelConfig, engine: EngineConfig) -> int:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(model.path, revision=model.revision)
+    trusts = bool(engine.args.get("trust_remote_code", False))
+    config = AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=trusts)
+    config = config.get_text_config()
     return int(getattr(config, "max_position_embeddings", 0) or 2048)
 
 

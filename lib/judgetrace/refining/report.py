@@ -17,6 +17,7 @@ VERDICTS = {
     "no_items_left": "the items ran out; nothing is claimed about who is best",
 }
 LEFT_OUT = {
+    "no_thinking": "its rating was given without any thinking",
     "not_verified": "verify_traces has no verdict about it",
     "not_recovered": "a second model could not tell the rating from it",
     "hinted_unverified": "it was told the label, and verify_traces has no verdict about it",

@@ -205,6 +205,7 @@ def check_first_draws(survey: ExampleSurvey, target: str) -> None:
 def _advise(reasons: Collection[str]) -> str:
     advice = {
         "not_accepted": "Infer more traces; look at the report of infer_traces for why draws were not accepted.",
+        "no_thinking": "These ratings were given without any thinking; look at [thinking] of infer_traces.",
         "first_draw_unrated": "Look at the report of infer_traces for why draws gave no rating.",
         "no_partner": "Infer more traces: no two items of a shard have the same rating.",
         "overlong_prompt": "The prompt alone is longer than data.max_tokens: raise it, or shorten the guideline.",
