@@ -126,9 +126,7 @@ class DrawSampler:
             temperature=self._sampling.temperature,
             top_p=self._sampling.top_p,
             top_k=self._sampling.top_k,
-            max_tokens=max(
-                1, self._sampling.max_tokens - (count_rating_tokens(unit.scale) if self._may_rate_apart else 0)
-            ),
+            max_tokens=self._count_thinking_tokens(unit.scale),
             stop=stop,
             on_tokens=on_tokens,
         )
