@@ -13,7 +13,15 @@ from scipy import stats
 from judgetrace.labels import TargetConfig, aggregate_labels
 from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.schema import ANNOTATIONS
-from tests.agreement_runs import draw_people, draw_rater, measure_here, read_value, select, write_table
+from tests.agreement_runs import (
+    draw_people,
+    draw_rater,
+    measure_here,
+    read_value,
+    report_here,
+    select,
+    write_table,
+)
 
 SCALE = {"values": [1, 2, 3, 4, 5]}
 RULES: list[dict[str, Any]] = [
@@ -148,6 +156,27 @@ def test_alpha_and_iccs_of_the_raters_as_a_panel(tmp_path: Path) -> None:
     error = ((whole - whole.mean(axis=1)[:, None] - whole.mean(axis=0) + whole.mean()) ** 2).sum() / ((n - 1) * (k - 1))
     found = read_value(results, "icc_3_1", comparison="rater_rater", who="all raters")
     assert found == pytest.approx((rows - error) / (rows + (k - 1) * error))
+
+
+def test_a_nominal_scale_has_no_iccs_since_its_levels_are_no_numbers(tmp_path: Path) -> None:
+    """Complete panels had them, of the places of the levels, and report.md showed them."""
+    config = {
+        "tables": [{"paths": [write_table(tmp_path / "people.parquet", draw_people(1))], "kind": "human"}],
+        "raters": [str(tmp_path / "m"), str(tmp_path / "n")],
+        "scale": {**SCALE, "type": "nominal"},
+        "target": {"rule": "majority"},
+        "intervals": {"replicates": 0},
+    }
+    for seed, name in ((2, "m"), (4, "n")):
+        write_table(tmp_path / name / "annotations/shard-00000.parquet", draw_rater(seed, name))
+
+    results = measure_here(tmp_path, **config)
+
+    for comparison in ("human_human", "rater_rater"):
+        statistics = {row["statistic"] for row in select(results, comparison=comparison)}
+        assert "alpha_nominal" in statistics
+        assert not {"icc_2_1", "icc_3_1"} & statistics
+    assert "ICC" not in report_here(tmp_path, **config)
 
 
 @pytest.mark.parametrize("nominal", [False, True])

@@ -168,8 +168,12 @@ class _Tally:
             return
         whole = np.flatnonzero(units.counts.sum(axis=1) == len(names))
         ratings = np.stack([units.find_labels(name)[whole] for name in names], axis=1)
-        features = make_complete_features(units.counts[whole], ratings)
-        self._add(self.overall, ("human_complete", ALL_ANNOTATORS, ""), features, whole)
+        self._add_complete("human_complete", ALL_ANNOTATORS, units.counts[whole], ratings, whole)
+
+    def _add_complete(self, kind: str, who: str, counts: np.ndarray, ratings: np.ndarray, units: np.ndarray) -> None:
+        """Add the `units` that a whole panel rated, for its ICCs: the levels of a nominal scale are no numbers."""
+        if self.units.codes.scale.type != "nominal":
+            self._add(self.overall, (kind, who, ""), make_complete_features(counts, ratings), units)
 
     def _count_raters(self) -> None:
         units, names = self.units, self.rules.rater_names
@@ -267,8 +271,7 @@ class _Tally:
         panel = make_panel_features(counts[first])
         self._add(self.groupings, ("rater_panel", ALL_RATERS, ""), panel, units.rated_unit, row_of)
         whole = np.flatnonzero((ratings >= 0).all(axis=1))
-        features = make_complete_features(counts[whole], ratings[whole])
-        self._add(self.overall, ("rater_complete", ALL_RATERS, ""), features, units.rated_unit[whole])
+        self._add_complete("rater_complete", ALL_RATERS, counts[whole], ratings[whole], units.rated_unit[whole])
 
 
 def _find_rest_targets(units: Units, rules: UnitRules) -> np.ndarray:
