@@ -98,3 +98,15 @@ def test_the_share_of_two_labels_or_more_is_not_that_of_the_units_that_all_rated
     ):
         head = lines.index(find_line(text, column))
         assert lines[head + 2].startswith(start)
+
+
+def test_skewed_labels_are_told_where_items_have_one_annotator_or_some_have_several(tmp_path: Path) -> None:
+    """The shares were of the levels that have a human ceiling: of none, and of the label 3 alone."""
+    label = ["3"] * 90 + ["1"] * 10
+    single = pd.DataFrame({"item_id": [f"item {n}" for n in range(100)], "annotator_id": "a", "label": label})
+    # Only units of the label 3 have a second one.
+    some = pd.concat([single, single[:10].assign(annotator_id="b")])
+
+    for people in (single, some):
+        text = report(tmp_path, people, intervals={"replicates": 0})
+        assert find_line(text, "of the target labels are").startswith("- 90% of the target labels are `3`.")
