@@ -22,7 +22,7 @@ from judgetrace.config import UserError
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import TARGET_AGGREGATE
 from judgetrace.sources import SourcePart
-from judgetrace.storage import open_filesystem
+from judgetrace.storage import naming, open_filesystem, parsing
 
 Kind = Literal["human", "rater", "items"]
 
@@ -85,18 +85,19 @@ class IntakeRules:
 
 
 def read_source(part: SourcePart, source: Source) -> pa.Table:
-    """Read the needed columns of a part. Raises UserError where one is missing."""
-    filesystem, path = open_filesystem(part.file.url)
-    with filesystem.open(path, "rb") as stream:
+    """Read the needed columns of a part. Raises UserError where one is missing, CorruptFileError, StoreError."""
+    url = part.file.url
+    filesystem, path = open_filesystem(url)
+    with naming(url, "read"), parsing(url), filesystem.open(path, "rb") as stream:
         schema = pq.read_schema(stream)
         missing = [name for name in source.name_columns() if name not in schema.names]
         if missing:
             raise UserError(
-                f"{part.file.url}: no column {missing[0]!r}; found: {schema.names}\n"
+                f"{url}: no column {missing[0]!r}; found: {schema.names}\n"
                 f"set the mapping of {source.name} to the columns that are there"
             )
         texts = [name for name in source.name_repetitive() if pa.types.is_string(schema.field(name).type)]
-        file = pq.ParquetFile(stream, read_dictionary=texts)
+        file = pq.ParquetFile(stream, read_dictionary=texts, page_checksum_verification=True)
         groups = list(range(part.first_group, part.last_group))
         return file.read_row_groups(groups, columns=source.name_columns(), use_threads=False)
 

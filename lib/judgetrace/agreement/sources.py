@@ -17,7 +17,7 @@ from judgetrace.ledger import select_current
 from judgetrace.scale import ScaleConfig
 from judgetrace.sources import SourceConfig, SourceFile, SourcePart, list_source_files, open_parquet_file, plan_parts
 from judgetrace.splits import SplitConfig
-from judgetrace.storage import Folder
+from judgetrace.storage import Folder, naming, parsing
 
 MAX_COMPLETE_PANEL = 30
 """ICCs are of panels with at most so many raters, all of whom rated the unit."""
@@ -136,7 +136,7 @@ def _describe_items(config: MeasureAgreementConfig, has_groups: bool, by_group: 
 
 
 def _describe_table(number: int, table: TableConfig, slices: Sequence[str], file: SourceFile) -> Source:
-    with open_parquet_file(file.url) as parquet:
+    with naming(file.url, "read"), parsing(file.url), open_parquet_file(file.url) as parquet:
         names = parquet.schema_arrow.names
     return Source(
         name=f"tables[{number}]",
