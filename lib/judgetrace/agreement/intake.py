@@ -287,13 +287,12 @@ def _read_target_sources(table: pa.Table, source: Source) -> pa.Array | None:
 
 def _read_slices(table: pa.Table, source: Source, rules: IntakeRules, survey: Survey) -> dict[str, pa.Array]:
     own = dict(source.slices)
+    extra = _read_extra(table["extra"], source.extra, survey.extra_keys) if source.extra else {}
     columns = {}
     for name in rules.slices:
-        column = pa.nulls(len(table), pa.string())
+        column = extra.get(name, pa.nulls(len(table), pa.string()))
         if name in own:
             column = table[own[name]].cast(pa.string())
-        elif name in source.extra:
-            column = pa.array([_read_extra(text, name) for text in table["extra"].to_pylist()], pa.string())
         columns[f"slice:{name}"] = column
         values = {value for value in pc.unique(column).to_pylist() if value is not None}
         survey.slice_values.setdefault(name, set()).update(values)
@@ -301,9 +300,16 @@ def _read_slices(table: pa.Table, source: Source, rules: IntakeRules, survey: Su
     return columns
 
 
-def _read_extra(text: str | None, key: str) -> str | None:
-    value: Any = json.loads(text).get(key) if text else None
-    return None if value is None else value if isinstance(value, str) else json.dumps(value)
+def _read_extra(texts: pa.ChunkedArray, names: tuple[str, ...], known: set[str]) -> dict[str, pa.Array]:
+    """Read some keys of JSON objects, as text; adds the keys that there are to `known`."""
+    columns: dict[str, list[str | None]] = {name: [] for name in names}
+    for text in texts.to_pylist():
+        found: dict[str, Any] = json.loads(text) if text else {}
+        known.update(found)
+        for name, values in columns.items():
+            value = found.get(name)
+            values.append(value if value is None or isinstance(value, str) else json.dumps(value))
+    return {name: pa.array(values, pa.string()) for name, values in columns.items()}
 
 
 def _admit_items(table: pa.Table, origin: Origin, rules: IntakeRules, survey: Survey) -> pa.Table:

@@ -16,7 +16,7 @@ from judgetrace.agreement.counts import Clusters, Counts, add_counts
 from judgetrace.agreement.intake import IntakeRules, Origin, Source, admit_rows, read_source
 from judgetrace.agreement.name_hash import hash_strings
 from judgetrace.agreement.sources import Inputs, make_unit_rules
-from judgetrace.agreement.survey import Survey, check_slice
+from judgetrace.agreement.survey import Survey, check_slice, check_slice_names
 from judgetrace.agreement.tables import BucketCounts, TableKey, TestSums
 from judgetrace.agreement.tally import count_bucket
 from judgetrace.agreement.units import UnitRules, make_units
@@ -195,6 +195,7 @@ def check_usable(config: MeasureAgreementConfig, inputs: Inputs, survey: Survey)
         raise UserError("the sources hold no annotations")
     for name, values in survey.slice_values.items():
         check_slice(name, values, config.slices.max_values)
+    check_slice_names(survey)
     if unusable > config.max_unusable_rate * survey.rows:
         raise UserError(
             f"{unusable} of {survey.rows} rows are unusable, over max_unusable_rate = {config.max_unusable_rate}\n"
