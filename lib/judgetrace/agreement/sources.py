@@ -8,6 +8,7 @@ from typing import Any
 
 from judgetrace.agreement.config import MeasureAgreementConfig, TableConfig
 from judgetrace.agreement.intake import IntakeRules, Source
+from judgetrace.agreement.rated_corpora import find_foreign_runs
 from judgetrace.agreement.survey import Survey
 from judgetrace.agreement.units import UnitRules
 from judgetrace.config import UserError
@@ -35,6 +36,7 @@ class Inputs:
     split_config: SplitConfig
     by_group: bool
     max_slice_values: int
+    foreign_runs: tuple[str, ...] = ()  # of raters, over another corpus
 
     @property
     def rules(self) -> IntakeRules:
@@ -67,7 +69,9 @@ def find_inputs(config: MeasureAgreementConfig) -> Inputs:
             raise UserError(f"{len(faults)} file(s) are corrupt or no Parquet:\n  " + "\n  ".join(faults[:5]))
         parts += [(index, part) for part in own]
     split = SplitConfig.model_validate(prepared["split"]) if prepared else SplitConfig()
-    return Inputs(sources, files, parts, scales, target, split, by_group, config.slices.max_values)
+    foreign = find_foreign_runs(config.raters, config.corpus) if config.corpus is not None else []
+    max_values = config.slices.max_values
+    return Inputs(sources, files, parts, scales, target, split, by_group, max_values, tuple(foreign))
 
 
 def _read_prepared(config: MeasureAgreementConfig) -> dict[str, Any] | None:
