@@ -85,6 +85,7 @@ def prepare_here(folder: Path, people: pd.DataFrame, **config: Any) -> str:
             }
         )
     )
+    plan.folder.write_atomic("guideline.md", plan.guideline.text.encode())
     staged = stage_parts(plan.folder, plan.parts, plan.stage, 0)
     total = BucketResult(staged.tally)
     for bucket, piece in staged.pieces.items():

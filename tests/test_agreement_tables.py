@@ -251,22 +251,6 @@ def test_slices_hold_the_units_of_a_label_and_of_a_column(tmp_path: Path) -> Non
         assert row["num_units"] == len(items)
 
 
-def test_ratings_about_one_annotators_label_are_held_against_that_label(tmp_path: Path) -> None:
-    people = draw_people(10, people="ab", missing=0.1)
-    frames = [draw_rater(2, "m").assign(target_source="a"), draw_rater(4, "m").assign(target_source="b")]
-    results = run(tmp_path, people, [pd.concat(frames)])
-    joined = pd.concat(frames).merge(people, left_on=["item_id", "target_source"], right_on=["item_id", "annotator_id"])
-    joined = joined.dropna(subset=["rating"])
-    joined["error"] = (joined["rating"] - joined["label_y"].astype(float)) ** 2
-
-    assert read_value(results, "mse", comparison="rater_target", who="m") == pytest.approx(joined["error"].mean())
-    row = select(results, statistic="mse", comparison="rater_target")[0]
-    assert (row["num_compared"], row["coverage"]) == (len(joined), pytest.approx(len(joined) / len(people)))
-    for who, rows in joined.groupby("annotator_id"):
-        found = read_value(results, "mse", comparison="rater_annotator", with_whom=who)
-        assert found == pytest.approx(rows["error"].mean())
-
-
 def test_a_scale_of_words_is_counted_by_position(tmp_path: Path) -> None:
     people = draw_people(11)
     people["label"] = people["label"].map(dict(zip("12345", ["awful", "bad", "fair", "good", "great"], strict=True)))

@@ -104,17 +104,8 @@ def _find_sources(
             add(facts, [*_list_corpus_files(config.corpus, "items"), *_list_corpus_files(config.corpus, "dropped")])
     for run in config.raters:
         name = run.rstrip("/").rpartition("/")[2]
-        add(
-            Source(
-                name,
-                "rater",
-                who="rater_id",
-                rating="rating",
-                target_source="target_source",
-                outcome="outcome",
-            ),
-            _list_run_files(run),
-        )
+        # Not `target_source`: an item is rated once, also where each of its annotators makes a unit of it.
+        add(Source(name, "rater", who="rater_id", rating="rating", outcome="outcome"), _list_run_files(run))
     for number, table in enumerate(config.tables):
         found = list_source_files(SourceConfig(paths=table.paths, format="parquet"))
         add(_describe_table(number, table, config.slices.columns, found[0]), found)
