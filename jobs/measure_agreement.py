@@ -84,7 +84,6 @@ def measure(config: MeasureAgreementConfig, collected: Collected, run_tasks: Run
         level=config.intervals.level,
         eps=config.alternative_test.eps,
         raters=rules.rater_names,
-        per_annotator=rules.per_annotator,
     )
 
     def run(number: int, counts: DimensionCounts) -> tuple[int, Results]:

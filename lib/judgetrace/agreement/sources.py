@@ -193,7 +193,6 @@ def make_unit_rules(config: MeasureAgreementConfig, inputs: Inputs, survey: Surv
         kinds=tuple(source.kind for source in inputs.sources),
         raters=tuple(raters),
         rater_names=names,
-        per_annotator=tuple(name for rater, name in zip(raters, names, strict=True) if rater in survey.per_annotator),
         annotators={dimension: tuple(sorted(own[: config.max_annotators])) for dimension, own in named.items()},
         complete={
             dimension: tuple(sorted(own))

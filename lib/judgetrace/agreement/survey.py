@@ -18,7 +18,6 @@ class Survey:
     annotators: Counter[tuple[str, str]] = field(default_factory=Counter)  # (dimension, annotator) -> labels
     raters: Counter[tuple[int, str]] = field(default_factory=Counter)  # (source, rater) -> rows
     without_rating: Counter[tuple[str, int, str, str]] = field(default_factory=Counter)  # (dim, source, rater, why)
-    per_annotator: set[tuple[int, str]] = field(default_factory=set)  # raters with rows about one annotator's label
     unusable: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
     slice_values: dict[str, set[str]] = field(default_factory=dict)
@@ -30,7 +29,6 @@ class Survey:
         self.annotators.update(other.annotators)
         self.raters.update(other.raters)
         self.without_rating.update(other.without_rating)
-        self.per_annotator |= other.per_annotator
         self.unusable.update(other.unusable)
         self.examples = [*self.examples, *other.examples][:MAX_EXAMPLES]
         for name, values in other.slice_values.items():
