@@ -84,7 +84,6 @@ def measure(config: MeasureAgreementConfig, collected: Collected, run_tasks: Run
         level=config.intervals.level,
         eps=config.alternative_test.eps,
         raters=rules.rater_names,
-        per_annotator=rules.per_annotator,
     )
 
     def run(number: int, counts: DimensionCounts) -> tuple[int, Results]:
@@ -97,7 +96,10 @@ def measure(config: MeasureAgreementConfig, collected: Collected, run_tasks: Run
 def gather_facts(config: MeasureAgreementConfig, inputs: Inputs, collected: Collected, results: Results) -> ReportFacts:
     """Gather what the report says besides the figures."""
     survey, total = collected.survey, collected.total
-    notes = []
+    notes = [
+        f"{run} rated another corpus: the items that both have are compared, and its splits may be others."
+        for run in inputs.foreign_runs
+    ]
     if survey.unusable:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(survey.unusable.items()))
         notes.append(f"rows that could not be used: {reasons}; agreement.json has examples.")

@@ -10,11 +10,16 @@ import numpy as np
 import pandas as pd
 
 from jobs.measure_agreement import describe, gather_facts, measure
+from jobs.prepare_corpus import make_manifest
 from judgetrace.agreement.config import MeasureAgreementConfig
 from judgetrace.agreement.report import write_report
 from judgetrace.agreement.results import Results
 from judgetrace.agreement.run import Collected, collect_counts
 from judgetrace.agreement.sources import find_inputs
+from judgetrace.corpus import BucketResult, commit_manifest, write_bucket
+from judgetrace.corpus_config import PrepareCorpusConfig
+from judgetrace.corpus_plan import make_plan
+from judgetrace.staging import stage_parts
 from judgetrace.storage import Folder, encode_parquet
 
 
@@ -60,6 +65,33 @@ def read_value(results: Results, statistic: str, **wanted: Any) -> float:
     """Read the value of the one row that is meant."""
     (row,) = select(results, statistic=statistic, **wanted)
     return float("nan") if row["value"] is None else float(row["value"])
+
+
+def prepare_here(folder: Path, people: pd.DataFrame, **config: Any) -> str:
+    """Prepare a corpus of labels in long form, as prepare_corpus does; returns its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "guideline.md").write_text("Rate it from 1 to 5.\n")
+    source = write_table(folder / "people.parquet", people.assign(text="Text of " + people["item_id"]))
+    columns = {name: name for name in ("item_id", "text", "annotator_id", "label")}
+    defaults = {"scale": {"values": [1, 2, 3, 4, 5]}, "columns": columns}
+    plan = make_plan(
+        PrepareCorpusConfig.model_validate(
+            {
+                "corpus": str(folder / "corpus"),
+                "source": {"paths": [source]},
+                "guideline": {"path": str(folder / "guideline.md")},
+                **defaults,
+                **config,
+            }
+        )
+    )
+    plan.folder.write_atomic("guideline.md", plan.guideline.text.encode())
+    staged = stage_parts(plan.folder, plan.parts, plan.stage, 0)
+    total = BucketResult(staged.tally)
+    for bucket, piece in staged.pieces.items():
+        total.add(write_bucket(plan.folder, bucket, [piece], plan.rules))
+    commit_manifest(plan.folder, make_manifest(plan, total))
+    return plan.config.corpus
 
 
 def draw_people(seed: int, items: int = 40, people: str = "abcd", missing: float = 0.25) -> pd.DataFrame:

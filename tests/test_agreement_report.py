@@ -79,3 +79,34 @@ def test_every_line_of_a_table_has_as_many_cells_as_its_head(tmp_path: Path) -> 
         for line in text.replace("\\|", "/").splitlines():
             width = 0 if not line.startswith("|") else width or line.count("|")
             assert line.count("|") == width
+
+
+def test_the_share_of_two_labels_or_more_is_not_that_of_the_units_that_all_rated(tmp_path: Path) -> None:
+    """The ICCs are of the units that the whole panel rated, 30 of these 60, and their row lent its coverage."""
+    people = pd.DataFrame(
+        {"item_id": f"item {n}", "annotator_id": who, "label": str(1 + (n + place) % 5)}
+        for n in range(60)
+        for place, who in enumerate("abc" if n < 30 else "ab")
+    )
+    m, n, o = (draw_rater(seed, name, 60, missing=0) for seed, name in ((1, "m"), (3, "n"), (5, "o")))
+    text = report(tmp_path, people, m, n, o[:30], target={"rule": "majority", "tie": "floor"})
+
+    lines = text.splitlines()
+    for column, start in (
+        ("of two labels or more", "| all | 60 | 100.0% |"),
+        ("of two ratings or more", "| 60 | 100.0% |"),
+    ):
+        head = lines.index(find_line(text, column))
+        assert lines[head + 2].startswith(start)
+
+
+def test_skewed_labels_are_told_where_items_have_one_annotator_or_some_have_several(tmp_path: Path) -> None:
+    """The shares were of the levels that have a human ceiling: of none, and of the label 3 alone."""
+    label = ["3"] * 90 + ["1"] * 10
+    single = pd.DataFrame({"item_id": [f"item {n}" for n in range(100)], "annotator_id": "a", "label": label})
+    # Only units of the label 3 have a second one.
+    some = pd.concat([single, single[:10].assign(annotator_id="b")])
+
+    for people in (single, some):
+        text = report(tmp_path, people, intervals={"replicates": 0})
+        assert find_line(text, "of the target labels are").startswith("- 90% of the target labels are `3`.")

@@ -10,7 +10,16 @@ import pytest
 from judgetrace.agreement import run as agreement_run
 from judgetrace.agreement.results import AGREEMENT, Results
 from judgetrace.config import UserError
-from tests.agreement_runs import collect, draw_people, draw_rater, measure_here, read_value, select, write_table
+from tests.agreement_runs import (
+    collect,
+    draw_people,
+    draw_rater,
+    measure_here,
+    prepare_here,
+    read_value,
+    select,
+    write_table,
+)
 
 SCALE = {"values": [1, 2, 3, 4, 5]}
 
@@ -269,6 +278,17 @@ def test_what_is_wrong_is_said_and_what_to_do(tmp_path: Path, config: dict[str, 
 
     with pytest.raises(UserError, match=complaint):
         collect(tmp_path, {"tables": [table], "scale": SCALE, **config})
+
+
+def test_a_slice_that_the_corpus_knows_nothing_of_is_named_with_what_it_has(tmp_path: Path) -> None:
+    """A corpus' `extra` was taken to have every name, so that a misspelt one gave no slice and no word."""
+    people = draw_people(1).assign(genre="tale", place="x")
+    corpus = prepare_here(tmp_path, people)
+
+    results = measure_here(tmp_path, corpus=corpus, slices={"columns": ["genre"]}, intervals={"replicates": 0})
+    assert select(results, slice_by="genre", slice="tale")
+    with pytest.raises(UserError, match=r"no row has a value of \['gender', 'genr'\]\n.*: \['genre', 'place'\]\n"):
+        collect(tmp_path, {"corpus": corpus, "slices": {"columns": ["genr", "genre", "split", "gender"]}})
 
 
 def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> None:

@@ -13,7 +13,15 @@ from scipy import stats
 from judgetrace.labels import TargetConfig, aggregate_labels
 from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.schema import ANNOTATIONS
-from tests.agreement_runs import draw_people, draw_rater, measure_here, read_value, select, write_table
+from tests.agreement_runs import (
+    draw_people,
+    draw_rater,
+    measure_here,
+    read_value,
+    report_here,
+    select,
+    write_table,
+)
 
 SCALE = {"values": [1, 2, 3, 4, 5]}
 RULES: list[dict[str, Any]] = [
@@ -150,6 +158,27 @@ def test_alpha_and_iccs_of_the_raters_as_a_panel(tmp_path: Path) -> None:
     assert found == pytest.approx((rows - error) / (rows + (k - 1) * error))
 
 
+def test_a_nominal_scale_has_no_iccs_since_its_levels_are_no_numbers(tmp_path: Path) -> None:
+    """Complete panels had them, of the places of the levels, and report.md showed them."""
+    config = {
+        "tables": [{"paths": [write_table(tmp_path / "people.parquet", draw_people(1))], "kind": "human"}],
+        "raters": [str(tmp_path / "m"), str(tmp_path / "n")],
+        "scale": {**SCALE, "type": "nominal"},
+        "target": {"rule": "majority"},
+        "intervals": {"replicates": 0},
+    }
+    for seed, name in ((2, "m"), (4, "n")):
+        write_table(tmp_path / name / "annotations/shard-00000.parquet", draw_rater(seed, name))
+
+    results = measure_here(tmp_path, **config)
+
+    for comparison in ("human_human", "rater_rater"):
+        statistics = {row["statistic"] for row in select(results, comparison=comparison)}
+        assert "alpha_nominal" in statistics
+        assert not {"icc_2_1", "icc_3_1"} & statistics
+    assert "ICC" not in report_here(tmp_path, **config)
+
+
 @pytest.mark.parametrize("nominal", [False, True])
 def test_the_alternative_annotator_test_by_brute_force(tmp_path: Path, nominal: bool) -> None:
     people, rater = draw_people(8, items=120), draw_rater(1, "m", items=120)
@@ -220,22 +249,6 @@ def test_slices_hold_the_units_of_a_label_and_of_a_column(tmp_path: Path) -> Non
         assert found == pytest.approx(expect(items))
         row = select(results, comparison="rater_target", slice_by="genre", slice=genre)[0]
         assert row["num_units"] == len(items)
-
-
-def test_ratings_about_one_annotators_label_are_held_against_that_label(tmp_path: Path) -> None:
-    people = draw_people(10, people="ab", missing=0.1)
-    frames = [draw_rater(2, "m").assign(target_source="a"), draw_rater(4, "m").assign(target_source="b")]
-    results = run(tmp_path, people, [pd.concat(frames)])
-    joined = pd.concat(frames).merge(people, left_on=["item_id", "target_source"], right_on=["item_id", "annotator_id"])
-    joined = joined.dropna(subset=["rating"])
-    joined["error"] = (joined["rating"] - joined["label_y"].astype(float)) ** 2
-
-    assert read_value(results, "mse", comparison="rater_target", who="m") == pytest.approx(joined["error"].mean())
-    row = select(results, statistic="mse", comparison="rater_target")[0]
-    assert (row["num_compared"], row["coverage"]) == (len(joined), pytest.approx(len(joined) / len(people)))
-    for who, rows in joined.groupby("annotator_id"):
-        found = read_value(results, "mse", comparison="rater_annotator", with_whom=who)
-        assert found == pytest.approx(rows["error"].mean())
 
 
 def test_a_scale_of_words_is_counted_by_position(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ PURE_ROOMS = (
     "agreement.name_hash",
     "agreement.pair_statistics",
     "agreement.panel_statistics",
+    "agreement.rated_corpora",
     "agreement.rating_codes",
     "agreement.report",
     "agreement.results",

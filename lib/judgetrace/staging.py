@@ -214,10 +214,11 @@ def stage_parts(folder: Folder, parts: Sequence[SourcePart], plan: StagePlan, ta
 
 
 def gather_pieces(folder: Folder, pieces: Sequence[Piece], schema: pa.Schema) -> pa.Table:
-    """Read a bucket, in the order of its pieces."""
+    """Read a bucket, in the order of its pieces. Raises CorruptFileError, StoreError."""
     tables = [schema.empty_table()]
     for piece in pieces:
-        with folder.open_parquet(piece.name) as file:
+        name = piece.name
+        with naming(f"{folder.url}/{name}", "read"), folder.parsing(name), folder.open_parquet(name) as file:
             tables.append(file.read_row_groups(piece.row_groups, use_threads=False))
     return pa.concat_tables(tables)
 

@@ -13,7 +13,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -71,6 +71,21 @@ def naming(url: str, what: str) -> Iterator[None]:
         raise StoreError(
             f"{url}: can't be {what}: {type(error).__name__}: {error}\n"
             "What was committed is kept. When the store answers again, the same command goes on from there."
+        ) from error
+
+
+@contextmanager
+def parsing(url: str) -> Iterator[None]:
+    """Name the file, in a CorruptFileError, where its Parquet can't be parsed or lacks what is expected of it."""
+    try:
+        yield
+    except Exception as error:
+        # KeyError: of a column that is not there.
+        if not is_corruption(error) and not isinstance(error, pa.ArrowException | KeyError):
+            raise
+        raise CorruptFileError(
+            f"{url}: is not the Parquet file it must be: {type(error).__name__}: {error}\n"
+            "Restore the file from a copy, or make it again."
         ) from error
 
 
@@ -238,19 +253,9 @@ class Folder:
             file = self.filesystem.open(self.path(name), "rb", cache_type="none")
             return pq.ParquetFile(file, page_checksum_verification=True)
 
-    @contextmanager
-    def parsing(self, name: str) -> Iterator[None]:
-        """Name the file, in a CorruptFileError, where its Parquet can't be parsed or lacks what is expected of it."""
-        try:
-            yield
-        except Exception as error:
-            # KeyError: of a column that is not there.
-            if not is_corruption(error) and not isinstance(error, pa.ArrowException | KeyError):
-                raise
-            raise CorruptFileError(
-                f"{self.url}/{name}: is not the Parquet file it must be: {type(error).__name__}: {error}\n"
-                "Restore the file from a copy, or make it again."
-            ) from error
+    def parsing(self, name: str) -> AbstractContextManager[None]:
+        """Name a file of the folder where its Parquet can't be parsed; see `parsing`."""
+        return parsing(f"{self.url}/{name}")
 
 
 def encode_json(value: Any) -> bytes:

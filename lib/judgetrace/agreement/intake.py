@@ -20,9 +20,8 @@ from judgetrace.agreement.rating_codes import NO_RATING, OFF_SCALE, RatingCodes
 from judgetrace.agreement.survey import MAX_EXAMPLES, Survey, check_slice
 from judgetrace.config import UserError
 from judgetrace.scale import ScaleConfig
-from judgetrace.schema import TARGET_AGGREGATE
 from judgetrace.sources import SourcePart
-from judgetrace.storage import open_filesystem
+from judgetrace.storage import naming, open_filesystem, parsing
 
 Kind = Literal["human", "rater", "items"]
 
@@ -32,7 +31,6 @@ ROWS = pa.schema(
         ("dimension", pa.string()),
         ("source", pa.int16()),  # index into the plan's sources
         ("who", pa.string()),  # annotator or rater; "" where nobody is named; null in rows of items
-        ("target_source", pa.string()),  # null but for rater rows about one annotator's label
         ("code", pa.int32()),  # a code of judgetrace.agreement.rating_codes; NO_RATING where the rater gave none
         ("group", pa.string()),  # null where this row does not tell
     ]
@@ -51,7 +49,6 @@ class Source:
     label: str | None = "label"
     rating: str | None = None
     dimension: str | None = "dimension"
-    target_source: str | None = None
     outcome: str | None = None
     group: str | None = None
     slices: tuple[tuple[str, str], ...] = ()  # (name of the slice, column)
@@ -60,13 +57,13 @@ class Source:
 
     def name_columns(self) -> list[str]:
         """List the columns to read."""
-        named = [self.item_id, self.who, self.label, self.rating, self.dimension, self.target_source, self.outcome]
-        named += [self.group, *(column for _, column in self.slices), "extra" if self.extra else None]
+        named = [self.item_id, self.who, self.label, self.rating, self.dimension, self.outcome, self.group]
+        named += [*(column for _, column in self.slices), "extra" if self.extra else None]
         return list(dict.fromkeys(column for column in named if column))
 
     def name_repetitive(self) -> list[str]:
         """List the columns whose values repeat: they are read as dictionaries."""
-        named = [self.who, self.label, self.dimension, self.target_source, self.outcome, self.group]
+        named = [self.who, self.label, self.dimension, self.outcome, self.group]
         return [column for column in named if column]
 
 
@@ -85,18 +82,19 @@ class IntakeRules:
 
 
 def read_source(part: SourcePart, source: Source) -> pa.Table:
-    """Read the needed columns of a part. Raises UserError where one is missing."""
-    filesystem, path = open_filesystem(part.file.url)
-    with filesystem.open(path, "rb") as stream:
+    """Read the needed columns of a part. Raises UserError where one is missing, CorruptFileError, StoreError."""
+    url = part.file.url
+    filesystem, path = open_filesystem(url)
+    with naming(url, "read"), parsing(url), filesystem.open(path, "rb") as stream:
         schema = pq.read_schema(stream)
         missing = [name for name in source.name_columns() if name not in schema.names]
         if missing:
             raise UserError(
-                f"{part.file.url}: no column {missing[0]!r}; found: {schema.names}\n"
+                f"{url}: no column {missing[0]!r}; found: {schema.names}\n"
                 f"set the mapping of {source.name} to the columns that are there"
             )
         texts = [name for name in source.name_repetitive() if pa.types.is_string(schema.field(name).type)]
-        file = pq.ParquetFile(stream, read_dictionary=texts)
+        file = pq.ParquetFile(stream, read_dictionary=texts, page_checksum_verification=True)
         groups = list(range(part.first_group, part.last_group))
         return file.read_row_groups(groups, columns=source.name_columns(), use_threads=False)
 
@@ -158,19 +156,14 @@ def admit_rows(table: pa.Table, origin: Origin, rules: IntakeRules, survey: Surv
     if source.kind == "rater":
         rating[reasons == _OFF_SCALE] = NO_RATING
         usable |= reasons == _OFF_SCALE
-    targets = _read_target_sources(table, source)
     _count_who(coded, usable, origin, survey)
     if source.kind == "rater":
         _count_missing(table, coded, reasons, origin, survey)
-        if targets is not None:
-            about = np.flatnonzero(pc.is_valid(targets).to_numpy(zero_copy_only=False) & usable)
-            survey.per_annotator |= {(origin.index, names[code]) for code in np.unique(who[about])}
     columns = {
         "item_id": table[source.item_id].cast(pa.string()),
         "dimension": _decode(dimension, dimensions),
         "source": pa.array(np.full(size, origin.index, dtype=np.int16)),
         "who": _decode(who, names),
-        "target_source": pa.nulls(size, pa.string()) if targets is None else targets,
         "code": pa.array(rating.astype(np.int32)),
         "group": pa.nulls(size, pa.string()) if source.group is None else table[source.group].cast(pa.string()),
     }
@@ -277,22 +270,14 @@ def _count_missing(table: pa.Table, coded: _Codes, reasons: np.ndarray, origin: 
         survey.without_rating[dimension, origin.index, who, why] += 1
 
 
-def _read_target_sources(table: pa.Table, source: Source) -> pa.Array | None:
-    if source.target_source is None:
-        return None
-    column = table[source.target_source].cast(pa.string())
-    return pc.if_else(pc.equal(column, TARGET_AGGREGATE), None, column)
-
-
 def _read_slices(table: pa.Table, source: Source, rules: IntakeRules, survey: Survey) -> dict[str, pa.Array]:
     own = dict(source.slices)
+    extra = _read_extra(table["extra"], source.extra, survey.extra_keys) if source.extra else {}
     columns = {}
     for name in rules.slices:
-        column = pa.nulls(len(table), pa.string())
+        column = extra.get(name, pa.nulls(len(table), pa.string()))
         if name in own:
             column = table[own[name]].cast(pa.string())
-        elif name in source.extra:
-            column = pa.array([_read_extra(text, name) for text in table["extra"].to_pylist()], pa.string())
         columns[f"slice:{name}"] = column
         values = {value for value in pc.unique(column).to_pylist() if value is not None}
         survey.slice_values.setdefault(name, set()).update(values)
@@ -300,9 +285,16 @@ def _read_slices(table: pa.Table, source: Source, rules: IntakeRules, survey: Su
     return columns
 
 
-def _read_extra(text: str | None, key: str) -> str | None:
-    value: Any = json.loads(text).get(key) if text else None
-    return None if value is None else value if isinstance(value, str) else json.dumps(value)
+def _read_extra(texts: pa.ChunkedArray, names: tuple[str, ...], known: set[str]) -> dict[str, pa.Array]:
+    """Read some keys of JSON objects, as text; adds the keys that there are to `known`."""
+    columns: dict[str, list[str | None]] = {name: [] for name in names}
+    for text in texts.to_pylist():
+        found: dict[str, Any] = json.loads(text) if text else {}
+        known.update(found)
+        for name, values in columns.items():
+            value = found.get(name)
+            values.append(value if value is None or isinstance(value, str) else json.dumps(value))
+    return {name: pa.array(values, pa.string()) for name, values in columns.items()}
 
 
 def _admit_items(table: pa.Table, origin: Origin, rules: IntakeRules, survey: Survey) -> pa.Table:
@@ -313,7 +305,6 @@ def _admit_items(table: pa.Table, origin: Origin, rules: IntakeRules, survey: Su
         "dimension": table[source.dimension].cast(pa.string()),
         "source": pa.array(np.full(size, origin.index, dtype=np.int16)),
         "who": pa.nulls(size, pa.string()),
-        "target_source": pa.nulls(size, pa.string()),
         "code": pa.array(np.full(size, NO_RATING, dtype=np.int32)),
         "group": table[source.group].cast(pa.string()) if source.group else pa.nulls(size, pa.string()),
     }

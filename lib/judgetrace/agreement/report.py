@@ -138,7 +138,8 @@ class _Report:
         lines = []
         for population in populations:
             where = (dimension, population, "", "")
-            first = figures.one_of(where, PANEL)
+            # The ICCs of the units that all labelled share the name of the panel, not its coverage.
+            first = figures.find(where, PANEL, HEADLINES[kind])
             coverage = show_share(first.get("coverage"))
             lines.append(
                 [population, show_count(first, "num_units"), coverage, *figures.find_cells(where, PANEL, columns)]
@@ -189,7 +190,7 @@ class _Report:
         where: Where = (dimension, "all", "", "")
         panel: Who = ("rater_rater", ALL_RATERS, "")
         columns = PANEL_COLUMNS[kind]
-        first = self._figures.one_of(where, panel)
+        first = self._figures.find(where, panel, HEADLINES[kind])
         line = [show_count(first, "num_units"), show_share(first.get("coverage"))]
         cells = self._figures.find_cells(where, panel, columns)
         yield from write_table(["units", "of two ratings or more", *map(title, columns)], [[*line, *cells]])

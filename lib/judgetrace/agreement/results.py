@@ -86,7 +86,6 @@ class MeasureRules:
     level: float
     eps: float
     raters: tuple[str, ...] = ()
-    per_annotator: tuple[str, ...] = ()  # raters whose ratings are about single annotators' labels
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ class _Population:
                 continue
             about = where | {"comparison": COMPARISONS[kind], "who": who, "with_whom": with_whom}
             counted: dict[str, Any] = {"num_units": base["units"], "num_compared": found.num_compared}
-            counted["coverage"] = _find_coverage(name, found.num_compared, base, self._rules.per_annotator)
+            counted["coverage"] = _find_coverage(name, found.num_compared, base)
             self._results.rows += [
                 {**about, **_describe(found.values[s], found.replicates.get(s), self._rules.level), **counted}
                 | {"statistic": s, "undefined": found.reasons.get(s)}
@@ -242,16 +241,14 @@ def _count_base(units: Counts) -> dict[str, int]:
     return {name: int(units.amounts[units.cells == cell].sum()) for cell, name in enumerate(names)}
 
 
-def _find_coverage(key: Name, compared: int, base: Mapping[str, int], per_annotator: tuple[str, ...]) -> float | None:
+def _find_coverage(key: Name, compared: int, base: Mapping[str, int]) -> float | None:
     """Find the share of what could have been compared; None for figures of single annotators."""
     kind, who, with_whom = key
     if kind == "human_pair" or (kind == "rater_annotator" and with_whom != EACH_ANNOTATOR):
         return None
     if kind == "human_ceiling" and who != EACH_ANNOTATOR:
         return None
-    if kind in ("human_ceiling", "ceiling_beside", "rater_annotator", "rater_rest") or (
-        kind == "rater_target" and who in per_annotator
-    ):
+    if kind in ("human_ceiling", "ceiling_beside", "rater_annotator", "rater_rest"):
         possible = base["labels"]
     else:
         possible = base["units"] if kind.startswith("rater_") and kind != "rater_target" else base["with_target"]

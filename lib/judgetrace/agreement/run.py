@@ -16,14 +16,14 @@ from judgetrace.agreement.counts import Clusters, Counts, add_counts
 from judgetrace.agreement.intake import IntakeRules, Origin, Source, admit_rows, read_source
 from judgetrace.agreement.name_hash import hash_strings
 from judgetrace.agreement.sources import Inputs, make_unit_rules
-from judgetrace.agreement.survey import Survey, check_slice
+from judgetrace.agreement.survey import Survey, check_slice, check_slice_names
 from judgetrace.agreement.tables import BucketCounts, TableKey, TestSums
 from judgetrace.agreement.tally import count_bucket
 from judgetrace.agreement.units import UnitRules, make_units
 from judgetrace.config import UserError
 from judgetrace.sources import SourcePart
 from judgetrace.staging import Piece, gather_pieces, write_by_bucket
-from judgetrace.storage import Folder
+from judgetrace.storage import Folder, naming
 
 ROWS_PER_TASK = 1_000_000
 ROWS_PER_BUCKET = 1_000_000
@@ -74,7 +74,10 @@ class StagePlan:
 
 
 def stage_rows(folder: Folder, plan: StagePlan, number: int, task: MapTask) -> MapResult:
-    """Read a task's parts and write their rows by bucket, in row groups of one bucket each."""
+    """Read a task's parts and write their rows by bucket, in row groups of one bucket each.
+
+    Raises UserError for what can't be used, CorruptFileError, StoreError.
+    """
     survey = Survey()
     tables = [
         admit_rows(
@@ -92,7 +95,11 @@ def stage_rows(folder: Folder, plan: StagePlan, number: int, task: MapTask) -> M
     bucket_of = (hashes >> np.uint64(32)).astype(np.int64) % plan.num_buckets
     bucket_of = bucket_of.astype(np.int16 if plan.num_buckets < 1 << 15 else np.int64)
     name = f"_staging/map-{number:05d}-{uuid.uuid4().hex[:8]}.parquet"
-    with folder.open_for_write(name) as file, pq.ParquetWriter(file, rows.schema, compression="lz4") as writer:
+    with (
+        naming(f"{folder.url}/{name}", "written"),
+        folder.open_for_write(name) as file,
+        pq.ParquetWriter(file, rows.schema, compression="lz4", write_page_checksum=True) as writer,
+    ):
         groups = write_by_bucket(writer, rows, bucket_of)
     return MapResult(survey, {bucket: Piece(name, [group]) for group, bucket in enumerate(groups)})
 
@@ -188,6 +195,7 @@ def check_usable(config: MeasureAgreementConfig, inputs: Inputs, survey: Survey)
         raise UserError("the sources hold no annotations")
     for name, values in survey.slice_values.items():
         check_slice(name, values, config.slices.max_values)
+    check_slice_names(survey)
     if unusable > config.max_unusable_rate * survey.rows:
         raise UserError(
             f"{unusable} of {survey.rows} rows are unusable, over max_unusable_rate = {config.max_unusable_rate}\n"

@@ -8,6 +8,7 @@ from typing import Any
 
 from judgetrace.agreement.config import MeasureAgreementConfig, TableConfig
 from judgetrace.agreement.intake import IntakeRules, Source
+from judgetrace.agreement.rated_corpora import find_foreign_runs
 from judgetrace.agreement.survey import Survey
 from judgetrace.agreement.units import UnitRules
 from judgetrace.config import UserError
@@ -17,7 +18,7 @@ from judgetrace.ledger import select_current
 from judgetrace.scale import ScaleConfig
 from judgetrace.sources import SourceConfig, SourceFile, SourcePart, list_source_files, open_parquet_file, plan_parts
 from judgetrace.splits import SplitConfig
-from judgetrace.storage import Folder
+from judgetrace.storage import Folder, naming, parsing
 
 MAX_COMPLETE_PANEL = 30
 """ICCs are of panels with at most so many raters, all of whom rated the unit."""
@@ -35,6 +36,7 @@ class Inputs:
     split_config: SplitConfig
     by_group: bool
     max_slice_values: int
+    foreign_runs: tuple[str, ...] = ()  # of raters, over another corpus
 
     @property
     def rules(self) -> IntakeRules:
@@ -67,7 +69,9 @@ def find_inputs(config: MeasureAgreementConfig) -> Inputs:
             raise UserError(f"{len(faults)} file(s) are corrupt or no Parquet:\n  " + "\n  ".join(faults[:5]))
         parts += [(index, part) for part in own]
     split = SplitConfig.model_validate(prepared["split"]) if prepared else SplitConfig()
-    return Inputs(sources, files, parts, scales, target, split, by_group, config.slices.max_values)
+    foreign = find_foreign_runs(config.raters, config.corpus) if config.corpus is not None else []
+    max_values = config.slices.max_values
+    return Inputs(sources, files, parts, scales, target, split, by_group, max_values, tuple(foreign))
 
 
 def _read_prepared(config: MeasureAgreementConfig) -> dict[str, Any] | None:
@@ -100,17 +104,8 @@ def _find_sources(
             add(facts, [*_list_corpus_files(config.corpus, "items"), *_list_corpus_files(config.corpus, "dropped")])
     for run in config.raters:
         name = run.rstrip("/").rpartition("/")[2]
-        add(
-            Source(
-                name,
-                "rater",
-                who="rater_id",
-                rating="rating",
-                target_source="target_source",
-                outcome="outcome",
-            ),
-            _list_run_files(run),
-        )
+        # Not `target_source`: an item is rated once, also where each of its annotators makes a unit of it.
+        add(Source(name, "rater", who="rater_id", rating="rating", outcome="outcome"), _list_run_files(run))
     for number, table in enumerate(config.tables):
         found = list_source_files(SourceConfig(paths=table.paths, format="parquet"))
         add(_describe_table(number, table, config.slices.columns, found[0]), found)
@@ -136,7 +131,7 @@ def _describe_items(config: MeasureAgreementConfig, has_groups: bool, by_group: 
 
 
 def _describe_table(number: int, table: TableConfig, slices: Sequence[str], file: SourceFile) -> Source:
-    with open_parquet_file(file.url) as parquet:
+    with naming(file.url, "read"), parsing(file.url), open_parquet_file(file.url) as parquet:
         names = parquet.schema_arrow.names
     return Source(
         name=f"tables[{number}]",
@@ -198,7 +193,6 @@ def make_unit_rules(config: MeasureAgreementConfig, inputs: Inputs, survey: Surv
         kinds=tuple(source.kind for source in inputs.sources),
         raters=tuple(raters),
         rater_names=names,
-        per_annotator=tuple(name for rater, name in zip(raters, names, strict=True) if rater in survey.per_annotator),
         annotators={dimension: tuple(sorted(own[: config.max_annotators])) for dimension, own in named.items()},
         complete={
             dimension: tuple(sorted(own))

@@ -18,10 +18,10 @@ class Survey:
     annotators: Counter[tuple[str, str]] = field(default_factory=Counter)  # (dimension, annotator) -> labels
     raters: Counter[tuple[int, str]] = field(default_factory=Counter)  # (source, rater) -> rows
     without_rating: Counter[tuple[str, int, str, str]] = field(default_factory=Counter)  # (dim, source, rater, why)
-    per_annotator: set[tuple[int, str]] = field(default_factory=set)  # raters with rows about one annotator's label
     unusable: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
     slice_values: dict[str, set[str]] = field(default_factory=dict)
+    extra_keys: set[str] = field(default_factory=set)  # of the corpus' `extra`, where slices are read from it
 
     def add(self, other: Survey) -> None:
         """Add the survey of another task."""
@@ -29,11 +29,11 @@ class Survey:
         self.annotators.update(other.annotators)
         self.raters.update(other.raters)
         self.without_rating.update(other.without_rating)
-        self.per_annotator |= other.per_annotator
         self.unusable.update(other.unusable)
         self.examples = [*self.examples, *other.examples][:MAX_EXAMPLES]
         for name, values in other.slice_values.items():
             self.slice_values.setdefault(name, set()).update(values)
+        self.extra_keys |= other.extra_keys
 
 
 def check_slice(name: str, values: set[str], limit: int) -> None:
@@ -42,4 +42,16 @@ def check_slice(name: str, values: set[str], limit: int) -> None:
         raise UserError(
             f"slices.columns: {name!r} has more than {limit} values, for example {sorted(values)[:5]}\n"
             "expected a column of few values; leave it out, or raise slices.max_values"
+        )
+
+
+def check_slice_names(survey: Survey) -> None:
+    """Raise UserError for slice columns that no row has a value of."""
+    missing = sorted(name for name, values in survey.slice_values.items() if not values)
+    if missing:
+        keys = sorted(survey.extra_keys)
+        raise UserError(
+            f"slices.columns: no row has a value of {missing[:5]}\n"
+            f"found in `extra` of the corpus: {keys[:20]}{f', {len(keys)} in all' if len(keys) > 20 else ''}\n"
+            "expected one of these, a column of the tables, `split` or `group`; mend the name, or leave it out"
         )

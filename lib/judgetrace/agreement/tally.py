@@ -168,20 +168,23 @@ class _Tally:
             return
         whole = np.flatnonzero(units.counts.sum(axis=1) == len(names))
         ratings = np.stack([units.find_labels(name)[whole] for name in names], axis=1)
-        features = make_complete_features(units.counts[whole], ratings)
-        self._add(self.overall, ("human_complete", ALL_ANNOTATORS, ""), features, whole)
+        self._add_complete("human_complete", ALL_ANNOTATORS, units.counts[whole], ratings, whole)
+
+    def _add_complete(self, kind: str, who: str, counts: np.ndarray, ratings: np.ndarray, units: np.ndarray) -> None:
+        """Add the `units` that a whole panel rated, for its ICCs: the levels of a nominal scale are no numbers."""
+        if self.units.codes.scale.type != "nominal":
+            self._add(self.overall, (kind, who, ""), make_complete_features(counts, ratings), units)
 
     def _count_raters(self) -> None:
         units, names = self.units, self.rules.rater_names
-        is_about_target = units.rated_about < 0
-        target = np.where(is_about_target, units.target[units.rated_unit], self._find_own_labels())
+        target = units.target[units.rated_unit]
         for number, name in enumerate(names):
             ratings = units.ratings[:, number]
             if not (ratings != NOT_ASKED).any():
                 continue
             rated = units.rated_unit
             self._add_pairs(self.groupings, ("rater_target", name, TARGET), ratings, target, rated)
-            self._count_rater_and_annotators(name, ratings, is_about_target)
+            self._count_rater_and_annotators(name, ratings)
             for other_number, other in enumerate(names):
                 others = units.ratings[:, other_number]
                 if other_number != number:
@@ -192,24 +195,9 @@ class _Tally:
         if len(names) > 1 and len(units.ratings):
             self._count_rater_panel()
 
-    def _find_own_labels(self) -> np.ndarray:
-        """Find the label [Q] of the annotator that a rating is about; NO_TARGET where there is none."""
+    def _count_rater_and_annotators(self, name: str, ratings: np.ndarray) -> None:
         units = self.units
-        labels = np.full(len(units.rated_unit), NO_TARGET, dtype=np.int64)
-        rows = np.flatnonzero(units.rated_about >= 0)
-        if len(rows):
-            width = int(max(units.rated_about.max(), units.label_who.max(initial=0))) + 1
-            known = units.label_unit * width + units.label_who
-            order = np.argsort(known)
-            wanted = units.rated_unit[rows] * width + units.rated_about[rows]
-            at = np.minimum(np.searchsorted(known[order], wanted), max(len(known) - 1, 0))
-            hit = known[order][at] == wanted if len(known) else np.zeros(len(rows), dtype=bool)
-            labels[rows[hit]] = units.label_level[order][at[hit]]
-        return labels
-
-    def _count_rater_and_annotators(self, name: str, ratings: np.ndarray, about_target: np.ndarray) -> None:
-        units = self.units
-        rows = np.flatnonzero((ratings >= 0) & about_target)
+        rows = np.flatnonzero(ratings >= 0)
         rated = units.rated_unit[rows]
         if len(rows):
             first, row_of = combine_codes([ratings[rows], units.pattern_of[rated]])
@@ -227,9 +215,7 @@ class _Tally:
             self._compare_with_annotators(name, ratings, rows)
         for annotator in self.rules.annotators.get(units.dimension, ()):
             labels = units.find_labels(annotator)[units.rated_unit]
-            index = units.names.index(annotator) if annotator in units.names else -1
-            own = np.where(about_target | (units.rated_about == index), ratings, NO_RATING)
-            self._add_pairs(self.overall, ("rater_annotator", name, annotator), own, labels, units.rated_unit)
+            self._add_pairs(self.overall, ("rater_annotator", name, annotator), ratings, labels, units.rated_unit)
 
     def _compare_with_annotators(self, name: str, ratings: np.ndarray, rows: np.ndarray) -> None:
         """Sum up the alternative-annotator test."""
@@ -267,8 +253,7 @@ class _Tally:
         panel = make_panel_features(counts[first])
         self._add(self.groupings, ("rater_panel", ALL_RATERS, ""), panel, units.rated_unit, row_of)
         whole = np.flatnonzero((ratings >= 0).all(axis=1))
-        features = make_complete_features(counts[whole], ratings[whole])
-        self._add(self.overall, ("rater_complete", ALL_RATERS, ""), features, units.rated_unit[whole])
+        self._add_complete("rater_complete", ALL_RATERS, counts[whole], ratings[whole], units.rated_unit[whole])
 
 
 def _find_rest_targets(units: Units, rules: UnitRules) -> np.ndarray:

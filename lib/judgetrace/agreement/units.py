@@ -34,7 +34,6 @@ class UnitRules:
     kinds: tuple[str, ...]  # of the sources, by index
     raters: tuple[tuple[int, str], ...]  # (source, name), in the order of all outputs
     rater_names: tuple[str, ...]  # what to call them
-    per_annotator: tuple[str, ...]  # those whose ratings are about single annotators' labels
     annotators: dict[str, tuple[str, ...]]  # dimension -> those with figures of their own
     complete: dict[str, tuple[str, ...]]  # dimension -> all annotators, where they are few
     slices: tuple[str, ...] = ()
@@ -65,7 +64,6 @@ class Units:
     label_level: np.ndarray  # [N]
     names: list[str]
     rated_unit: np.ndarray  # [Q]
-    rated_about: np.ndarray  # [Q] the annotator (index into names) whose label the rating is about; -1: the target
     ratings: np.ndarray  # [Q, R] rating codes; NO_RATING, NOT_ASKED
     slices: dict[str, tuple[np.ndarray, list[str]]] = field(default_factory=dict)  # name -> value index [U], values
     num_duplicates: int = 0
@@ -166,10 +164,9 @@ def _make_dimension(rows: pa.Table, item_codes: np.ndarray, items: _Items, dimen
         label_level=ratings[label_rows],
         names=names,
         rated_unit=rated[0],
-        rated_about=rated[1],
-        ratings=rated[2],
+        ratings=rated[1],
         slices={name: (index[member], values) for name, (index, values) in slices.items()},
-        num_duplicates=repeats + rated[3],
+        num_duplicates=repeats + rated[2],
     )
 
 
@@ -190,8 +187,8 @@ def find_repeats(codes: np.ndarray) -> np.ndarray:
 
 def _lay_out_ratings(
     rows: pa.Table, unit_of: np.ndarray, whos: tuple[np.ndarray, list[str]], ratings: np.ndarray, rules: UnitRules
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Lay out the raters' rows as unit [Q], about whom [Q], ratings [Q, R], and the number of duplicates."""
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Lay out the raters' rows as unit [Q], ratings [Q, R], and the number of duplicates."""
     who_codes, names = whos
     sources = rows["source"].to_numpy()
     rater_of = np.full((len(rules.kinds), max(len(names), 1)), -1, dtype=np.int64)
@@ -200,23 +197,14 @@ def _lay_out_ratings(
             rater_of[source, names.index(name)] = number
     own = np.flatnonzero(np.array([kind == "rater" for kind in rules.kinds])[sources] & (unit_of >= 0))
     if not len(own):
-        empty = np.empty(0, dtype=np.int64)
-        return empty, empty, np.empty((0, len(rules.raters)), dtype=np.int64), 0
+        return np.empty(0, dtype=np.int64), np.empty((0, len(rules.raters)), dtype=np.int64), 0
     raters = rater_of[sources[own], who_codes[own]]
-    about = np.full(len(own), -1, dtype=np.int64)
-    if rows["target_source"].null_count < len(rows):
-        target_codes, targets = encode_column(rows["target_source"].take(pa.array(own)))
-        known = {name: code for code, name in enumerate(names)}
-        # An annotator without any label here: the rating has no counterpart, yet counts as a row of its own.
-        index = np.array([known.get(name, len(names) + n) for n, name in enumerate(targets)] + [-1], dtype=np.int64)
-        about = index[target_codes]
-    _, row_of = combine_codes([unit_of[own], about])
-    repeated = find_repeats(row_of * len(rules.raters) + raters)
-    keep = ~repeated
-    first, row_of = combine_codes([unit_of[own][keep], about[keep]])
-    table = np.full((len(first), len(rules.raters)), NOT_ASKED, dtype=np.int64)
-    table[row_of, raters[keep]] = ratings[own][keep]
-    return unit_of[own][keep][first], about[keep][first], table, int(repeated.sum())
+    repeated = find_repeats(unit_of[own] * len(rules.raters) + raters)
+    keep = own[~repeated]
+    rated, row_of = np.unique(unit_of[keep], return_inverse=True)
+    table = np.full((len(rated), len(rules.raters)), NOT_ASKED, dtype=np.int64)
+    table[row_of, raters[~repeated]] = ratings[keep]
+    return rated, table, int(repeated.sum())
 
 
 def _find_slices(

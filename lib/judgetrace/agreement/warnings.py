@@ -32,7 +32,8 @@ def find_warnings(figures: Figures, raters: Sequence[str], replicates: int) -> I
 
 
 def _find_skew(figures: Figures, dimension: str) -> Iterator[str]:
-    who = ("human_ceiling", "each annotator", "the other annotators")
+    # Not of the ceiling, which units of one label have no part in.
+    who = ("human_human", ALL_ANNOTATORS, "")
     units = {
         where[3]: figures.one_of(where, who).get("num_units", 0)
         for where in figures.list_slices(dimension)
