@@ -70,7 +70,9 @@ def test_metrics_are_those_of_scipy_and_sklearn_over_the_items_that_have_a_ratin
         assert found[f"{name}_qwk"] == pytest.approx(cohen_kappa_score(levels, truth, weights="quadratic"))
         assert found[f"{name}_mse"] == pytest.approx(np.mean((given - targets) ** 2))
         assert found[f"{name}_coverage"] == len(pairs) / 200
-    assert found["score"] == found["expected_tau"]
+    assert found["truncated"] == 0.0
+    if not missing:
+        assert found["score"] == found["expected_tau"], "to the last bit"
 
 
 def test_the_deciding_rating_is_the_score() -> None:
@@ -78,6 +80,32 @@ def test_the_deciding_rating_is_the_score() -> None:
 
     assert measure_ratings(ratings, {"": SCALE}, "sampled")["score"] == pytest.approx(-1.0)
     assert measure_ratings(ratings, {"": SCALE}, "expected")["score"] == pytest.approx(1.0)
+
+
+def test_items_without_a_rating_count_against_the_score() -> None:
+    # Two of 256 answers ended, in the right order; of tau alone nothing could ever be better.
+    few = [rate("-4", "-4"), rate("10", "10"), *[rate("1", None)] * 254]
+    # (1/3 + 1) * 3/4 - 1: of three pairs two agree and one does not.
+    more = [rate("-4", "1"), rate("1", "-4"), rate("10", "10"), rate("1", None)]
+
+    assert measure_ratings(few, {"": SCALE}, "sampled")["sampled_tau"] == pytest.approx(1.0)
+    assert measure_ratings(few, {"": SCALE}, "sampled")["score"] == pytest.approx(2 * 2 / 256 - 1)
+    assert measure_ratings(more, {"": SCALE}, "sampled")["score"] == pytest.approx(0.0)
+
+
+def test_the_score_takes_the_coverage_of_the_deciding_rating() -> None:
+    ratings = [rate("-4", "-4", -3.0), rate("10", "10", 9.0), rate("1", None, 2.0), rate("1", None, 2.0)]
+
+    assert measure_ratings(ratings, {"": SCALE}, "sampled")["score"] == pytest.approx((1 + 1) * 2 / 4 - 1)
+    assert measure_ratings(ratings, {"": SCALE}, "expected")["score"] == pytest.approx(1.0)
+
+
+def test_the_share_of_cut_answers_is_told() -> None:
+    cut = ItemRating("", "1", None, None, "on and on", was_cut=True)
+
+    assert measure_ratings([cut, rate("1", "1", 1.0), cut, cut], {"": SCALE}, "expected")["truncated"] == 0.75
+    red = ItemRating("", "red", None, None, "on and on", was_cut=True)
+    assert measure_ratings([red, rate("red", "red")], {"": COLOURS}, "expected")["truncated"] == 0.5
 
 
 def test_metrics_by_hand() -> None:
@@ -102,13 +130,14 @@ def test_metrics_are_means_over_dimensions_and_not_over_items() -> None:
     assert found["sampled_mse"] == pytest.approx((0 + 14**2) / 2)
 
 
-def test_an_undefined_dimension_is_left_out_of_the_mean() -> None:
+def test_an_undefined_dimension_is_left_out_of_the_means_and_counts_as_the_worst_in_the_score() -> None:
     tone = [rate("-4", "-4", dimension="tone"), rate("10", "10", dimension="tone")]
     constant = [rate("1", "1", dimension="length"), rate("1", "10", dimension="length")]
 
     found = measure_ratings([*tone, *constant], {"tone": SCALE, "length": SCALE}, "sampled")
 
     assert found["sampled_tau"] == pytest.approx(1.0)
+    assert found["score"] == pytest.approx((1.0 - 1.0) / 2)
 
 
 def test_a_nominal_scale_is_measured_by_kappa() -> None:
@@ -118,7 +147,8 @@ def test_a_nominal_scale_is_measured_by_kappa() -> None:
     found = measure_ratings([rate(a, b) for a, b in pairs] + [rate("red", None)], {"": COLOURS}, "expected")
 
     kappa = cohen_kappa_score(*zip(*pairs, strict=True))
-    assert found == pytest.approx({"sampled_kappa": kappa, "sampled_coverage": 50 / 51, "score": kappa})
+    expected = {"sampled_kappa": kappa, "sampled_coverage": 50 / 51, "truncated": 0.0}
+    assert found == pytest.approx({**expected, "score": (kappa + 1) * 50 / 51 - 1})
 
 
 @pytest.mark.parametrize(
@@ -208,6 +238,7 @@ def test_the_expected_rating_stands_where_a_rating_engine_would_score_it(
     (found,) = validator.rate(model, [row], synced=False, batch=4)
 
     assert (found.sampled, found.target) == (sampled, "1")
+    assert found.was_cut == ("and on" in answer)
     if before is None:
         assert found.expected is None
     else:

@@ -117,7 +117,7 @@ def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, p
     # Without a CPU for reading, workers would wait for their first examples for ever.
     reading = {"CPU": READ_CPUS}
     wait_for_room(f"train_rater with {count} worker(s)", needs, count, config.cluster.wait_s, beside=reading)
-    with watch_board(console, plan.num_steps, needs) as board:
+    with watch_board(console, config, plan.num_steps, needs) as board:
         result = _fit(config, spec, board)
         fault = read_fault(run, driver) or ask_fault(board)
     if fault is not None:
