@@ -17,7 +17,7 @@ from sklearn.metrics import cohen_kappa_score
 from judgetrace.guideline import parse_guideline
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.sampling import draw_seed
-from judgetrace.scale import Scale
+from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.storage import Folder, encode_parquet
 from judgetrace.tokenization import encode_texts
 from judgetrace.training.encoding import ExampleEncoder
@@ -170,14 +170,14 @@ class ScriptedModel:
         self._model = make_model(400).eval()
         self._answers = [encode_texts(tokenizer, [answer])[0] for answer in answers]
         self.parameters = self._model.parameters
-        self.num_passes = self.longest_prompt = 0
+        self.num_passes = self.longest_prompt = self.limit = 0
 
     def __call__(self, **arguments: Any) -> Any:
         self.num_passes += 1
         return self._model(**arguments)
 
     def generate(self, *, input_ids: torch.Tensor, max_new_tokens: int, pad_token_id: int, **_: Any) -> torch.Tensor:
-        self.longest_prompt = max(self.longest_prompt, input_ids.shape[1])
+        self.longest_prompt, self.limit = max(self.longest_prompt, input_ids.shape[1]), max_new_tokens
         own, self._answers = self._answers[: len(input_ids)], self._answers[len(input_ids) :]
         own = [answer[:max_new_tokens] for answer in own]
         longest = max(map(len, own))
@@ -245,6 +245,33 @@ def test_the_expected_rating_stands_where_a_rating_engine_would_score_it(
         prompt = next(entry[1] for entry in encoder.encode_prompts([row], [encoder.max_tokens]) if entry is not None)
         prefix = [*prompt, *encode_texts(tokenizer, [before])[0]]
         assert found.expected == pytest.approx(expect_by_hand(model, tokenizer, prefix), rel=1e-5)
+
+
+def test_a_rating_without_thinking_may_be_as_long_as_the_longest_level_of_any_scale() -> None:
+    tokenizer = make_tokenizer()
+    level = "QXZQXZQXZQXZQXZQXZQX"
+    tags = sum(len(encode_texts(tokenizer, [tag])[0]) for tag in ("<rating>", "</rating>"))
+    assert len(encode_texts(tokenizer, [level])[0]) == 20
+    scale = ScaleConfig(values=("-4", "1"), dimensions={"tone": Scale(values=("No", level))})
+    encoder = ExampleEncoder(make_spec(form="none", thinks=False, scale=scale), tokenizer)
+    validator = Validator(encoder, ThinkingConfig(format="none"), encoder.stop_ids, encoder.pad_id, 512)
+    model = ScriptedModel(tokenizer, [f"<rating>{level}</rating><|im_end|>"])
+    row = {"dimension": "tone", "fields": json.dumps({"text": "so"}), "target_label": "No"}
+
+    (found,) = validator.rate(model, [row], synced=False, batch=1)
+
+    assert (found.sampled, found.was_cut) == (level, False)
+    assert model.limit == tags + 20 + 2
+
+
+def test_a_rating_of_short_levels_has_16_tokens() -> None:
+    tokenizer = make_tokenizer()
+    _, validator = make_validator(tokenizer, "none")
+    model = ScriptedModel(tokenizer, ["on and on " * 99])
+
+    validator.rate(model, make_rows(1), synced=False, batch=1)
+
+    assert model.limit == 16
 
 
 @pytest.mark.parametrize("answers", [["on and on " * 99] * 4, ["Good.\n<rating>10</rating><|im_end|>"] * 4])

@@ -25,7 +25,9 @@ from judgetrace.training.progress import UNDEFINED_SCORE
 from judgetrace.training.shared_prefix import lay_out_prompts
 
 RATING_TOKENS = 16
-"""Tokens that a rating without thinking takes at most."""
+"""Tokens that a rating without thinking may take, where no level takes more."""
+END_TOKENS = 2
+"""Tokens beside a rating: what ends the turn, and a blank or line break."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Validator:
         self._encoder, self._thinking, self._pad = encoder, thinking, pad
         self._shares_prefix = shares_prefix
         self._stop_ids = list(stop_ids)
-        self._limit = RATING_TOKENS if thinking.format == "none" else max_new_tokens
+        needed = encoder.count_rating_tokens() + END_TOKENS
+        self._limit = max(RATING_TOKENS, needed) if thinking.format == "none" else max_new_tokens
 
     def rate(self, model: Any, items: Sequence[Mapping[str, Any]], synced: bool, batch: int) -> list[ItemRating]:
         """Rate items that the guideline covers, `batch` at once; one whose prompt alone is too long has no rating.
