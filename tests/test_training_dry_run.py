@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from jobs import train_rater
 from judgetrace.config import UserError, load_config
 from judgetrace.corpus import FORMAT_VERSION
 from judgetrace.storage import Folder, encode_parquet
 from judgetrace.training.config import TrainRaterConfig
+from judgetrace.training.estimate import ModelShape, Sharing, WorkerPass
 from judgetrace.training.inputs import TrainInputs
 from judgetrace.training.order import EpochOrder, share_padding
-from judgetrace.training.outlook import measure_shape, plan_pass, read_sharing
-from judgetrace.training.sample import ExampleSample, estimate_epoch, sample_examples
+from judgetrace.training.outlook import Outlook, measure_shape, plan_pass, print_hours, read_sharing
+from judgetrace.training.sample import EpochEstimate, ExampleSample, estimate_epoch, sample_examples
 from tests.disk_store import ASKED
 from tests.trace_tables import make_items
 from tests.train_runs import make_tiny_model, prepare_model, write_traces, write_train_config
@@ -86,6 +90,7 @@ def test_a_dry_run_shows_an_example_and_what_training_takes_and_writes_nothing(t
     assert "Units of train: 120 usable; left out: none" in told
     assert "120 examples, 15 steps of 8" in told
     assert "> zero1" in told
+    assert "at the start" in told
     assert "max_epochs 10 = 150 steps" in told
     assert "max_steps 6 = 6 steps" in told
     assert "A100 80 GB" in told
@@ -195,3 +200,16 @@ def test_a_deepspeed_config_of_ones_own_is_read_for_what_it_does():
     found = read_sharing(json.loads(json.dumps({"zero_optimization": own})))
     assert (found.stage, found.offloads_optimizer, found.offloads_parameters) == (1, True, False)
     assert found.bucket_numbers == 2000
+
+
+def test_a_gpu_that_cannot_hold_the_whole_base_is_too_small_however_many_share_it():
+    # 45 billion parameters are 90 GB in bf16, and a 64th of them 1.4 GB.
+    shape = ModelShape(45 * 10**9, 10**8, 80, 8192, 8192, 28672, True, 32000)
+    config = TrainRaterConfig(corpus="c", traces=("t",), run="r", model={"path": "base"})
+    for parameters, is_too_small in ((45 * 10**9, True), (35 * 10**9, False)):
+        work = WorkerPass(1, 100, 100, 2, recomputes=True)
+        outlook = Outlook(config, Sharing(3), replace(shape, num_parameters=parameters), work)
+        text = io.StringIO()
+        print_hours(Console(file=text, width=200), outlook, EpochEstimate(1000, 1e6, 1e6, 0.0, 8))
+        (row,) = [line for line in text.getvalue().splitlines() if "H100 80 GB" in line]
+        assert row.rstrip(" \u2502").endswith("too small") == is_too_small

@@ -36,7 +36,7 @@ def test_states_of_7_5_billion_parameters_on_64_gpus_are_those_of_the_zero_paper
     # Rajbhandari et al. 2020, figure 1: K = 12, 7.5 billion parameters, 64 GPUs.
     shape = replace(SMALL, num_parameters=7_500_000_000, num_trained=7_500_000_000)
     memory = estimate_memory(shape, Sharing(stage), 64, NOTHING)
-    assert memory.total / 1e9 == pytest.approx(gigabytes, rel=0.01)
+    assert memory.training / 1e9 == pytest.approx(gigabytes, rel=0.01)
 
 
 def test_frozen_parameters_have_no_gradients_and_no_optimizer_states():
@@ -54,7 +54,20 @@ def test_offloading_moves_states_into_main_memory():
     assert (memory.parameters, memory.gradients, memory.optimizer) == (2000, 0, 0)
     assert memory.offloaded == (12 + 2) * 1000 / 4
     memory = estimate_memory(SMALL, Sharing(3, offloads_optimizer=True, offloads_parameters=True), 4, NOTHING)
-    assert (memory.total, memory.offloaded) == (0, (12 + 2 + 2) * 1000 / 4)
+    assert (memory.training, memory.offloaded) == (0, (12 + 2 + 2) * 1000 / 4)
+
+
+def test_every_worker_holds_the_whole_base_before_it_is_shared_out():
+    # 8 billion parameters in bf16, all but 40 million frozen, on 64 GPUs: of 16 GB each keeps 0.25 GB, 0.08/64 GB of
+    # gradients and 12 bytes for each trained one of its share; offloaded it keeps nothing.
+    shape = replace(SMALL, num_parameters=8_000_000_000, num_trained=40_000_000)
+    memory = estimate_memory(shape, Sharing(3), 64, NOTHING)
+    assert memory.training == (16e9 + 0.08e9 + 0.48e9) / 64
+    assert (memory.whole_base, memory.peak) == (16e9, 16e9)
+    assert estimate_memory(shape, Sharing(3, True, True), 64, NOTHING).peak == 16e9
+    # 0.08 GB of gradients and 0.48/64 GB of optimizer states stand beside the whole base in training, too.
+    assert estimate_memory(shape, Sharing(1), 64, NOTHING).peak == 16e9 + 0.08e9 + 0.48e9 / 64
+    assert estimate_memory(shape, Sharing(3), 64, replace(NOTHING, number_bytes=4)).peak == 32e9
 
 
 def test_in_fp32_stage_3_needs_no_second_copy_of_the_parameters():

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from judgetrace.storage import Folder
 from judgetrace.training.config import TrainRaterConfig
-from judgetrace.training.outcome import list_ignored, print_complete
+from judgetrace.training.outcome import Trained, list_ignored, print_complete, print_outcome
+from judgetrace.training.progress import Progress
 
 
 def make_config(run: str = "r", **sections: dict[str, object]) -> TrainRaterConfig:
@@ -37,3 +38,23 @@ def test_what_an_earlier_version_did_not_know_and_where_a_job_runs_is_no_change(
     del earlier["output"]["base_license"], earlier["validation"]
     changed = make_config(output={"base_license": "mit"}, workers={"num_workers": 4}, validation={"batch": 2})
     assert list_ignored(earlier, changed) == []
+
+
+def tell_outcome(*scores: float) -> str:
+    """Print the outcome of a run validated after these many steps, each of another score; the last one is kept."""
+    progress = Progress()
+    for step, score in enumerate(scores):
+        progress.step = step
+        progress.history.append({"step": step, "validation": None})
+        progress.note_validation({"score": score})
+    text = io.StringIO()
+    print_outcome(Console(file=text, width=500), "run", Trained(progress, None, {"step": step, "score": scores[-1]}))
+    return text.getvalue()
+
+
+def test_an_untuned_base_is_called_best_only_where_something_was_measured():
+    assert "No checkpoint scored better than the untuned base" in tell_outcome(0.3, 0.2)
+    assert "scored better" not in tell_outcome(0.3, 0.4)
+    nothing = tell_outcome(-1.0, -1.0)
+    assert "No validation had a score" in nothing
+    assert "untuned base" not in nothing

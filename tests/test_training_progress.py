@@ -54,6 +54,14 @@ def test_a_rising_score_goes_on_to_the_end() -> None:
     assert train({step: step / 1000 for step in range(20, 500, 20)}, 400, patience=40).step == 400
 
 
+def test_patience_counts_from_the_first_score_that_is_defined() -> None:
+    # No answer ends within validation.max_new_tokens at first; -1 is the score of nothing.
+    never = dict.fromkeys(range(0, 400, 20), -1.0)
+
+    assert train(never, 400, patience=100).step == 400
+    assert train(never | {200: -0.9}, 400, patience=100).step == 300, "what comes after is no better"
+
+
 def test_training_without_validation_never_stalls() -> None:
     assert train({}, 300, patience=1).step == 300
 
@@ -83,6 +91,16 @@ def test_progress_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
     progress.save(tmp_path)
 
     assert Progress.load(tmp_path) == progress
+
+
+def test_a_checkpoint_of_before_scores_knew_of_coverage_is_read(tmp_path: Path) -> None:
+    row = make_row(20, validation={"expected_tau": None, "score": -1.0})
+    saved = {"step": 100, "best_score": -1.0, "best_step": 0, "history": [row]}
+    (tmp_path / "progress.json").write_text(json.dumps(saved))
+
+    progress = Progress.load(tmp_path)
+
+    assert (progress.step, progress.has_score, progress.has_stalled(100)) == (100, False, False)
 
 
 def test_metrics_have_a_row_a_step() -> None:

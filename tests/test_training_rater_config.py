@@ -60,3 +60,11 @@ def test_an_adapter_is_asked_on_top_of_its_base() -> None:
     config = read_back(model={"path": "org/base", "revision": "v2"}, output={"form": "adapter"})
 
     assert config.model.model_dump() == {"path": "org/base", "revision": "v2", "adapter": "runs/r/rater"}
+
+
+def test_a_rater_that_was_trained_on_gpus_is_asked_on_one() -> None:
+    on_gpus = read_back(workers={"num_workers": 8, "num_gpus": 0.5, "num_cpus": 4})
+    without = read_back(workers={"num_workers": 8, "num_cpus": 4})
+
+    assert (on_gpus.engine.num_gpus, on_gpus.engine.num_cpus) == (1, 4)
+    assert without.engine.model_dump(exclude_defaults=True) == {}

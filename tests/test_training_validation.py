@@ -17,7 +17,7 @@ from sklearn.metrics import cohen_kappa_score
 from judgetrace.guideline import parse_guideline
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.sampling import draw_seed
-from judgetrace.scale import Scale
+from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.storage import Folder, encode_parquet
 from judgetrace.tokenization import encode_texts
 from judgetrace.training.encoding import ExampleEncoder
@@ -70,7 +70,9 @@ def test_metrics_are_those_of_scipy_and_sklearn_over_the_items_that_have_a_ratin
         assert found[f"{name}_qwk"] == pytest.approx(cohen_kappa_score(levels, truth, weights="quadratic"))
         assert found[f"{name}_mse"] == pytest.approx(np.mean((given - targets) ** 2))
         assert found[f"{name}_coverage"] == len(pairs) / 200
-    assert found["score"] == found["expected_tau"]
+    assert found["truncated"] == 0.0
+    if not missing:
+        assert found["score"] == found["expected_tau"], "to the last bit"
 
 
 def test_the_deciding_rating_is_the_score() -> None:
@@ -78,6 +80,32 @@ def test_the_deciding_rating_is_the_score() -> None:
 
     assert measure_ratings(ratings, {"": SCALE}, "sampled")["score"] == pytest.approx(-1.0)
     assert measure_ratings(ratings, {"": SCALE}, "expected")["score"] == pytest.approx(1.0)
+
+
+def test_items_without_a_rating_count_against_the_score() -> None:
+    # Two of 256 answers ended, in the right order; of tau alone nothing could ever be better.
+    few = [rate("-4", "-4"), rate("10", "10"), *[rate("1", None)] * 254]
+    # (1/3 + 1) * 3/4 - 1: of three pairs two agree and one does not.
+    more = [rate("-4", "1"), rate("1", "-4"), rate("10", "10"), rate("1", None)]
+
+    assert measure_ratings(few, {"": SCALE}, "sampled")["sampled_tau"] == pytest.approx(1.0)
+    assert measure_ratings(few, {"": SCALE}, "sampled")["score"] == pytest.approx(2 * 2 / 256 - 1)
+    assert measure_ratings(more, {"": SCALE}, "sampled")["score"] == pytest.approx(0.0)
+
+
+def test_the_score_takes_the_coverage_of_the_deciding_rating() -> None:
+    ratings = [rate("-4", "-4", -3.0), rate("10", "10", 9.0), rate("1", None, 2.0), rate("1", None, 2.0)]
+
+    assert measure_ratings(ratings, {"": SCALE}, "sampled")["score"] == pytest.approx((1 + 1) * 2 / 4 - 1)
+    assert measure_ratings(ratings, {"": SCALE}, "expected")["score"] == pytest.approx(1.0)
+
+
+def test_the_share_of_cut_answers_is_told() -> None:
+    cut = ItemRating("", "1", None, None, "on and on", was_cut=True)
+
+    assert measure_ratings([cut, rate("1", "1", 1.0), cut, cut], {"": SCALE}, "expected")["truncated"] == 0.75
+    red = ItemRating("", "red", None, None, "on and on", was_cut=True)
+    assert measure_ratings([red, rate("red", "red")], {"": COLOURS}, "expected")["truncated"] == 0.5
 
 
 def test_metrics_by_hand() -> None:
@@ -102,13 +130,14 @@ def test_metrics_are_means_over_dimensions_and_not_over_items() -> None:
     assert found["sampled_mse"] == pytest.approx((0 + 14**2) / 2)
 
 
-def test_an_undefined_dimension_is_left_out_of_the_mean() -> None:
+def test_an_undefined_dimension_is_left_out_of_the_means_and_counts_as_the_worst_in_the_score() -> None:
     tone = [rate("-4", "-4", dimension="tone"), rate("10", "10", dimension="tone")]
     constant = [rate("1", "1", dimension="length"), rate("1", "10", dimension="length")]
 
     found = measure_ratings([*tone, *constant], {"tone": SCALE, "length": SCALE}, "sampled")
 
     assert found["sampled_tau"] == pytest.approx(1.0)
+    assert found["score"] == pytest.approx((1.0 - 1.0) / 2)
 
 
 def test_a_nominal_scale_is_measured_by_kappa() -> None:
@@ -118,7 +147,8 @@ def test_a_nominal_scale_is_measured_by_kappa() -> None:
     found = measure_ratings([rate(a, b) for a, b in pairs] + [rate("red", None)], {"": COLOURS}, "expected")
 
     kappa = cohen_kappa_score(*zip(*pairs, strict=True))
-    assert found == pytest.approx({"sampled_kappa": kappa, "sampled_coverage": 50 / 51, "score": kappa})
+    expected = {"sampled_kappa": kappa, "sampled_coverage": 50 / 51, "truncated": 0.0}
+    assert found == pytest.approx({**expected, "score": (kappa + 1) * 50 / 51 - 1})
 
 
 @pytest.mark.parametrize(
@@ -140,14 +170,14 @@ class ScriptedModel:
         self._model = make_model(400).eval()
         self._answers = [encode_texts(tokenizer, [answer])[0] for answer in answers]
         self.parameters = self._model.parameters
-        self.num_passes = self.longest_prompt = 0
+        self.num_passes = self.longest_prompt = self.limit = 0
 
     def __call__(self, **arguments: Any) -> Any:
         self.num_passes += 1
         return self._model(**arguments)
 
     def generate(self, *, input_ids: torch.Tensor, max_new_tokens: int, pad_token_id: int, **_: Any) -> torch.Tensor:
-        self.longest_prompt = max(self.longest_prompt, input_ids.shape[1])
+        self.longest_prompt, self.limit = max(self.longest_prompt, input_ids.shape[1]), max_new_tokens
         own, self._answers = self._answers[: len(input_ids)], self._answers[len(input_ids) :]
         own = [answer[:max_new_tokens] for answer in own]
         longest = max(map(len, own))
@@ -208,12 +238,40 @@ def test_the_expected_rating_stands_where_a_rating_engine_would_score_it(
     (found,) = validator.rate(model, [row], synced=False, batch=4)
 
     assert (found.sampled, found.target) == (sampled, "1")
+    assert found.was_cut == ("and on" in answer)
     if before is None:
         assert found.expected is None
     else:
         prompt = next(entry[1] for entry in encoder.encode_prompts([row], [encoder.max_tokens]) if entry is not None)
         prefix = [*prompt, *encode_texts(tokenizer, [before])[0]]
         assert found.expected == pytest.approx(expect_by_hand(model, tokenizer, prefix), rel=1e-5)
+
+
+def test_a_rating_without_thinking_may_be_as_long_as_the_longest_level_of_any_scale() -> None:
+    tokenizer = make_tokenizer()
+    level = "QXZQXZQXZQXZQXZQXZQX"
+    tags = sum(len(encode_texts(tokenizer, [tag])[0]) for tag in ("<rating>", "</rating>"))
+    assert len(encode_texts(tokenizer, [level])[0]) == 20
+    scale = ScaleConfig(values=("-4", "1"), dimensions={"tone": Scale(values=("No", level))})
+    encoder = ExampleEncoder(make_spec(form="none", thinks=False, scale=scale), tokenizer)
+    validator = Validator(encoder, ThinkingConfig(format="none"), encoder.stop_ids, encoder.pad_id, 512)
+    model = ScriptedModel(tokenizer, [f"<rating>{level}</rating><|im_end|>"])
+    row = {"dimension": "tone", "fields": json.dumps({"text": "so"}), "target_label": "No"}
+
+    (found,) = validator.rate(model, [row], synced=False, batch=1)
+
+    assert (found.sampled, found.was_cut) == (level, False)
+    assert model.limit == tags + 20 + 2
+
+
+def test_a_rating_of_short_levels_has_16_tokens() -> None:
+    tokenizer = make_tokenizer()
+    _, validator = make_validator(tokenizer, "none")
+    model = ScriptedModel(tokenizer, ["on and on " * 99])
+
+    validator.rate(model, make_rows(1), synced=False, batch=1)
+
+    assert model.limit == 16
 
 
 @pytest.mark.parametrize("answers", [["on and on " * 99] * 4, ["Good.\n<rating>10</rating><|im_end|>"] * 4])

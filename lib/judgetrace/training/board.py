@@ -13,10 +13,13 @@ from rich.console import Console
 
 from judgetrace.live import format_seconds
 from judgetrace.session import StageWatch
+from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.standing import Fault
 
 SHOW_EVERY_S = 15.0
 QUIET_S = 120.0
+MIN_COVERAGE = 0.5
+"""Below it cut answers are warned of."""
 
 
 class Board:
@@ -67,7 +70,9 @@ def ask_fault(board: Any) -> Fault | None:
 
 
 @contextmanager
-def watch_board(console: Console, num_steps: int, needs: Mapping[str, float]) -> Iterator[Any]:
+def watch_board(
+    console: Console, config: TrainRaterConfig, num_steps: int, needs: Mapping[str, float]
+) -> Iterator[Any]:
     """Make a board, and show what is noted on it while the block runs; says so when nothing is for a while.
 
     `needs` are the Ray resources of a worker.
@@ -81,7 +86,7 @@ def watch_board(console: Console, num_steps: int, needs: Mapping[str, float]) ->
     stop = threading.Event()
 
     def watch() -> None:
-        shown_at = float("-inf")
+        shown_at, has_warned = float("-inf"), False
         while not stop.wait(1.0):
             try:
                 rows = ray.get(board.fetch.remote(), timeout=30)
@@ -95,6 +100,10 @@ def watch_board(console: Console, num_steps: int, needs: Mapping[str, float]) ->
                 if row["validation"] is not None or (due and row is rows[-1]):
                     console.print(describe_row(row, num_steps), highlight=False, soft_wrap=True)
                     shown_at = time.monotonic()
+                warning = None if has_warned or row["validation"] is None else warn_of_cuts(row["validation"], config)
+                if warning is not None:
+                    console.print(warning, highlight=False, markup=False, soft_wrap=True)
+                    has_warned = True
 
     stage = StageWatch("train_rater (workers start, validate, or wait for room or examples)", needs, math.inf, QUIET_S)
     thread = threading.Thread(target=watch, name="training-board", daemon=True)
@@ -129,3 +138,19 @@ def describe_validation(metrics: Mapping[str, float | None]) -> str:
             shown = "  ".join(f"{name} {'undefined' if v is None else format(v, '.3f')}" for name, v in own.items())
             lines += f"\n  validation, {kind} rating: {shown}"
     return lines
+
+
+def warn_of_cuts(metrics: Mapping[str, float | None], config: TrainRaterConfig) -> str | None:
+    """Warn of a validation that cut answers and left most items without the rating that is scored; None of others.
+
+    A rater that does not think is cut by what its levels take, which no setting changes.
+    """
+    coverage = metrics.get(f"{config.validation.rating}_coverage", metrics.get("sampled_coverage"))
+    truncated = metrics.get("truncated")
+    if not config.thinks or not truncated or coverage is None or coverage >= MIN_COVERAGE:
+        return None
+    return (
+        f"Warning: {coverage:.0%} of the validation items have a rating; {truncated:.0%} of the answers were cut at "
+        f"validation.max_new_tokens = {config.validation.max_new_tokens}. So few ratings choose checkpoints badly: "
+        "raise it, in another run folder."
+    )

@@ -120,14 +120,23 @@ class ValidationConfig(BaseModel):
     max_items: int = Field(
         default=256, ge=0, description="Items of the validation split at most, by a hash of the seed; 0 is off."
     )
-    max_new_tokens: int = Field(default=512, ge=1, description="Tokens that the rater may write for an item.")
+    max_new_tokens: int = Field(
+        default=512,
+        ge=1,
+        description="Tokens that the rater may write for an item. Thinking that is longer is cut and has no rating, "
+        "which counts against the score.",
+    )
     batch: int = Field(default=16, ge=1, description="Items that a worker asks at once.")
     patience_steps: int = Field(
-        default=100, ge=1, description="Stop when Kendall's tau has not risen for so many steps; the best is kept."
+        default=100,
+        ge=1,
+        description="Stop when the score has not risen for so many steps, counted from the first one that is defined; "
+        "the best is kept. The score is (tau + 1) * coverage - 1, a mean over dimensions: Kendall's tau where every "
+        "item has a rating, -1 where none has. Of nominal scales kappa in place of tau.",
     )
     rating: Literal["sampled", "expected"] = Field(
         default="expected",
-        description="Which rating's tau decides: the one that the rater writes (greedily), or the expectation over the "
+        description="Which rating is scored: the one that the rater writes (greedily), or the expectation over the "
         "scale after what it wrote. Both are logged.",
     )
 

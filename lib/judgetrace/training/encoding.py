@@ -20,7 +20,7 @@ from judgetrace.engine import ModelConfig
 from judgetrace.guideline import parse_guideline
 from judgetrace.level_tree import LevelTree, find_within_tag
 from judgetrace.model_store import fetch_folder
-from judgetrace.parsing import RATING_OPEN, THINK_TAGS, Tags
+from judgetrace.parsing import RATING_CLOSE, RATING_OPEN, THINK_TAGS, Tags
 from judgetrace.prompts import PromptConfig, PromptRenderer, neutralise, shorten_fields
 from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.tokenization import (
@@ -142,6 +142,13 @@ class ExampleEncoder:
         whole = encode_texts(self._tokenizer, [RATING_OPEN + text for text in texts])
         alone = encode_texts(self._tokenizer, texts)
         return [find_within_tag(opening, *pair) for pair in zip(whole, alone, strict=True)]
+
+    def count_rating_tokens(self) -> int:
+        """Count the tokens of the longest rating on all scales, with its tags."""
+        scale = self._spec.scale
+        levels = [*(scale.values or ()), *(level for own in scale.dimensions.values() for level in own.values)]
+        closed = self._encode_within_tag([level + RATING_CLOSE for level in levels])
+        return len(self.encode_text(RATING_OPEN)) + max(map(len, closed))
 
     def _write_answer(self, row: Mapping[str, Any], prompt: tuple[str, list[int]] | None) -> AnswerText:
         opens = prompt is not None and prompt[0].rstrip().endswith(self._spec.tags[0])

@@ -97,12 +97,19 @@ class WorkerMemory:
     buckets: float
     activations: float
     logits: float
+    whole_base: float
+    """Before training, with every sharing: DeepSpeed moves the model there as a whole, and shares it out only then."""
     offloaded: float = 0.0
 
     @property
-    def total(self) -> float:
-        """Bytes where it computes."""
+    def training(self) -> float:
+        """Bytes where it computes, while it trains."""
         return self.parameters + self.gradients + self.optimizer + self.buckets + self.activations + self.logits
+
+    @property
+    def peak(self) -> float:
+        """Bytes that it must have where it computes."""
+        return max(self.whole_base, self.training)
 
 
 def estimate_memory(shape: ModelShape, sharing: Sharing, workers: int, work: WorkerPass) -> WorkerMemory:
@@ -124,6 +131,7 @@ def estimate_memory(shape: ModelShape, sharing: Sharing, workers: int, work: Wor
         buckets=float(width * (sharing.bucket_numbers if width == 2 else min(sharing.bucket_numbers, trained))),
         activations=estimate_activations(shape, work),
         logits=float(LOGIT_BYTES * work.num_examples * work.num_answer_tokens * shape.vocabulary),
+        whole_base=float(width * shape.num_parameters),
     )
     return _offload(memory, sharing, width * trained / workers)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from judgetrace.engine import ModelConfig
 from judgetrace.model_store import fetch_folder, is_folder
 from judgetrace.storage import Folder
 from judgetrace.training.config import LoraConfig, OutputConfig
-from judgetrace.training.faults import is_disk_full
+from judgetrace.training.faults import is_disk_full, is_out_of_memory
 
 RATER = "rater"
 """Where in the run folder the model lies."""
+EXPORT_TRIES = 4
+"""How often an export is begun whose worker is lost."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,11 @@ def export_rater(spec: ExportSpec, checkpoint: Path, state_tag: str) -> list[str
     from judgetrace.training.encoding import load_tokenizer
     from judgetrace.training.models import add_adapter, load_base, write_model
 
-    state = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=state_tag, exclude_frozen_parameters=True)
-    model = add_adapter(load_base(spec.model, torch.float32), spec.adapter, spec.seed)
+    # Lazily: parts that ZeRO 3 has divided are put together one by one.
+    state = get_fp32_state_dict_from_zero_checkpoint(
+        str(checkpoint), tag=state_tag, exclude_frozen_parameters=True, lazy_mode=True
+    )
+    model = add_adapter(load_base(spec.model), spec.adapter, spec.seed)
     folder = Path(tempfile.mkdtemp(prefix="judgetrace-rater-"))
     try:
         write_model(
@@ -68,6 +74,8 @@ def export_checkpoint(spec: ExportSpec, checkpoint: Any, state_tag: str) -> list
     except UserError as error:
         return error
     except Exception as error:
+        if is_out_of_memory(error):
+            return explain_memory(spec, error)
         temporary = Path(tempfile.gettempdir())
         if not is_disk_full(error, temporary):
             raise
@@ -75,6 +83,55 @@ def export_checkpoint(spec: ExportSpec, checkpoint: Any, state_tag: str) -> list
             f"the rater could not be written: {error}\nMake room (in {temporary} of the machine that writes it, or in "
             "the run folder), and run the same command again; its checkpoint is intact."
         )
+
+
+def await_export(ask: Callable[[], list[str] | UserError], spec: ExportSpec) -> list[str]:
+    """Ask for an export until a worker lives to its end; returns the names of the rater's files. Raises UserError.
+
+    `ask` gets what export_checkpoint returns from a task with max_retries = 0: else Ray would for ever try again what
+    takes too much memory.
+    """
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+
+    for tries_left in reversed(range(EXPORT_TRIES)):
+        try:
+            names = ask()
+        except OutOfMemoryError as error:
+            raise explain_memory(spec, error) from error
+        except (NodeDiedError, WorkerCrashedError) as error:
+            # The system ends what takes too much memory, too, and does not say why.
+            if not tries_left:
+                raise explain_memory(spec, error) from error
+        else:
+            break
+    if isinstance(names, UserError):
+        raise names
+    return names
+
+
+def explain_memory(spec: ExportSpec, error: Exception) -> UserError:
+    """Explain that there was too little memory to make the rater."""
+    needed = measure_export(spec)
+    return UserError(
+        f"the rater could not be made: {type(error).__name__}: {error}\nIt takes at least {needed:,} bytes "
+        f"({needed / 1e9:.1f} GB) of main memory on one node. Make room for it (a larger node, or less beside it), and "
+        "run the same command again: it goes on from the checkpoint, which is intact."
+    )
+
+
+def measure_export(spec: ExportSpec) -> int:
+    """Measure the bytes that an export takes at least: the model, and the trained weights of the checkpoint in fp32.
+
+    The model is in its base's dtype or in that of the output, whichever is larger; no weights are loaded to tell.
+    """
+    import torch
+
+    from judgetrace.training.models import count_parameters, outline_model
+
+    model = outline_model(spec.model, spec.adapter)
+    width = getattr(torch, spec.output.dtype).itemsize
+    held = sum(p.numel() * max(p.element_size(), width) for p in model.parameters())
+    return int(held + torch.float32.itemsize * count_parameters(model)[1])
 
 
 def upload(source: Path, target: Folder) -> list[str]:

@@ -50,6 +50,7 @@ def explaining_memory() -> Iterator[None]:
             raise
         raise TrainingFaultError(
             f"a worker ran out of memory: {error}\nLower training.micro_batch or set training.activation_checkpointing "
-            "= true (the steps stay the same); or share more out among workers with cluster/deepspeed/zero2.json or "
-            "zero3.json, in another run folder. --dry-run estimates what a worker needs."
+            "= true (the steps stay the same); or share more of what training holds out among workers with "
+            "cluster/deepspeed/zero2.json or zero3.json, in another run folder. A worker must have room for the whole "
+            "base at its start, with any of them. --dry-run estimates what a worker needs."
         ) from error

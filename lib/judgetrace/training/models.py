@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from judgetrace.model_store import fetch_folder
 from judgetrace.training.config import LoraConfig
 
 
-def load_base(model: ModelConfig, dtype: torch.dtype) -> Any:
-    """Load a base for training; one by URL is fetched."""
+def load_base(model: ModelConfig, dtype: torch.dtype | None = None) -> Any:
+    """Load a base, in the dtype that its config or else its weights have unless told; one by URL is fetched."""
     from transformers import AutoModelForCausalLM
 
     folder = fetch_folder(model.path)
-    base = AutoModelForCausalLM.from_pretrained(str(folder), revision=model.revision, dtype=dtype)
+    base = AutoModelForCausalLM.from_pretrained(str(folder), revision=model.revision, dtype=dtype or "auto")
     base.config.use_cache = False
     return base
 
@@ -66,7 +67,7 @@ def count_parameters(model: Any) -> tuple[int, int]:
 def write_model(
     model: Any,
     tokenizer: Any,
-    state: Mapping[str, torch.Tensor],
+    state: Mapping[str, Any],
     folder: Path,
     *,
     base: ModelConfig,
@@ -75,17 +76,15 @@ def write_model(
 ) -> None:
     """Write a model with trained weights, and its tokenizer, as a Hugging Face folder.
 
-    model  the base with its adapter, as it was made for training
-    state  the trained weights by the model's own names; others keep their values
+    model  the base with its adapter, as it was made for training; its base in any dtype
+    state  the trained weights by the model's own names, in fp32, each a tensor or what gives one by `contiguous`, as
+           those that DeepSpeed has not gathered yet; others keep their values
     base   where the base came from, for whoever loads the adapter alone
     """
-    missing, unexpected = model.load_state_dict(dict(state), strict=False)
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert not unexpected, f"the checkpoint has weights that the model lacks: {unexpected[:5]}"
-    assert not trained & set(missing), f"the checkpoint lacks trained weights: {sorted(trained & set(missing))[:5]}"
     has_adapter = hasattr(model, "peft_config")
+    _fill_weights(model, state, torch.float32 if has_adapter else dtype)
     if has_adapter and merge:
-        model = model.merge_and_unload()
+        model = _merge_adapter(model, dtype)
     model = model.to(dtype)
     # The tied output layer is the embedding itself, not a second copy of it.
     if hasattr(model, "tie_weights"):
@@ -96,6 +95,38 @@ def write_model(
     if has_adapter and not merge:
         _name_base(folder / "adapter_config.json", base)
     tokenizer.save_pretrained(folder)
+
+
+def _fill_weights(model: Any, state: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Put trained weights into a model, one after the other, as `dtype`."""
+    own = model.state_dict(keep_vars=True)
+    unexpected = sorted(state.keys() - own.keys())
+    missing = sorted({name for name, p in model.named_parameters() if p.requires_grad} - state.keys())
+    assert not unexpected, f"the checkpoint has weights that the model lacks: {unexpected[:5]}"
+    assert not missing, f"the checkpoint lacks trained weights: {missing[:5]}"
+    for name, lazy in state.items():
+        weights = lazy.contiguous().detach()
+        assert weights.shape == own[name].shape, f"{name}: {weights.shape} in the checkpoint, {own[name].shape} here"
+        # A copy: the checkpoint's may be a part of one long tensor, which would stay for its sake.
+        own[name].data = weights.to(dtype if weights.is_floating_point() else weights.dtype, copy=True)
+
+
+def _merge_adapter(model: Any, dtype: torch.dtype) -> Any:
+    """Merge a LoRA adapter into its base, in fp32 one layer after the other, which is then `dtype`; returns the base.
+
+    So a weight is rounded once, and no more than one layer takes the memory of fp32.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            weight = layer.get_base_layer().weight
+            weight.data = weight.data.float()
+            layer.merge()
+            weight.data = weight.data.to(dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All adapters are already merged")
+        return model.merge_and_unload()
 
 
 def _name_base(adapter_config: Path, base: ModelConfig) -> None:

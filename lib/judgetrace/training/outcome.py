@@ -58,7 +58,7 @@ def describe_training(trained: Trained, plan: TrainPlan) -> dict[str, Any]:
         "best_step": int(trained.best_metrics["step"] or 0),
         "best_validation": trained.best_metrics,
         "untuned_validation": progress.find_validation(0),
-        "untuned_is_best": progress.best_score is not None and progress.best_step == 0,
+        "untuned_is_best": progress.has_score and progress.best_step == 0,
         "padding_share": sum(padded) / max(1, len(padded)),
         "tokens": sum(row["num_tokens"] for row in progress.history),
         "seconds": sum(row["seconds"] for row in progress.history),
@@ -74,8 +74,10 @@ def print_outcome(console: Console, run: str, trained: Trained) -> None:
             if name != "score":
                 before, after = (("undefined" if v is None else f"{v:.3f}") for v in (value, best.get(name)))
                 console.print(f"  {name:<18} {before:>9} {after:>9}")
-    if trained.progress.best_score is not None and trained.progress.best_step == 0:
+    if trained.progress.has_score and trained.progress.best_step == 0:
         console.print("No checkpoint scored better than the untuned base; the best of them became the rater.")
+    elif untuned is not None and not trained.progress.has_score:
+        console.print("No validation had a score, since too few answers had a rating; the newest became the rater.")
     console.print(f"\nRater: [bold]{run}/rater[/]", soft_wrap=True)
 
 

@@ -101,12 +101,14 @@ def print_memory(console: Console, outlook: Outlook) -> None:
         sharings[config.deepspeed.rpartition("/")[2].removesuffix(".json")] = outlook.sharing
     found = [estimate_memory(shape, sharing, workers, work) for sharing in sharings.values()]
     turned = replace(work, recomputes=not work.recomputes)
-    others = [estimate_memory(shape, sharing, workers, turned).total for sharing in sharings.values()]
+    others = [estimate_memory(shape, sharing, workers, turned).peak for sharing in sharings.values()]
     rows = {
         name: [getattr(memory, name) for memory in found]
         for name in ("parameters", "gradients", "optimizer", "buckets", "activations", "logits")
     }
-    rows["in all"] = [memory.total for memory in found]
+    rows["in training"] = [memory.training for memory in found]
+    rows["at the start"] = [memory.whole_base for memory in found]
+    rows["at most"] = [memory.peak for memory in found]
     rows["without checkpointing" if work.recomputes else "with checkpointing"] = others
     rows["and main memory"] = [memory.offloaded for memory in found]
     table = Table(title=f"Memory of each of {workers} worker(s) in GB, estimated", title_justify="left")
@@ -120,9 +122,10 @@ def print_memory(console: Console, outlook: Outlook) -> None:
     console.print(
         f"> is what {config.deepspeed} does. {'bf16' if work.number_bytes == 2 else 'fp32'}, micro-batches of "
         f"{work.num_examples} examples of {work.num_tokens:,} tokens, {work.num_answer_tokens:,} of them learned. "
-        "'main memory' is what is offloaded to it. From the formulas of the ZeRO papers and of Korthikanti et al. "
-        "(2022), not measured; CUDA, NCCL, Ray, fragmentation, validation and the layers that stage 3 gathers come on "
-        "top.",
+        "'main memory' is what is offloaded to it. At the start every worker holds the whole base where it computes, "
+        "also with zero3; 'at most' is the larger of both. From the formulas of the ZeRO papers and of Korthikanti et "
+        "al. (2022), not measured; CUDA, NCCL, Ray, fragmentation, validation and the layers that stage 3 gathers come "
+        "on top.",
         markup=False,
     )
 
@@ -161,7 +164,7 @@ def list_lengths(config: TrainRaterConfig, epoch: EpochEstimate) -> dict[str, in
 
 
 def _describe_time(outlook: Outlook, flops: float, gpu: Gpu, num_gpus: int) -> str:
-    needed = estimate_memory(outlook.shape, outlook.sharing, num_gpus, outlook.work).total
+    needed = estimate_memory(outlook.shape, outlook.sharing, num_gpus, outlook.work).peak
     if needed > gpu.memory_bytes:
         return "too small"
     seconds = 3600 * estimate_hours(flops, gpu, num_gpus)

@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 PROGRESS_FILE = "progress.json"
+UNDEFINED_SCORE = -1.0
+"""Of a validation that has no statistic to score; no score is lower."""
 
 METRICS = pa.schema(
     [
@@ -51,13 +53,21 @@ class Progress:
         self.best_score, self.best_step = score, self.step
         return True
 
+    @property
+    def has_score(self) -> bool:
+        """Whether some validation had a score."""
+        return self.best_score is not None and self.best_score > UNDEFINED_SCORE
+
     def find_validation(self, step: int) -> dict[str, float | None] | None:
         """Find what the validation after a step measured; None where there was none."""
         return next((row["validation"] for row in self.history if row["step"] == step), None)
 
     def has_stalled(self, patience_steps: int) -> bool:
-        """Whether the score has not risen for so many steps."""
-        return self.best_score is not None and self.step - self.best_step >= patience_steps
+        """Whether the score has not risen for so many steps, from the first one that is defined on.
+
+        A rater that can't be read yet has nothing to fall behind.
+        """
+        return self.has_score and self.step - self.best_step >= patience_steps
 
     def save(self, folder: Path) -> None:
         """Write it into a checkpoint."""

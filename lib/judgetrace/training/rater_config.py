@@ -16,6 +16,7 @@ def write_rating_config(config: TrainRaterConfig, *, has_nominal: bool) -> str:
     """
     rater = f"{config.run}/rater"
     form = config.thinking.format if config.thinks else "none"
+    workers = config.workers
     sections: dict[str, Any] = {
         "corpus": config.corpus,
         "run": f"{config.run}-ratings",
@@ -26,6 +27,8 @@ def write_rating_config(config: TrainRaterConfig, *, has_nominal: bool) -> str:
         "model": {"path": rater}
         if config.output.form == "merged"
         else {"path": config.model.path, "revision": config.model.revision, "adapter": rater},
+        # Where it was trained on GPUs, an engine without one would be placed anywhere.
+        "engine": {"num_gpus": 1, "num_cpus": workers.num_cpus} if workers.num_gpus else {},
         "thinking": {"format": form, "tags": config.thinking.tags if form == "tags" else None},
         "prompt": config.prompt.model_dump(mode="json", exclude_defaults=True),
         # Validation writes greedily.

@@ -22,7 +22,7 @@ from judgetrace.training.checkpoint_index import CHECKPOINTS, has_checkpoint, me
 from judgetrace.training.checkpoints import STATE
 from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.examples import weigh_labels
-from judgetrace.training.export import ExportSpec, describe_base, export_checkpoint
+from judgetrace.training.export import ExportSpec, await_export, describe_base, export_checkpoint
 from judgetrace.training.feed import READ_CPUS, FeedSpec
 from judgetrace.training.inputs import TrainInputs, TrainPlan
 from judgetrace.training.outcome import Trained, describe_corpus, describe_data, describe_training
@@ -117,7 +117,7 @@ def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, p
     # Without a CPU for reading, workers would wait for their first examples for ever.
     reading = {"CPU": READ_CPUS}
     wait_for_room(f"train_rater with {count} worker(s)", needs, count, config.cluster.wait_s, beside=reading)
-    with watch_board(console, plan.num_steps, needs) as board:
+    with watch_board(console, config, plan.num_steps, needs) as board:
         result = _fit(config, spec, board)
         fault = read_fault(run, driver) or ask_fault(board)
     if fault is not None:
@@ -177,7 +177,7 @@ def wrap_filesystem(folder: Folder) -> Any:
 
 
 def make_rater(inputs: TrainInputs, survey: ExampleSurvey, trained: Trained, plan: TrainPlan) -> list[str]:
-    """Make RUN/rater of the best checkpoint, on some node; returns the names of its files."""
+    """Make RUN/rater of the best checkpoint, on some node; returns the names of its files. Raises UserError."""
     import ray
 
     config = inputs.config
@@ -195,11 +195,8 @@ def make_rater(inputs: TrainInputs, survey: ExampleSurvey, trained: Trained, pla
     texts = (("README.md", write_card(facts)), ("guideline.md", inputs.corpus.guideline))
     spec = ExportSpec(config.run, config.model, config.adapter, config.training.seed, config.output, texts)
 
-    export = ray.remote(num_cpus=EXPORT_CPUS)(export_checkpoint)
-    names: list[str] | UserError = ray.get(export.remote(spec, trained.best, STATE))
-    if isinstance(names, UserError):
-        raise names
-    return names
+    export = ray.remote(num_cpus=EXPORT_CPUS, max_retries=0)(export_checkpoint)
+    return await_export(lambda: ray.get(export.remote(spec, trained.best, STATE)), spec)
 
 
 def write_manifest(inputs: TrainInputs, summary: Mapping[str, Any], files: list[str]) -> None:

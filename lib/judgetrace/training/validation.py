@@ -21,10 +21,13 @@ from judgetrace.parsing import RATING_OPEN, ThinkingConfig, parse_output
 from judgetrace.scale import Scale, expect_rating
 from judgetrace.training.encoding import ExampleEncoder
 from judgetrace.training.loss import score_levels
+from judgetrace.training.progress import UNDEFINED_SCORE
 from judgetrace.training.shared_prefix import lay_out_prompts
 
 RATING_TOKENS = 16
-"""Tokens that a rating without thinking takes at most."""
+"""Tokens that a rating without thinking may take, where no level takes more."""
+END_TOKENS = 2
+"""Tokens beside a rating: what ends the turn, and a blank or line break."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class ItemRating:
     sampled: str | None
     expected: float | None
     text: str
+    was_cut: bool = False
+    """Whether it ran into its limit of tokens."""
 
 
 class Validator:
@@ -55,7 +60,8 @@ class Validator:
         self._encoder, self._thinking, self._pad = encoder, thinking, pad
         self._shares_prefix = shares_prefix
         self._stop_ids = list(stop_ids)
-        self._limit = RATING_TOKENS if thinking.format == "none" else max_new_tokens
+        needed = encoder.count_rating_tokens() + END_TOKENS
+        self._limit = max(RATING_TOKENS, needed) if thinking.format == "none" else max_new_tokens
 
     def rate(self, model: Any, items: Sequence[Mapping[str, Any]], synced: bool, batch: int) -> list[ItemRating]:
         """Rate items that the guideline covers, `batch` at once; one whose prompt alone is too long has no rating.
@@ -88,10 +94,12 @@ class Validator:
         if synced and all(expectation is None for expectation in expected):
             score_levels(model, prompts[:1], [self._encoder.grow_tree(scales[0])], self._pad)
         return [
-            ItemRating(row["dimension"], row["target_label"], found.rating, expectation, text)
+            ItemRating(row["dimension"], row["target_label"], found.rating, expectation, text, cut)
             if whole
             else ItemRating(row["dimension"], row["target_label"], None, None, "")
-            for row, found, expectation, text, whole in zip(items, parsed, expected, texts, is_whole, strict=True)
+            for row, found, expectation, text, cut, whole in zip(
+                items, parsed, expected, texts, was_cut, is_whole, strict=True
+            )
         ]
 
     def _write(self, model: Any, prompts: Sequence[Sequence[int]], synced: bool) -> tuple[list[str], list[bool]]:
@@ -157,32 +165,48 @@ def measure_ratings(
     """Measure ratings against target labels, as means over dimensions; null where undefined.
 
     tau, qwk, mse, coverage for each of sampled_ and expected_; of nominal scales kappa instead of tau and qwk.
-    score  what early stopping looks at: tau of the `deciding` rating, or kappa; -1 where it is undefined
+    truncated  share of answers that ran into their limit of tokens
+    score      what early stopping and the choice of the checkpoint look at, of the `deciding` rating: the mean over all
+               dimensions of (tau + 1) * coverage - 1, so that an item without a rating counts as the worst there is; of
+               kappa likewise where no scale has an order. With full coverage it is tau. UNDEFINED_SCORE, the lowest
+               there is, is that of a dimension without tau.
     """
     by_dimension: dict[str, list[ItemRating]] = defaultdict(list)
     for rating in ratings:
         by_dimension[rating.dimension].append(rating)
+    measured = [_measure_dimension(own, scales[dimension]) for dimension, own in sorted(by_dimension.items())]
     found: dict[str, list[float]] = defaultdict(list)
-    for dimension, own in sorted(by_dimension.items()):
-        for name, value in _measure_dimension(own, scales[dimension]).items():
+    for own in measured:
+        for name, value in own.items():
             found[name].append(value)
     means = {name: _mean(values) for name, values in found.items()}
-    score = means.get(f"{deciding}_tau", means.get("sampled_kappa"))
-    return {**means, "score": -1.0 if score is None else score}
+    statistic = f"{deciding}_tau" if f"{deciding}_tau" in found else "sampled_kappa"
+    coverage = statistic.partition("_")[0] + "_coverage"
+    scores = [_score(own[statistic], own[coverage]) for own in measured if statistic in own]
+    score = _mean(scores)
+    return {**means, "score": UNDEFINED_SCORE if score is None else score}
+
+
+def _score(statistic: float, coverage: float) -> float:
+    """Score a dimension."""
+    # This is (statistic + 1) * coverage - 1, and to the last bit the statistic where coverage is 1.
+    return UNDEFINED_SCORE if math.isnan(statistic) else statistic * coverage - (1 - coverage)
 
 
 def _measure_dimension(ratings: Sequence[ItemRating], scale: Scale) -> dict[str, float]:
     targets = np.array([scale.values.index(rating.target) for rating in ratings])
     levels = [None if rating.sampled is None else scale.values.index(rating.sampled) for rating in ratings]
+    truncated = sum(rating.was_cut for rating in ratings) / len(ratings)
     if scale.type == "nominal":
         return {
             "sampled_kappa": _kappa(levels, targets, scale, "identity"),
             "sampled_coverage": _coverage(levels),
+            "truncated": truncated,
         }
     numbers = np.array(scale.numbers)
     sampled = [None if level is None else float(numbers[level]) for level in levels]
     expected = [rating.expected for rating in ratings]
-    found: dict[str, float] = {}
+    found = {"truncated": truncated}
     for name, given in (("sampled", sampled), ("expected", expected)):
         snapped = [None if number is None else scale.snap(number, "floor")[0] for number in given]
         found |= {
