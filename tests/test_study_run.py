@@ -106,6 +106,24 @@ def test_a_fault_that_nobody_foresaw_is_written_down_and_others_go_on(tmp_path: 
     assert "agreement/all" in jobs.called
 
 
+def test_an_error_with_brackets_is_told_whole_and_the_study_goes_on_after_it(tmp_path: Path) -> None:
+    # Rich takes [model] for a style and [/INST] for the end of one, which ended every later call.
+    config, jobs = make_config(tmp_path), FakeJobs()
+    why = "x [model] [/INST]"
+
+    def break_(name: str) -> None:
+        if name == "infer":
+            raise UserError(why)
+
+    jobs.before = break_
+    assert run(config, jobs)[0] == 2
+
+    status, printed = run(config, rest := FakeJobs())
+    assert status == 0
+    assert rest.called[0] == "infer"
+    assert f"infer: goes on (it failed: {why})" in printed
+
+
 def test_a_budget_that_ends_a_stage_ends_the_study_with_3_and_the_same_command_goes_on(tmp_path: Path) -> None:
     config, jobs = make_config(tmp_path), FakeJobs()
 
