@@ -250,6 +250,35 @@ def test_a_guideline_that_stayed_the_same_is_not_rated_with_again(tmp_path: Path
     }
 
 
+def test_agreement_table_and_report_forget_a_refined_guideline_that_refining_again_takes_back(tmp_path: Path) -> None:
+    class Refines(FakeJobs):
+        more = b""
+
+        def _leave_refine_guideline(self, folder: Folder, config: dict[str, Any]) -> None:  # type: ignore[override]
+            super()._leave_refine_guideline(folder, config)
+            folder.write_atomic("guideline.md", folder.read_bytes("guideline.md") + self.more)
+
+    config, improved = make_config(tmp_path, refine={}, report={}), Refines()
+    improved.more = b"Think of the whole text.\n"
+    assert run(config, improved)[0] == 0
+    assert set(states(config).values()) == {"complete"}
+    assert "rate/tuned.refined" in (tmp_path / "study/configs/agreement.all.toml").read_text()
+
+    assert run(config, again := Refines(), redo=("refine",))[0] == 0
+
+    assert again.called == ["refine.2", "agreement/all", "report"]
+    found = read_records(Folder(config.study))
+    refined = {"rate.untuned.refined", "rate.tuned.refined", "agreement.after"}
+    assert {name for name, record in found.items() if record.state == "not needed"} == refined
+    for name in ("agreement.all", "table", "report"):
+        assert not refined & set(found[name].inputs)
+    for name in ("agreement.all", "report"):
+        # The report's comparisons name raters that may be missing; no folder is.
+        assert ".refined" not in (tmp_path / f"study/configs/{name}.toml").read_text()
+    assert run(config, last := Refines())[0] == 0
+    assert last.called == []
+
+
 def test_a_pilot_is_complete_only_where_its_whole_limit_is_decided(tmp_path: Path) -> None:
     # Jobs may be told to call an early end no failure, so that a status of 0 says nothing.
     config = make_config(tmp_path, infer={"limit": 8, "limits": {"early_status": 0}})

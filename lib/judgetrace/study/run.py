@@ -26,7 +26,7 @@ from judgetrace.run_report import count_left
 from judgetrace.storage import Folder, encode_json
 from judgetrace.study.kinds import KINDS, Kind
 from judgetrace.study.outputs import identify_output
-from judgetrace.study.planning import Verdict, judge
+from judgetrace.study.planning import Verdict, find_needless, judge
 from judgetrace.study.records import (
     FILE,
     Record,
@@ -116,7 +116,15 @@ class StudyRun:
             return True
         record = self.records.get(stage.name)
         evidence = record is None or record.state != "complete" or self._has_evidence(stage, record)
-        verdict = judge(stage, self._counted[stage.name], record, outputs, has_evidence=evidence, redo=redo)
+        verdict = judge(
+            stage,
+            self._counted[stage.name],
+            record,
+            outputs,
+            has_evidence=evidence,
+            redo=redo,
+            needless=find_needless(self.records),
+        )
         if verdict.what == "changed":
             # It was to be done again because of its inputs, which came out the same.
             verdict = Verdict("redo", name_next_folder(stage.name, verdict.folder), verdict.why)
