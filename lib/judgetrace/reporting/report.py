@@ -196,7 +196,7 @@ def list_trace_facts(runs: Sequence[TraceRun], together: Sequence[TraceRun], spe
     first, whole = runs[0], (*together, *runs)[0]
     accepted, named = whole.tally.num_accepted, f", {whole.name}" if together else ""
     parts = [
-        f"{accepted:,} of {whole.tally.num_units:,} units",
+        f"{accepted:,} of {whole.tally.num_tried:,} units",
         *(f"{r.name}: {r.utilisation:.0%}" for r in together[1:]),
     ]
     yield Fact(f"{whole.utilisation:.0%}", f"data utilisation{named}", "; ".join(parts))
