@@ -19,10 +19,11 @@ from judgetrace.reporting.cost_section import Spent, make_cost
 from judgetrace.reporting.discovery import fill_from_study, find_runs
 from judgetrace.reporting.embedding import CHUNK_RECORDS, encode, pack_records
 from judgetrace.reporting.page import write_policy
-from judgetrace.reporting.run_reading import name_runs, read_refinement_spent
+from judgetrace.reporting.run_reading import read_refinement_spent
 from judgetrace.reporting.trace_reading import list_trace_files, read_records, select_items
 from judgetrace.reporting.trace_records import find_noise, list_noisy, make_records
 from judgetrace.reporting.traces_section import NoisyUnit, make_noise
+from judgetrace.run_folder import name_runs
 from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder
 from judgetrace.study.sections import write_toml

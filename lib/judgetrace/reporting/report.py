@@ -25,7 +25,6 @@ from judgetrace.reporting.run_reading import (
     count_spent,
     list_rating_runs,
     list_simulated_raters,
-    name_runs,
     read_agreement,
     read_rating_run,
     read_rationale_tables,
@@ -42,6 +41,7 @@ from judgetrace.reporting.trace_records import Records, find_noise, list_noisy
 from judgetrace.reporting.traces_section import TraceRun, make_acceptance, make_noise, make_utilisation
 from judgetrace.reporting.training_section import make_training
 from judgetrace.reporting.verification_section import make_verification
+from judgetrace.run_folder import name_runs
 from judgetrace.scale import ScaleConfig
 from judgetrace.sources import SourceConfig, list_source_files
 from judgetrace.storage import Folder
