@@ -92,10 +92,9 @@ def gather_report(config: RenderReportConfig, now: float) -> Page:
     _add_ratings(report, config, now)
     if report.spent:
         report.sections.append(make_cost(report.spent, config.currency))
-    corpus = read_finished(Folder(config.corpus))[0] if config.corpus else None
     return Page(
         title=config.title or _name_page(config),
-        subtitle=_describe_corpus(corpus) if corpus else "",
+        subtitle=describe_corpus(read_finished(Folder(config.corpus))) if config.corpus else "",
         facts=Facts(report.facts),
         sections=sorted(report.sections, key=lambda section: ORDER.index(section.id)),
         missing=[text for key, text in MISSING.items() if not getattr(config, key)],
@@ -121,18 +120,21 @@ def _name_page(config: RenderReportConfig) -> str:
     return f"Report on {'/'.join(parts[-2:])}"
 
 
-def _describe_corpus(manifest: Mapping[str, Any]) -> str:
-    counts, scale = manifest["counts"], manifest["config"]["scale"]
-    parts = [f"{counts['units']:,} units with a target label, from {counts['annotations']:,} annotations"]
-    dropped = sum(counts.get("dropped", {}).values())
+def describe_corpus(manifests: Sequence[Mapping[str, Any]]) -> str:
+    """Say what a corpus holds, with all that was appended to it, in a sentence."""
+    counts, scale = [manifest["counts"] for manifest in manifests], manifests[0]["config"]["scale"]
+    units, annotations = (sum(own[what] for own in counts) for what in ("units", "annotations"))
+    parts = [f"{units:,} units with a target label, from {annotations:,} annotations"]
+    dropped = sum(number for own in counts for number in own.get("dropped", {}).values())
     if dropped:
         parts.append(f"{dropped:,} more on which people disagree too much")
     if scale.get("values"):
         parts.append(
             f"{scale['type']} scale of {len(scale['values'])} levels, {scale['values'][0]} to {scale['values'][-1]}"
         )
-    if len(counts.get("labels", {})) > 1:
-        parts.append(f"{len(counts['labels'])} dimensions")
+    dimensions = {name for own in counts for name in own.get("labels", {})}
+    if len(dimensions) > 1:
+        parts.append(f"{len(dimensions)} dimensions")
     return "; ".join(parts) + "."
 
 
@@ -224,8 +226,11 @@ def _add_browser(report: Report, config: RenderReportConfig, names: list[str], s
     noise = find_noise(found, wanted.min_draws)
     report.packed = pack_records(found, noise, wanted.max_megabytes)
     report.browser_note = describe_browser(report.packed, found, selection.num_units, config)
+    # What was read may be more than the page holds.
+    shown = set(found.keys[: report.packed.num_records])
+    noise &= shown
     noisy = list_noisy(found, noise, scales, MAX_NOISY_ROWS)
-    report.sections.append(make_noise(noisy, len(noise), len(set(found.keys)), wanted.min_draws))
+    report.sections.append(make_noise(noisy, len(noise), len(shown), wanted.min_draws))
 
 
 def describe_browser(packed: Packed, found: Records, num_units: int, config: RenderReportConfig) -> str:
