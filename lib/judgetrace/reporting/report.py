@@ -221,8 +221,8 @@ def _add_browser(report: Report, config: RenderReportConfig, names: list[str], s
     if config.rationales:
         columns = config.rationales.model_dump(include={"item_id", "dimension", "annotator_id", "label", "text"})
         urls = [file.url for file in list_source_files(SourceConfig(paths=config.rationales.paths, format="parquet"))]
-        rationales = read_rationales(read_rationale_tables(urls, columns), columns, None)
-    found = read_records(files, selection, rationales, wanted.max_text_chars)
+        rationales = read_rationales(read_rationale_tables(urls, columns), columns, selection)
+    found = read_records(files, selection, rationales, wanted.max_text_chars, wanted.max_megabytes)
     noise = find_noise(found, wanted.min_draws)
     report.packed = pack_records(found, noise, wanted.max_megabytes)
     report.browser_note = describe_browser(report.packed, found, selection.num_units, config)
