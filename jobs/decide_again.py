@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
+from rich.markup import escape
 
 from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.accounting import tally_traces
@@ -89,7 +90,7 @@ def main(arguments: list[str]) -> int:
     Folder(config.output).write_atomic("manifest.json", encode_json(manifest))
     console = Console(highlight=False)
     console.print(", ".join(f"{count:,} {what}" for what, count in sorted(counts.items())))
-    console.print(f"Traces: [bold]{config.output}/traces[/]", soft_wrap=True)
+    console.print(f"Traces: [bold]{escape(config.output)}/traces[/]", soft_wrap=True)
     return 0
 
 

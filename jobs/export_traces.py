@@ -24,6 +24,7 @@ from judgetrace.exporting.run import export_shard, write_descriptions
 from judgetrace.exporting.selection import TraceFilter, make_filter
 from judgetrace.guideline import parse_guideline
 from judgetrace.prompts import PromptRenderer
+from judgetrace.run_folder import name_runs
 from judgetrace.run_inputs import RunInputs
 from judgetrace.schema import TRACES
 from judgetrace.storage import Folder
@@ -54,11 +55,13 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(first, indent=1, ensure_ascii=False))
         return 0
     begin_export(output, config.formats)
+    names = dict(zip(config.traces, name_runs(config.traces), strict=True)) if len(config.traces) > 1 else {}
     counts: Counter[str] = Counter()
     for number, shard in enumerate(shards):
         traces = read(shard)
         faults = chosen.find_faults(traces, shard.number)
-        counts += export_shard(traces, number, config, writer, output, faults=faults)
+        run = names.get(shard.run, "")
+        counts += export_shard(traces, number, config, writer, output, faults=faults, run=run)
     write_descriptions(config, writer, output, counts)
     output.write_json(
         "manifest.json",

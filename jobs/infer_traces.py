@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from judgetrace.config import load_config, run_job
 from judgetrace.dry_run import print_dry_run
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
     def show(run: RunFolder, summary: dict[str, Any]) -> None:
         print_traces(console, run)
         print_trace_summary(console, summary, inputs.scale, config.sampling.max_draws)
-        console.print(f"\nTraces: [bold]{run.folder.url}/traces[/]", soft_wrap=True)
+        console.print(f"\nTraces: [bold]{escape(run.folder.url)}/traces[/]", soft_wrap=True)
 
     with connect_ray(config.cluster) as started_here:
         return run_units(console, job, started_here, show)

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
+from rich.markup import escape
 
 from judgetrace.config import OneOrMore, UserError, load_config, run_job
 from judgetrace.label_noise import MIN_DRAWS, READ, find_suspects, rank_suspect
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> int:
     output.write_atomic("manifest.json", encode_json(manifest))
     console = Console(highlight=False)
     console.print(f"{counts['suspects']:,} of {counts['units']:,} units are suspects: no draw reached them")
-    console.print(f"Listing: [bold]{config.output}/noise.md[/]", soft_wrap=True)
+    console.print(f"Listing: [bold]{escape(config.output)}/noise.md[/]", soft_wrap=True)
     return 0
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from judgetrace.agreement.config import MeasureAgreementConfig
 from judgetrace.agreement.counts import MAX_CLUSTERS
@@ -68,7 +69,9 @@ def main(arguments: list[str]) -> int:
     folder.write_json("agreement.json", document)
     console = Console(highlight=False)
     print_first_look(console, rows, facts)
-    console.print(f"{total.num_units:,} units, {len(rows):,} figures; report: [bold]{config.output}/report.md[/]")
+    console.print(
+        f"{total.num_units:,} units, {len(rows):,} figures; report: [bold]{escape(config.output)}/report.md[/]"
+    )
     return 0
 
 

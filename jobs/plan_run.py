@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from jobs import infer_traces
 from judgetrace.config import UserError, load_config, run_job
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
     print_plan(console, scenarios, currency, basis, warnings)
     output.write_atomic("plan.md", write_markdown(scenarios, currency, basis, warnings).encode())
     output.write_json("plan.json", collect_json(scenarios, config, basis, warnings))
-    console.print(f"\nPlan: [bold]{output.url}/plan.md[/]", soft_wrap=True)
+    console.print(f"\nPlan: [bold]{escape(output.url)}/plan.md[/]", soft_wrap=True)
     return 0
 
 

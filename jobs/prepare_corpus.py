@@ -97,6 +97,7 @@ def make_manifest(plan: CorpusPlan, total: BucketResult) -> dict[str, Any]:
     tally = total.tally
     counts = {
         "rows_in": tally.rows_in,
+        "source_rows": tally.source_rows,
         "rows_quarantined": tally.num_quarantined,
         "annotations": total.annotations,
         "units": total.units,

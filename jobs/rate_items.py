@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from judgetrace.config import load_config, run_job
 from judgetrace.dry_run import print_dry_run
@@ -37,7 +38,9 @@ def main(arguments: list[str]) -> int:
     def show(run: RunFolder, summary: dict[str, Any]) -> None:
         print_ratings(console, run)
         print_rating_summary(console, summary, inputs.scale)
-        console.print(f"\nAnnotations of {config.rater}: [bold]{run.folder.url}/annotations[/]", soft_wrap=True)
+        console.print(
+            f"\nAnnotations of {escape(config.rater)}: [bold]{escape(run.folder.url)}/annotations[/]", soft_wrap=True
+        )
 
     with connect_ray(config.cluster) as started_here:
         job = UnitJob("rate_items", config, inputs, config.decider(), fingerprint, hit="rated")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 
 from judgetrace.accounting import Tally, add_tallies, tally_ratings
 from judgetrace.config import load_config, run_job
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> int:
         console.print(f"{len(inputs.shards):,} shards; {inputs.rater_id} on {', '.join(inputs.splits)}", markup=False)
         return 0
     if run.has_manifest():
-        console.print(f"run {config.run}: is complete; nothing to do", soft_wrap=True)
+        console.print(f"run {config.run}: is complete; nothing to do", soft_wrap=True, markup=False)
         return 0
     with connect_ray(config.cluster):
         maps = fit_maps(count_shards(inputs, config), config.fit_split, inputs.splits, config.min_items)
@@ -48,7 +49,9 @@ def main(arguments: list[str]) -> int:
     run.folder.write_json("manifest.json", describe(config, inputs, maps, tally))
     print_maps(console, maps, inputs)
     console.print(", ".join(f"{count:,} {outcome}" for outcome, count in sorted(tally.outcomes().items())))
-    console.print(f"Annotations of {inputs.rater_id}: [bold]{config.run}/annotations[/]", soft_wrap=True)
+    console.print(
+        f"Annotations of {escape(inputs.rater_id)}: [bold]{escape(config.run)}/annotations[/]", soft_wrap=True
+    )
     return 0
 
 

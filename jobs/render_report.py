@@ -11,6 +11,7 @@ import json
 import time
 
 from rich.console import Console
+from rich.markup import escape
 
 from judgetrace.config import load_config, run_job
 from judgetrace.reporting.config import RenderReportConfig
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> int:
     console.print(f"{len(page.sections)} sections, {units}, {len(data) / 1e6:.1f} MB, {time.monotonic() - began:.1f} s")
     for sentence in page.missing:
         console.print(f"  without {sentence}", markup=False)
-    console.print(f"Report: [bold]{folder}/{name}[/]", soft_wrap=True)
+    console.print(f"Report: [bold]{escape(folder)}/{escape(name)}[/]", soft_wrap=True)
     return 0
 
 

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from judgetrace.accounting import Tally
 from judgetrace.config import UserError, run_job
@@ -41,10 +42,11 @@ def main(arguments: list[str]) -> int:
         print(json.dumps({key: value for key, value in status.items() if key != "tally"}))
         return 0
     console = Console(highlight=False)
-    console.print(f"[bold]{options.run}[/] ({status['job']}): {status['state']}", soft_wrap=True)
+    console.print(Text.assemble((options.run, "bold"), f" ({status['job']}): {status['state']}"), soft_wrap=True)
     if driver:
         console.print(
-            f"driver {status['driver']}: {status['host']}, process {status['pid']}, started {status['started']}"
+            f"driver {status['driver']}: {status['host']}, process {status['pid']}, started {status['started']}",
+            markup=False,
         )
     print_summary(console, status, driver)
     return 0

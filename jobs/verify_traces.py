@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from judgetrace.config import load_config, run_job
 from judgetrace.dry_run import print_dry_run
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
 
     def show(run: RunFolder, summary: dict[str, Any]) -> None:
         print_verification_summary(console, summary)
-        console.print(f"\nVerifications: [bold]{run.folder.url}/verifications[/]", soft_wrap=True)
+        console.print(f"\nVerifications: [bold]{escape(run.folder.url)}/verifications[/]", soft_wrap=True)
 
     with connect_ray(config.cluster) as started_here:
         job = UnitJob("verify_traces", config, inputs, config.decider(), fingerprint, "recovered", {"traces": traces})

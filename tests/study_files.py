@@ -94,6 +94,10 @@ class FakeJobs:
         folder.write_json("agreement.json", {})
 
     @staticmethod
+    def _leave_render_report(folder: Folder, config: dict[str, Any]) -> None:
+        folder.write_atomic("report.html", b"<!doctype html>")
+
+    @staticmethod
     def _leave_refine_guideline(folder: Folder, config: dict[str, Any]) -> None:
         folder.write_json("manifest.json", {"rules": config.get("confirm", {}), "at": 1})
         folder.write_atomic("guideline.md", Folder(config["corpus"]).read_bytes("guideline.md"))

@@ -23,6 +23,7 @@ from judgetrace.prompts import PromptConfig, PromptRenderer, load_template
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import TRACES, VERIFICATIONS
 from judgetrace.storage import Folder, encode_parquet
+from judgetrace.study.sections import write_toml
 from judgetrace.teachable_config import TeachableConfig
 from judgetrace.trace_shards import TraceShard, list_trace_shards
 from judgetrace.traces import read_traces
@@ -31,6 +32,7 @@ from judgetrace.training.examples import make_examples
 from judgetrace.verification import hash_trace
 from tests.loopback import Asked, Reply, ScriptedServer
 from tests.report_runs import LEVELS, make_row, make_table, write_trace_run
+from tests.test_dry_run import write_corpus
 from tests.test_job_infer_traces import prepare
 
 MODEL = Path(__file__).parents[1] / ".cache/judgetrace/smollm2-135m"
@@ -259,6 +261,23 @@ def test_a_record_for_review_has_the_fields_and_answers_that_its_settings_name()
         assert set(record["suggestions"]) <= {question["name"] for question in settings["questions"]}
         own = next(question for question in settings["questions"] if question["name"] == "own_label")
         assert record["suggestions"]["own_label"]["value"] in [option["value"] for option in own["settings"]["options"]]
+
+
+def test_records_of_several_runs_over_one_unit_have_ids_of_their_own(tmp_path: Path) -> None:
+    # Both are first proposals, and Argilla replaces a record by another one of its id.
+    runs = [str(tmp_path / name) for name in ("a/infer", "b/infer")]
+    for run in runs:
+        write_trace_run(Folder(run), [make_traces()])
+    ids = {}
+    for name, traces in (("both", runs), ("one", runs[:1])):
+        config = {"corpus": write_corpus(tmp_path / name), "output": str(tmp_path / f"{name}/out"), "traces": traces}
+        file = tmp_path / f"{name}.toml"
+        file.write_text(write_toml(config | {"formats": ["argilla"]}))
+        assert export_traces.main([str(file)]) == 0
+        files = sorted((tmp_path / f"{name}/out/argilla").glob("records-*.json"))
+        ids[name] = [record["id"] for own in files for record in json.loads(own.read_text())]
+    units = ["a//aggregate", "c//aggregate"]
+    assert ids == {"both": [f"{unit}/{run}/infer" for run in "ab" for unit in units], "one": units}
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def test_in_the_wide_layout_every_filled_cell_is_a_row_named_by_its_column() -> 
         (3, "empty_text"),
         (3, "empty_text"),
     ]
-    assert (admitted.num_rows, admitted.num_empty_cells) == (6, 1)
+    assert (admitted.num_rows, admitted.num_source_rows, admitted.num_empty_cells) == (6, 4, 1)
 
 
 @pytest.mark.parametrize("lists", [[[3, 4], [5, None], []], ["[3, 4]", "[5, null]", "[]"], ["[3, 4]", '["5", ""]', ""]])
@@ -195,7 +195,7 @@ def test_no_rows_give_no_annotations_with_all_columns() -> None:
 
     admitted = admit_batch(batch, make_rules(LONG))
 
-    assert admitted == Admission(ADMITTED.empty_table(), batch.faults, 7)
+    assert admitted == Admission(ADMITTED.empty_table(), batch.faults, num_rows=7, num_source_rows=7)
 
 
 def test_any_split_into_batches_admits_the_same_annotations_and_faults() -> None:

@@ -165,6 +165,25 @@ def test_weak_pilots_are_warned_of():
     assert list_warnings(strong, make_forecaster(strong, prices={"gpu_hour": 1.0})) == []
 
 
+def test_what_a_quota_or_an_earlier_run_keeps_from_being_asked_is_warned_of_as_too_high_a_forecast():
+    pilot = make_pilot()
+
+    def warn(more, **changes):
+        changed = replace(pilot, config=InferTracesConfig.model_validate(pilot.config.model_dump() | more))
+        return list_warnings(changed, make_forecaster(changed, prices={"gpu_hour": 1.0}, **changes))
+
+    (of_quota,) = warn({"quota": {"per_level": 500}})
+    assert "quota.per_level = 500" in of_quota
+    assert "it is too high" in of_quota
+    after = {"proposal": "second", "after": ["runs/first"]}
+    (of_after,) = warn(after)
+    assert "`after` runs/first" in of_after
+    assert "it is too high" in of_after
+    assert "give units_per_row" in of_after
+    # Who says how many units are left of a row has heard of it.
+    assert warn(after, units_per_row=0.2) == []
+
+
 def test_a_plan_can_be_read_by_people_and_programs():
     config = PlanRunConfig.model_validate(CONFIG)
     pilot, forecaster = make_pilot(), make_forecaster()

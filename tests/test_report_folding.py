@@ -2,7 +2,7 @@
 
 from judgetrace.reporting.blocks import Folded, Prose, Table
 from judgetrace.reporting.folding import fold_rows, group
-from judgetrace.reporting.training_section import MAX_LINES, TrainingRun, make_training
+from judgetrace.reporting.training_section import MAX_LINES, MAX_POINTS, TrainingRun, make_training, thin_points
 
 
 def make_table(count: int) -> Table:
@@ -37,3 +37,20 @@ def test_curves_of_more_runs_than_one_plot_takes_are_folded_and_not_left_out() -
     assert [block.title for block in folded] == [f"Curves of run{MAX_LINES}"]
     (figures,) = folded[0].blocks
     assert list(figures.figures[0].data.columns) == ["step", f"run{MAX_LINES}"]
+
+
+def test_long_runs_of_unequal_lengths_are_thinned_to_the_same_steps() -> None:
+    lengths = (12_000, 9_999, 7_001, 500, 3)
+    runs = thin_points([[(step, 1.0) for step in range(1, length + 1)] for length in lengths])
+
+    assert [points[-1][0] for points in runs] == list(lengths)
+    # Every run's own last step beside those that all share.
+    assert len({step for points in runs for step, _ in points}) <= MAX_POINTS + len(lengths)
+    assert len(runs[0]) >= MAX_POINTS
+    shared = [{step for step, _ in points[:-1]} for points in runs]
+    assert all(own <= shared[0] for own in shared)
+
+
+def test_short_runs_keep_all_their_steps() -> None:
+    points = [(step, 1.0) for step in range(MAX_POINTS)]
+    assert thin_points([points, points[:7], []]) == [points, points[:7], []]

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,18 @@ import pytest
 
 from jobs.render_report import main, split_output
 from judgetrace.config import UserError
-from judgetrace.reporting.blocks import Cell, Matrix, Table
+from judgetrace.reporting.blocks import Cell, Facts, Matrix, Section, Table
 from judgetrace.reporting.charts import Dot, DotRow, Line, draw_dots, draw_lines, draw_shares
 from judgetrace.reporting.config import ComparisonConfig, RenderReportConfig
 from judgetrace.reporting.cost_section import Spent, make_cost
 from judgetrace.reporting.discovery import fill_from_study, find_runs
 from judgetrace.reporting.embedding import CHUNK_RECORDS, encode, pack_records
-from judgetrace.reporting.page import write_policy
-from judgetrace.reporting.run_reading import name_runs, read_refinement_spent
+from judgetrace.reporting.page import Page, write_page, write_policy
+from judgetrace.reporting.run_reading import read_refinement_spent
 from judgetrace.reporting.trace_reading import list_trace_files, read_records, select_items
 from judgetrace.reporting.trace_records import find_noise, list_noisy, make_records
 from judgetrace.reporting.traces_section import NoisyUnit, make_noise
+from judgetrace.run_folder import name_runs
 from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder
 from judgetrace.study.sections import write_toml
@@ -190,6 +192,27 @@ def test_a_column_of_sentences_is_known_by_any_of_its_cells() -> None:
 def test_columns_of_figures_stand_flush_right() -> None:
     table = Table("t", ["who", "n", "said"], [["a", Cell("\u22120.5", "0 to 1"), "x"], ["b", "1,200", "y"]])
     assert [table.is_numeric(n) for n in range(3)] == [False, True, False]
+
+
+class CountingRows(list[Any]):
+    """Rows that count how often one of them is read, and refuse it beyond a number of times each."""
+
+    read, most = 0, 10
+
+    def __iter__(self) -> Iterator[Any]:
+        for row in super().__iter__():
+            self.read += 1
+            assert self.read <= self.most * len(self)
+            yield row
+
+
+def test_a_long_table_takes_as_much_work_a_row_as_a_short_one() -> None:
+    for size in (30, 3_000):
+        rows = CountingRows([f"{n}", f"{n / 7:.3f}", "a sentence that is longer than most"] for n in range(size))
+        section = Section("training", "Training", "", [Table("steps", ["step", "loss", "said"], rows)])
+        page = write_page(Page("t", "", Facts([]), [section])).decode()
+        assert page.count('<td class="n">') == size
+        assert page.count('<td class="long" dir="auto">') == size
 
 
 def test_the_policy_names_the_script_it_runs_and_nothing_else() -> None:

@@ -1,10 +1,12 @@
 """How a run stands, from its files alone."""
 
 import io
+from collections import Counter
 
 import pytest
 from rich.console import Console
 
+from judgetrace.accounting import Tally
 from judgetrace.ledger import ShardLedger
 from judgetrace.products import TRACE_PRODUCT
 from judgetrace.run_folder import RunFolder
@@ -95,3 +97,13 @@ def test_the_summary_a_person_sees_holds_the_figures(run, corpus):
         "3 accepted traces",
     ):
         assert part in text
+
+
+def test_labels_and_dimensions_with_brackets_are_shown_as_they_are():
+    # Rich takes [/high] for the end of a style that was never begun.
+    tally = Tally(units=Counter({"[tone]\x1f[/high]\x1faccepted": 1, "[tone]\x1f[low]\x1fexhausted": 1}))
+    summary = {"tally": tally.to_json(), "decided": 2, "units": 2, "engine_seconds": 1.0}
+    out = io.StringIO()
+    print_trace_summary(Console(file=out, width=120), summary, SCALE, 4)
+    rows = [line.split()[1:4:2] for line in out.getvalue().splitlines() if line.startswith("│ [tone]")]
+    assert sorted(rows) == [["[tone]", "[/high]"], ["[tone]", "[low]"]]

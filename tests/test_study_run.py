@@ -106,6 +106,24 @@ def test_a_fault_that_nobody_foresaw_is_written_down_and_others_go_on(tmp_path: 
     assert "agreement/all" in jobs.called
 
 
+def test_an_error_with_brackets_is_told_whole_and_the_study_goes_on_after_it(tmp_path: Path) -> None:
+    # Rich takes [model] for a style and [/INST] for the end of one, which ended every later call.
+    config, jobs = make_config(tmp_path), FakeJobs()
+    why = "x [model] [/INST]"
+
+    def break_(name: str) -> None:
+        if name == "infer":
+            raise UserError(why)
+
+    jobs.before = break_
+    assert run(config, jobs)[0] == 2
+
+    status, printed = run(config, rest := FakeJobs())
+    assert status == 0
+    assert rest.called[0] == "infer"
+    assert f"infer: goes on (it failed: {why})" in printed
+
+
 def test_a_budget_that_ends_a_stage_ends_the_study_with_3_and_the_same_command_goes_on(tmp_path: Path) -> None:
     config, jobs = make_config(tmp_path), FakeJobs()
 
@@ -230,6 +248,35 @@ def test_a_guideline_that_stayed_the_same_is_not_rated_with_again(tmp_path: Path
     assert {"rate/untuned.refined", "rate/tuned.refined", "agreement/after"} < {
         n.removesuffix(".2") for n in improved.called
     }
+
+
+def test_agreement_table_and_report_forget_a_refined_guideline_that_refining_again_takes_back(tmp_path: Path) -> None:
+    class Refines(FakeJobs):
+        more = b""
+
+        def _leave_refine_guideline(self, folder: Folder, config: dict[str, Any]) -> None:  # type: ignore[override]
+            super()._leave_refine_guideline(folder, config)
+            folder.write_atomic("guideline.md", folder.read_bytes("guideline.md") + self.more)
+
+    config, improved = make_config(tmp_path, refine={}, report={}), Refines()
+    improved.more = b"Think of the whole text.\n"
+    assert run(config, improved)[0] == 0
+    assert set(states(config).values()) == {"complete"}
+    assert "rate/tuned.refined" in (tmp_path / "study/configs/agreement.all.toml").read_text()
+
+    assert run(config, again := Refines(), redo=("refine",))[0] == 0
+
+    assert again.called == ["refine.2", "agreement/all", "report"]
+    found = read_records(Folder(config.study))
+    refined = {"rate.untuned.refined", "rate.tuned.refined", "agreement.after"}
+    assert {name for name, record in found.items() if record.state == "not needed"} == refined
+    for name in ("agreement.all", "table", "report"):
+        assert not refined & set(found[name].inputs)
+    for name in ("agreement.all", "report"):
+        # The report's comparisons name raters that may be missing; no folder is.
+        assert ".refined" not in (tmp_path / f"study/configs/{name}.toml").read_text()
+    assert run(config, last := Refines())[0] == 0
+    assert last.called == []
 
 
 def test_a_pilot_is_complete_only_where_its_whole_limit_is_decided(tmp_path: Path) -> None:

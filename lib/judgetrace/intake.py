@@ -55,6 +55,7 @@ class Admission:
     annotations: pa.Table
     faults: list[Fault]
     num_rows: int  # counted before anything is decided
+    num_source_rows: int  # the same in the long layout; in the wide one a row is one whatever its cells
     num_empty_cells: int = 0
 
 
@@ -62,7 +63,7 @@ def admit_batch(batch: RawBatch, rules: IntakeRules) -> Admission:
     """Admit the rows of a batch (annotations: schema ADMITTED)."""
     unread = sum(fault.num_rows for fault in batch.faults)
     if not len(batch.rows):
-        return Admission(ADMITTED.empty_table(), batch.faults, unread)
+        return Admission(ADMITTED.empty_table(), batch.faults, unread, unread)
     columns, size = rules.columns, len(batch.rows)
     item_ids = text_of(batch, columns.item_id)
     dimensions = pc.fill_null(text_of(batch, columns.dimension), "")
@@ -101,7 +102,11 @@ def admit_batch(batch: RawBatch, rules: IntakeRules) -> Admission:
     }
     faults = marks.list_faults(batch.rows[cells.parent])
     return Admission(
-        pa.table(annotations, schema=ADMITTED), [*batch.faults, *faults], unread + len(cells.parent), num_empty
+        pa.table(annotations, schema=ADMITTED),
+        [*batch.faults, *faults],
+        num_rows=unread + len(cells.parent),
+        num_source_rows=unread + size,
+        num_empty_cells=num_empty,
     )
 
 

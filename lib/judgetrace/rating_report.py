@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from judgetrace.accounting import Tally, coverage_by_dimension, label_counts
@@ -54,7 +55,7 @@ def _tabulate_labels(tally: Tally, dimension: str, levels: tuple[str, ...]) -> T
     table = Table(title="Labels: how often people's targets and this rater gave each", title_justify="left")
     table.add_column("")
     for level in levels:
-        table.add_column(level, justify="right")
+        table.add_column(escape(level), justify="right")
     table.add_row("target", *(f"{targets[level]:,}" for level in levels))
     table.add_row("rater", *(f"{given[level]:,}" for level in levels))
     return table

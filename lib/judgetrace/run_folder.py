@@ -12,7 +12,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from judgetrace.config import UserError
@@ -20,6 +20,18 @@ from judgetrace.storage import Folder, encode_json
 
 SILENT_AFTER_S = 60.0
 """A running driver that has said nothing for so long is taken for dead."""
+
+
+def name_runs(urls: Sequence[str]) -> list[str]:
+    """Name runs by the last part of their URLs, by more of it where two share that."""
+    parts = [url.rstrip("/").split("/") for url in urls]
+    names = []
+    for own in parts:
+        length = 1
+        while length < len(own) and sum(other[-length:] == own[-length:] for other in parts) > 1:
+            length += 1
+        names.append("/".join(own[-length:]))
+    return names
 
 
 class FencedError(UserError):

@@ -45,6 +45,8 @@ class RowCounts:
     """Counts that add over tasks."""
 
     rows_in: int = 0
+    source_rows: int = 0
+    """Rows of the files: in the wide layout `rows_in` counts label cells."""
     empty_cells: int = 0
     quarantined: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
@@ -62,6 +64,7 @@ class RowCounts:
     def add(self, other: RowCounts) -> None:
         """Add the counts of another task."""
         self.rows_in += other.rows_in
+        self.source_rows += other.source_rows
         self.empty_cells += other.empty_cells
         self.quarantined.update(other.quarantined)
         self.examples = [*self.examples, *other.examples][:MAX_EXAMPLES]
@@ -197,7 +200,7 @@ def stage_parts(folder: Folder, parts: Sequence[SourcePart], plan: StagePlan, ta
     name = f"_staging/{plan.generation:05d}/map-{task:05d}-{uuid.uuid4().hex[:8]}.parquet"
     with naming(f"{folder.url}/{name}", "written"), StagingWriter(folder, name, plan.num_buckets) as writer:
         for part in parts:
-            left = None if plan.limit is None else plan.limit - tally.rows_in
+            left = None if plan.limit is None else plan.limit - tally.source_rows
             if left is not None and left <= 0:
                 break
             for batch in limit_batches(read_part(part, columns), left):
@@ -205,6 +208,7 @@ def stage_parts(folder: Folder, parts: Sequence[SourcePart], plan: StagePlan, ta
                 writer.add(admitted.annotations, part.file_index)
                 tally.empty_cells += admitted.num_empty_cells
                 tally.rows_in += admitted.num_rows
+                tally.source_rows += admitted.num_source_rows
                 for fault in admitted.faults:
                     tally.add_fault(part.file.url, fault)
                     log.add(part.file.url, fault)

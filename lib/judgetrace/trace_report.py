@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from judgetrace.accounting import Tally, acceptance_beyond_chance, utilisation_by_draws, utilisation_by_label
 from judgetrace.gate import LevelShare, describe_level
@@ -55,7 +56,8 @@ def print_trace_summary(console: Console, summary: dict[str, Any], scale: ScaleC
         if beyond is not None:
             console.print(
                 f"First draw{f' ({dimension})' if dimension else ''}: matches {beyond['observed']:.1%}; "
-                f"{beyond['corrected']:+.1%} beyond a uniform guess, kappa {beyond['kappa']:+.3f}"
+                f"{beyond['corrected']:+.1%} beyond a uniform guess, kappa {beyond['kappa']:+.3f}",
+                markup=False,
             )
     tokens, accepted = tally.tokens, tally.num_accepted
     rate = tokens["output"] / summary["engine_seconds"] if summary["engine_seconds"] else 0.0
@@ -104,7 +106,8 @@ def _print_utilisation_by_label(console: Console, tally: Tally, scale: ScaleConf
         return row[0], (own.find_level(row[1]) or 0) if own else 0
 
     for dimension, label, hits, units in sorted(rows, key=order)[:MAX_LABEL_ROWS]:
-        table.add_row(*([dimension] if named else []), label, f"{hits:,}", f"{units:,}", f"{hits / units:.1%}")
+        names = map(Text, [dimension, label] if named else [label])
+        table.add_row(*names, f"{hits:,}", f"{units:,}", f"{hits / units:.1%}")
     console.print(table)
     if len(rows) > MAX_LABEL_ROWS:
         console.print(f"  ... and {len(rows) - MAX_LABEL_ROWS} more, in the manifest")

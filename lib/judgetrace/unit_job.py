@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from judgetrace.accounting import Tally, add_tallies
 from judgetrace.config import JobStatus
@@ -140,7 +141,8 @@ def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) ->
     view = RunView(total, count_earlier(before), job.hit)
     console.print(
         f"run {config.run}: {total:,} units in {len(planned):,} shards, {view.earlier.num_units:,} decided earlier; "
-        f"{len(tasks):,} shards to go"
+        f"{len(tasks):,} shards to go",
+        markup=False,
     )
     limits = RunLimits(config.limits, config.endpoint)
     if tasks:
@@ -158,7 +160,9 @@ def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) ->
         summary["cost"] = config.endpoint.cost(tokens.get("prompt", 0), tokens.get("output", 0))
         console.print(f"Cost of all recorded tokens: {summary['cost']:,.4f}")
     if tasks and not end.is_complete:
-        console.print(f"[bold]Ended early[/]: {end.reason}\nRun the same command again to go on.", soft_wrap=True)
+        console.print(
+            f"[bold]Ended early[/]: {escape(end.reason)}\nRun the same command again to go on.", soft_wrap=True
+        )
         return end_early(config.limits, end.is_planned)
     left = total - summary["decided"] + summary["outcomes"].get("failed", 0)
     if left > 0:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from judgetrace.accounting import Tally, recovery_by_label
 
@@ -39,5 +40,5 @@ def _print_by_label(console: Console, tally: Tally) -> None:
     for name in ("traces", "recovered", "share"):
         table.add_column(name, justify="right")
     for dimension, label, hits, total in recovery_by_label(tally)[:MAX_LABEL_ROWS]:
-        table.add_row(dimension, label, f"{total:,}", f"{hits:,}", f"{hits / total:.1%}")
+        table.add_row(Text(dimension), Text(label), f"{total:,}", f"{hits:,}", f"{hits / total:.1%}")
     console.print(table)

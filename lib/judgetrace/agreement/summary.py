@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from judgetrace.agreement.figures import HEADLINES, Figures, Row, Where, Who, show, show_share, title
 from judgetrace.agreement.report import PANEL, ReportFacts, list_populations
@@ -20,13 +22,13 @@ def print_first_look(console: Console, rows: Sequence[Row], facts: ReportFacts) 
     figures = Figures(rows, facts.scales)
     for dimension in figures.dimensions[:MAX_DIMENSIONS]:
         statistic = HEADLINES[figures.type_of(dimension)]
-        table = Table(title=f"Agreement{f' ({dimension})' if dimension else ''}", title_justify="left")
+        table = Table(title=escape(f"Agreement{f' ({dimension})' if dimension else ''}"), title_justify="left")
         for name in ("units", "who", "with whom", title(statistic), "coverage"):
             table.add_column(name, no_wrap=name == title(statistic), overflow="fold")
         for population in list_populations(figures, dimension):
             units = f"{population}: {count_units(figures, dimension, population):,}"
             for who, with_whom, row in _list_lines(figures, (dimension, population, "", ""), facts.raters, statistic):
-                table.add_row(units, who, with_whom, show(row), show_share(row.get("coverage")))
+                table.add_row(*map(Text, (units, who, with_whom, show(row), show_share(row.get("coverage")))))
                 units = ""
             table.add_section()
         console.print(table)

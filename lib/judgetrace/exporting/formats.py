@@ -109,10 +109,11 @@ def _offer(labels: Sequence[str]) -> dict[str, Any]:
     return {"type": "label_selection", "options": [{"value": label, "text": label} for label in labels]}
 
 
-def write_argilla_records(traces: pa.Table) -> Iterator[dict[str, Any]]:
+def write_argilla_records(traces: pa.Table, run: str = "") -> Iterator[dict[str, Any]]:
     """Write a record for each accepted trace, for a person to judge, as argilla.Record.from_dict reads it.
 
-    The human label is a suggestion of `own_label`.
+    The human label is a suggestion of `own_label`. `run` is what their run is called where several are exported: any of
+    them may have accepted a unit, and of two records with one id Argilla keeps the second alone.
     """
     for row in traces.to_pylist():
         if row["outcome"] != "accepted":
@@ -121,8 +122,8 @@ def write_argilla_records(traces: pa.Table) -> Iterator[dict[str, Any]]:
         item = "\n\n".join(f"{name}: {text}" if len(fields) > 1 else str(text) for name, text in fields.items())
         # Half a surrogate pair, as JSON can escape it, is no text to other tools.
         item = item.encode("utf-8", "replace").decode()
-        # Several runs may have accepted a unit.
-        further = [] if row["proposal"] in (None, FIRST_PROPOSAL) else [row["proposal"]]
+        proposal = "" if row["proposal"] == FIRST_PROPOSAL else row["proposal"]
+        further = filter(None, [proposal, run])
         yield {
             "id": "/".join([row["item_id"], row["dimension"], row["target_source"], *further]),
             "fields": {"item": item or " ", "trace": row["trace"] or " "},

@@ -43,10 +43,12 @@ def export_shard(
     output: Folder,
     *,
     faults: Faults | None = None,
+    run: str = "",
 ) -> Counter[str]:
     """Write all formats of one shard; returns how many rows each got. A format without rows gets no file.
 
-    `faults` of the traces keep them out of chats and pairs; people's records and the dataset hold them all.
+    `faults` of the traces keep them out of chats and pairs; people's records and the dataset hold them all. `run` is
+    what the shard's run is called where several are exported.
     """
     counts: Counter[str] = Counter()
     name = f"shard-{number:05d}.jsonl"
@@ -62,7 +64,7 @@ def export_shard(
                 _write_lines(output, f"{tool}/chats/{name}", chats)
                 _write_lines(output, f"{tool}/pairs/{name}", fitted)
     if "argilla" in config.formats:
-        records = list(write_argilla_records(traces))
+        records = list(write_argilla_records(traces, run))
         counts["records"] += len(records)
         if records:
             output.write_atomic(f"argilla/records-{number:05d}.json", json.dumps(records).encode())

@@ -9,7 +9,7 @@ forecast other numbers of draws.) Hours also carry the stated error of the engin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,6 +159,11 @@ class Forecaster:
         """Whether GPU hours cost nothing for want of a price."""
         return self._config.prices.gpu_hour is None
 
+    @property
+    def takes_all_units(self) -> bool:
+        """Whether a row is taken to make as many units as in the pilot's corpus, all of which are asked."""
+        return self._config.units_per_row is None
+
     def _model_run(self, units: int, replicas: int) -> RunShape:
         config, rates, stats = self._config, self.rates, self.statistics
         mean = float(stats.output_tokens[0])
@@ -225,4 +230,20 @@ def list_warnings(pilot: Pilot, forecaster: Forecaster) -> list[str]:
         warnings.append(f"{bad} units of the pilot failed or were quarantined, and count as not accepted")
     if not math.isclose(rates.gpus, 0.0) and forecaster.has_no_price:
         warnings.append("prices.gpu_hour is not given: money is that of requests and answers only")
-    return warnings
+    return [*warnings, *_warn_of_uncovered(pilot, forecaster)]
+
+
+def _warn_of_uncovered(pilot: Pilot, forecaster: Forecaster) -> Iterator[str]:
+    """Say which units of a forecast the whole run would never ask."""
+    config = pilot.config
+    if config.after and forecaster.takes_all_units:
+        yield (
+            f"the pilot is one `after` {', '.join(config.after)} and asks only what that left without a trace, while "
+            "the forecast takes all units: it is too high, in traces, tokens, time and money alike; give units_per_row "
+            "as the units that are left of a row"
+        )
+    if config.quota.per_level is not None:
+        yield (
+            f"quota.per_level = {config.quota.per_level:,} ends a level that has so many traces, while the forecast "
+            "asks all its units: where a level would fill up, it is too high, in traces, tokens, time and money alike"
+        )

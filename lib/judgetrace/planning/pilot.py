@@ -115,7 +115,6 @@ def read_pilot(url: str) -> Pilot:
             f"{MAX_UNITS:,} units of a run that has ended: python -m jobs.infer_traces CONFIG.toml --limit 200"
         )
     manifests = read_manifests(Folder(driver["corpus"]))
-    num_units = sum(shard["units"] for manifest in manifests for shard in manifest["shards"])
     return Pilot(
         units=tuple(units),
         spare_tokens=tuple(spare),
@@ -124,9 +123,17 @@ def read_pilot(url: str) -> Pilot:
         num_calls=sum(1 for state in states if state.get("engine_s")),
         num_engines=_count_engines(states, len(names)),
         config=InferTracesConfig.model_validate(driver["config"]),
-        units_per_row=num_units / max(1, sum(manifest["counts"]["rows_in"] for manifest in manifests)),
+        units_per_row=_count_units_per_row(manifests),
         units_per_shard=int(manifests[0]["config"]["shards"]["units_per_shard"]),
     )
+
+
+def _count_units_per_row(manifests: list[dict[str, Any]]) -> float:
+    """Count the units that a row of the source makes, as a plan is asked for rows."""
+    units = sum(shard["units"] for manifest in manifests for shard in manifest["shards"])
+    counts = [manifest["counts"] for manifest in manifests]
+    # Corpora of earlier versions count no rows but label cells, which are the same but in the wide layout.
+    return float(units / max(1, sum(own.get("source_rows", own["rows_in"]) for own in counts)))
 
 
 def _count_engines(states: list[dict[str, Any]], num_shards: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from judgetrace.live import format_seconds
 from judgetrace.planning.config import PlanRunConfig
@@ -90,7 +91,7 @@ def print_plan(
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in COLUMNS[-2:] else "right", overflow="fold")
     for scenario in scenarios:
-        table.add_row(*list_cells(scenario, currency))
+        table.add_row(*map(Text, list_cells(scenario, currency)))
     console.print(table)
     for line in basis:
         console.print(line, markup=False)

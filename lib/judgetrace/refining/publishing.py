@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
+from rich.markup import escape
 
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.refining.caller import CALL_KEY
@@ -89,4 +90,5 @@ def print_outcome(console: Console, run: str, outcome: Outcome) -> None:
         if row["before"] is not None and row["statistic"] in SHOWN:
             after = "" if row["after"] is None else f"{row['after']:>7.3f}"
             console.print(f"  {row['who']:<40} {row['statistic']:<16} {row['before']:>7.3f} {after}", markup=False)
-    console.print(f"Report: [bold]{run}/report.md[/]  Guideline: [bold]{run}/guideline.md[/]", soft_wrap=True)
+    where = escape(run)
+    console.print(f"Report: [bold]{where}/report.md[/]  Guideline: [bold]{where}/guideline.md[/]", soft_wrap=True)

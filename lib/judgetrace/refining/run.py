@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from rich.console import Console
+from rich.markup import escape
 
 from judgetrace.config import UserError
 from judgetrace.refining.agreement_change import CHANGES, Ratings, measure_change
@@ -59,7 +60,9 @@ def refine(console: Console, inputs: RefineInputs, started_here: bool, generate:
             outcome = job.work()
         except (StoppedEarlyError, FencedError) as stop:
             watch.write_state(str(stop))
-            console.print(f"[bold]Ended early[/]: {stop}\nRun the same command again to go on.", soft_wrap=True)
+            console.print(
+                f"[bold]Ended early[/]: {escape(str(stop))}\nRun the same command again to go on.", soft_wrap=True
+            )
             return end_early(config.limits, isinstance(stop, FencedError) or stop.is_planned)
         except BaseException as error:
             watch.write_state(f"failed: {error}"[:1000])

@@ -56,4 +56,4 @@ def print_standing(console: Console, standing: dict[str, Any]) -> None:
         console.print(f"{name}: {counts or 'none yet'}")
     if standing["winner"] is not None:
         verb = "replaces the original guideline" if standing["is_replaced"] else "is returned"
-        console.print(f"{standing['winner']} {verb}")
+        console.print(f"{standing['winner']} {verb}", markup=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -47,11 +47,20 @@ class Table:
         """Whether a column holds figures, which stand flush right."""
         if column < self.num_heads:
             return False
-        return all(_FIGURE.match(cells[column].text) for cells in self.cells())
+        return all(_FIGURE.match(text) for text in self._texts(column))
 
     def is_long(self, column: int) -> bool:
         """Whether a column holds sentences, which need room on a phone, too."""
-        return any(len(cells[column].text) > LONG_TEXT for cells in self.cells())
+        return any(len(text) > LONG_TEXT for text in self._texts(column))
+
+    def list_classes(self) -> list[str]:
+        """List how each column looks: n, long, or nothing. To be asked once a table, since it reads every cell."""
+        return ["n" if self.is_numeric(n) else "long" if self.is_long(n) else "" for n in range(len(self.columns))]
+
+    def _texts(self, column: int) -> Iterator[str]:
+        for row in self.rows:
+            cell = row[column]
+            yield cell.text if isinstance(cell, Cell) else cell
 
 
 @dataclass(frozen=True)

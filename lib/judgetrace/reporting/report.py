@@ -25,7 +25,6 @@ from judgetrace.reporting.run_reading import (
     count_spent,
     list_rating_runs,
     list_simulated_raters,
-    name_runs,
     read_agreement,
     read_rating_run,
     read_rationale_tables,
@@ -42,6 +41,7 @@ from judgetrace.reporting.trace_records import Records, find_noise, list_noisy
 from judgetrace.reporting.traces_section import TraceRun, make_acceptance, make_noise, make_utilisation
 from judgetrace.reporting.training_section import make_training
 from judgetrace.reporting.verification_section import make_verification
+from judgetrace.run_folder import name_runs
 from judgetrace.scale import ScaleConfig
 from judgetrace.sources import SourceConfig, list_source_files
 from judgetrace.storage import Folder
@@ -92,10 +92,9 @@ def gather_report(config: RenderReportConfig, now: float) -> Page:
     _add_ratings(report, config, now)
     if report.spent:
         report.sections.append(make_cost(report.spent, config.currency))
-    corpus = read_finished(Folder(config.corpus))[0] if config.corpus else None
     return Page(
         title=config.title or _name_page(config),
-        subtitle=_describe_corpus(corpus) if corpus else "",
+        subtitle=describe_corpus(read_finished(Folder(config.corpus))) if config.corpus else "",
         facts=Facts(report.facts),
         sections=sorted(report.sections, key=lambda section: ORDER.index(section.id)),
         missing=[text for key, text in MISSING.items() if not getattr(config, key)],
@@ -121,18 +120,21 @@ def _name_page(config: RenderReportConfig) -> str:
     return f"Report on {'/'.join(parts[-2:])}"
 
 
-def _describe_corpus(manifest: Mapping[str, Any]) -> str:
-    counts, scale = manifest["counts"], manifest["config"]["scale"]
-    parts = [f"{counts['units']:,} units with a target label, from {counts['annotations']:,} annotations"]
-    dropped = sum(counts.get("dropped", {}).values())
+def describe_corpus(manifests: Sequence[Mapping[str, Any]]) -> str:
+    """Say what a corpus holds, with all that was appended to it, in a sentence."""
+    counts, scale = [manifest["counts"] for manifest in manifests], manifests[0]["config"]["scale"]
+    units, annotations = (sum(own[what] for own in counts) for what in ("units", "annotations"))
+    parts = [f"{units:,} units with a target label, from {annotations:,} annotations"]
+    dropped = sum(number for own in counts for number in own.get("dropped", {}).values())
     if dropped:
         parts.append(f"{dropped:,} more on which people disagree too much")
     if scale.get("values"):
         parts.append(
             f"{scale['type']} scale of {len(scale['values'])} levels, {scale['values'][0]} to {scale['values'][-1]}"
         )
-    if len(counts.get("labels", {})) > 1:
-        parts.append(f"{len(counts['labels'])} dimensions")
+    dimensions = {name for own in counts for name in own.get("labels", {})}
+    if len(dimensions) > 1:
+        parts.append(f"{len(dimensions)} dimensions")
     return "; ".join(parts) + "."
 
 
@@ -196,7 +198,7 @@ def list_trace_facts(runs: Sequence[TraceRun], together: Sequence[TraceRun], spe
     first, whole = runs[0], (*together, *runs)[0]
     accepted, named = whole.tally.num_accepted, f", {whole.name}" if together else ""
     parts = [
-        f"{accepted:,} of {whole.tally.num_units:,} units",
+        f"{accepted:,} of {whole.tally.num_tried:,} units",
         *(f"{r.name}: {r.utilisation:.0%}" for r in together[1:]),
     ]
     yield Fact(f"{whole.utilisation:.0%}", f"data utilisation{named}", "; ".join(parts))
@@ -219,13 +221,16 @@ def _add_browser(report: Report, config: RenderReportConfig, names: list[str], s
     if config.rationales:
         columns = config.rationales.model_dump(include={"item_id", "dimension", "annotator_id", "label", "text"})
         urls = [file.url for file in list_source_files(SourceConfig(paths=config.rationales.paths, format="parquet"))]
-        rationales = read_rationales(read_rationale_tables(urls, columns), columns, None)
-    found = read_records(files, selection, rationales, wanted.max_text_chars)
+        rationales = read_rationales(read_rationale_tables(urls, columns), columns, selection)
+    found = read_records(files, selection, rationales, wanted.max_text_chars, wanted.max_megabytes)
     noise = find_noise(found, wanted.min_draws)
     report.packed = pack_records(found, noise, wanted.max_megabytes)
     report.browser_note = describe_browser(report.packed, found, selection.num_units, config)
+    # What was read may be more than the page holds.
+    shown = set(found.keys[: report.packed.num_records])
+    noise &= shown
     noisy = list_noisy(found, noise, scales, MAX_NOISY_ROWS)
-    report.sections.append(make_noise(noisy, len(noise), len(set(found.keys)), wanted.min_draws))
+    report.sections.append(make_noise(noisy, len(noise), len(shown), wanted.min_draws))
 
 
 def describe_browser(packed: Packed, found: Records, num_units: int, config: RenderReportConfig) -> str:

@@ -33,18 +33,6 @@ from judgetrace.storage import Folder, decode_parquet
 _READERS = 16
 
 
-def name_runs(urls: Sequence[str]) -> list[str]:
-    """Name runs by the last part of their URLs, by more of it where two share that."""
-    parts = [url.rstrip("/").split("/") for url in urls]
-    names = []
-    for own in parts:
-        length = 1
-        while length < len(own) and sum(other[-length:] == own[-length:] for other in parts) > 1:
-            length += 1
-        names.append("/".join(own[-length:]))
-    return names
-
-
 def read_about(url: str, now: float) -> dict[str, Any]:
     """Read what a run says of itself: job, config, state, and its manifest where it is complete.
 

@@ -65,6 +65,11 @@ class Records:
     def __len__(self) -> int:
         return len(self.records)
 
+    def first(self, count: int) -> Records:
+        """Return the first so many; of all units it is told what their draws came to."""
+        facets = {name: values[:count] for name, values in self.facets.items()}
+        return Records(self.records[:count], facets, self.keys[:count], self.reaches)
+
     def extend(self, other: Records) -> None:
         """Append other records."""
         self.records += other.records

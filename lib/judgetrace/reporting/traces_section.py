@@ -41,8 +41,8 @@ class TraceRun:
 
     @property
     def utilisation(self) -> float:
-        """The share of decided units with an accepted draw."""
-        return self.tally.num_accepted / self.tally.num_units if self.tally.num_units else 0.0
+        """The share of decided units with an accepted draw; units over quota, which were never asked, are none."""
+        return self.tally.num_accepted / self.tally.num_tried if self.tally.num_tried else 0.0
 
 
 def unite_runs(runs: Sequence[TraceRun], name: str, units: Tally) -> TraceRun:
@@ -65,6 +65,8 @@ def make_utilisation(runs: Sequence[TraceRun], together: Sequence[TraceRun] = ()
     )
     if together:
         lead += " Further runs ask about what earlier ones left: together they have a trace where any of them has one."
+    if any(run.tally.outcomes()["over_quota"] for run in runs):
+        lead += " Units over their level's quota, which were never asked, are not counted."
     shares = [figure for number, run in enumerate([*together, *runs]) for figure in _draw_by_label(run, number)]
     plots = [_draw_by_draws(runs), *shares]
     more = f"{len(shares) - MAX_PLOTS} more plots by target label"
@@ -79,10 +81,10 @@ def _tabulate_outcomes(runs: Sequence[TraceRun]) -> Table:
     for run in runs:
         counts = run.tally.outcomes()
         draws = sum(run.tally.draws.values())
-        each = f"{draws / run.tally.num_units:.1f}" if draws else "\u2013"
+        each = f"{draws / run.tally.num_tried:.1f}" if draws else "\u2013"
         decided = Cell(f"{run.tally.num_units:,}", f"of {run.units:,}" if run.units > run.tally.num_units else "")
         kept = [f"{counts[outcome]:,}" for outcome in outcomes]
-        share = f"{run.utilisation:.1%}" if run.tally.num_units else "\u2013"
+        share = f"{run.utilisation:.1%}" if run.tally.num_tried else "\u2013"
         about = ", ".join(filter(None, [run.state.replace("complete", ""), "told the label" if run.is_hinted else ""]))
         rows.append([Cell(run.title, about), decided, share, *kept, each])
     columns = ["run", "decided", "utilisation", *(name.replace("_", " ") for name in outcomes), "draws a unit"]

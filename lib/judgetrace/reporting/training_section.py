@@ -87,17 +87,30 @@ def _score(figures: Mapping[str, Any] | None, rating: str) -> str:
     return "undefined" if figures and value is None else "" if value is None else f"{value:.3f}"
 
 
-def _thin(points: Sequence[tuple[int, float | None]]) -> list[tuple[int, float | None]]:
-    """Keep every so many-th point, and the last, so that a long run draws as fast as a short one."""
-    step = max(1, len(points) // MAX_POINTS)
-    return [*points[:-1:step], *points[-1:]]
+Points = list[tuple[int, float | None]]
+
+
+def thin_points(runs: Sequence[Points]) -> list[Points]:
+    """Keep the first point of each of MAX_POINTS stretches of steps, the same for all runs, and each run's last.
+
+    So a long run draws as fast as a short one, and runs of unequal lengths stand in the same rows of a table.
+    """
+    end = 1 + max((points[-1][0] for points in runs if points), default=0)
+    thinned = []
+    for points in runs:
+        first: dict[int, tuple[int, float | None]] = {}
+        for step, value in points[:-1]:
+            first.setdefault(step * MAX_POINTS // end, (step, value))
+        thinned.append([*first.values(), *points[-1:]])
+    return thinned
 
 
 def _draw_loss(runs: Sequence[TrainingRun], number: int) -> blocks.Figure:
-    lines = []
-    for run in runs:
-        points = _thin([(row["step"], row["loss"]) for row in run.metrics if row.get("loss") is not None])
-        lines.append(Line(run.name, [x for x, _ in points], [y for _, y in points]))
+    drawn = [[(row["step"], row["loss"]) for row in run.metrics if row.get("loss") is not None] for run in runs]
+    lines = [
+        Line(run.name, [x for x, _ in points], [y for _, y in points])
+        for run, points in zip(runs, thin_points(drawn), strict=True)
+    ]
     said = [f"{line.name}: from {line.y[0]:.3f} to {line.y[-1]:.3f}." for line in lines if line.y]
     alternative = "Training loss by step. " + " ".join(said)
     svg = draw_lines(f"loss{number}", lines, alternative, "step")

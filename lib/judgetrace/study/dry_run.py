@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from judgetrace.config import UserError
 from judgetrace.study.kinds import KINDS
@@ -29,9 +30,10 @@ def print_dry_runs(
         if stage.kind == "agreement":
             lacking += [name for name in stage.takes if not verdicts[name].is_done]
         if lacking:
-            console.print(f"[bold]{stage.name}[/]: its own dry run needs {', '.join(lacking)} first", soft_wrap=True)
+            needs = f": its own dry run needs {', '.join(lacking)} first"
+            console.print(Text.assemble((stage.name, "bold"), needs), soft_wrap=True)
             continue
-        console.rule(f"{stage.name}: dry run", align="left")
+        console.rule(Text(f"{stage.name}: dry run"), align="left")
         folders = run.find_folders() | {stage.name: f"{run.url}/{verdict.folder}"}
         with tempfile.TemporaryDirectory(prefix="judgetrace-study-") as scratch:
             file = Path(scratch) / f"{stage.name}.toml"
@@ -39,4 +41,4 @@ def print_dry_runs(
             try:
                 call(KINDS[stage.kind], [str(file), "--dry-run"])
             except UserError as error:
-                console.print(f"[bold]{stage.name}[/]: {error}", soft_wrap=True)
+                console.print(Text.assemble((stage.name, "bold"), f": {error}"), soft_wrap=True)

@@ -39,12 +39,13 @@ def judge(
     has_evidence: bool = True,
     redo: bool = False,
     fresh: frozenset[str] = frozenset(),
+    needless: frozenset[str] = frozenset(),
 ) -> Verdict:
     """Judge a stage by its last call.
 
     `counted` is its config (resolving.count_config), `outputs` what every stage has made (outputs.Output as JSON; None
     where it is not complete), `has_evidence` whether the file is there that says it is complete. `fresh` are the stages
-    that will be done again in other folders.
+    that will be done again in other folders, `needless` those that were found not to be needed.
     """
     kind = KINDS[stage.kind]
     if record is None or (record.state in ("to do", "blocked", "not needed") and not record.inputs):
@@ -54,8 +55,12 @@ def judge(
         return Verdict("redo", again, "asked for")
     others, grown = _compare_inputs(stage, record, outputs)
     others = sorted({*others, *(fresh & set(stage.inputs))})
-    if others:
-        return Verdict("goes on" if kind.in_place else "stale", again, f"{', '.join(others)}: made anew")
+    # What was read and is not needed any more must not stay in what was made of it.
+    gone = sorted(needless & set(record.inputs) & set(stage.inputs))
+    if others or gone:
+        told = ((others, "made anew"), (gone, "not needed now"))
+        why = "; ".join(f"{', '.join(names)}: {what}" for names, what in told if names)
+        return Verdict("goes on" if kind.in_place else "stale", again, why)
     if not record.is_complete:
         return Verdict("goes on", record.folder, f"it {record.state}" + (f": {record.why}" if record.why else ""))
     return _judge_complete(stage, record, list_changes(record.counted, counted), grown, has_evidence)
@@ -146,6 +151,7 @@ def plan_stages(
     """Judge all stages as things stand; what stands on a stage that will be done again is done again, too."""
     verdicts: dict[str, Verdict] = {}
     outputs = {name: record.output if record.is_complete else None for name, record in records.items()}
+    needless = find_needless(records)
     for stage in stages:
         fresh = frozenset(name for name, verdict in verdicts.items() if verdict.what in ("redo", "stale"))
         verdicts[stage.name] = judge(
@@ -156,8 +162,14 @@ def plan_stages(
             has_evidence=evidence.get(stage.name, True),
             redo=stage.name in redo,
             fresh=fresh,
+            needless=needless,
         )
     return verdicts
+
+
+def find_needless(records: Mapping[str, Record]) -> frozenset[str]:
+    """Find the stages that were found not to be needed."""
+    return frozenset(name for name, record in records.items() if record.state == "not needed")
 
 
 def list_dependents(stages: Sequence[Stage], names: Iterable[str]) -> list[str]:

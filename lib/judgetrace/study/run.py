@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
 
 from judgetrace.config import UserError
 from judgetrace.products import PRODUCTS
@@ -24,7 +26,7 @@ from judgetrace.run_report import count_left
 from judgetrace.storage import Folder, encode_json
 from judgetrace.study.kinds import KINDS, Kind
 from judgetrace.study.outputs import identify_output
-from judgetrace.study.planning import Verdict, judge
+from judgetrace.study.planning import Verdict, find_needless, judge
 from judgetrace.study.records import (
     FILE,
     Record,
@@ -114,7 +116,15 @@ class StudyRun:
             return True
         record = self.records.get(stage.name)
         evidence = record is None or record.state != "complete" or self._has_evidence(stage, record)
-        verdict = judge(stage, self._counted[stage.name], record, outputs, has_evidence=evidence, redo=redo)
+        verdict = judge(
+            stage,
+            self._counted[stage.name],
+            record,
+            outputs,
+            has_evidence=evidence,
+            redo=redo,
+            needless=find_needless(self.records),
+        )
         if verdict.what == "changed":
             # It was to be done again because of its inputs, which came out the same.
             verdict = Verdict("redo", name_next_folder(stage.name, verdict.folder), verdict.why)
@@ -122,9 +132,9 @@ class StudyRun:
         fresh = Record("running", verdict.folder, counted=self._counted[stage.name], inputs=inputs)
         if needless:
             self._set(stage, replace(fresh, state="not needed", why=needless))
-            self._console.print(f"[bold]{stage.name}[/]: not needed, {needless}")
+            self._console.print(f"[bold]{escape(stage.name)}[/]: not needed, {needless}")
         elif verdict.is_done:
-            self._console.print(f"[bold]{stage.name}[/]: done before")
+            self._console.print(f"[bold]{escape(stage.name)}[/]: done before")
         else:
             return self._call(stage, verdict, fresh, call)
         return True
@@ -137,7 +147,7 @@ class StudyRun:
         record = self.records.get(stage.name, Record(folder=name_folder(stage.name)))
         if record.state != "complete":
             self._set(stage, replace(record, state="blocked", why=why))
-        self._console.print(f"[bold]{stage.name}[/]: blocked, {why}", soft_wrap=True)
+        self._console.print(f"[bold]{escape(stage.name)}[/]: blocked, {escape(why)}", soft_wrap=True)
 
     def _find_needless(self, stage: Stage) -> str | None:
         """Say why a stage need not run: a guideline that stayed the same was rated with already."""
@@ -153,7 +163,8 @@ class StudyRun:
         return None
 
     def _call(self, stage: Stage, verdict: Verdict, record: Record, call: CallJob) -> bool:
-        self._console.rule(f"{stage.name}: {verdict.what}{f' ({verdict.why})' if verdict.why else ''}", align="left")
+        why = f" ({verdict.why})" if verdict.why else ""
+        self._console.rule(Text(f"{stage.name}: {verdict.what}{why}"), align="left")
         self._set(stage, record)
         started = time.monotonic()
         try:
@@ -172,7 +183,7 @@ class StudyRun:
             ended = replace(record, state="stopped" if early else "failed", why=why[:2000])
         ended = replace(ended, seconds=round(time.monotonic() - started, 1))
         self._set(stage, ended)
-        self._console.print(f"{stage.name}: {ended.state}, {ended.seconds:.0f} s", style="bold")
+        self._console.print(f"{stage.name}: {ended.state}, {ended.seconds:.0f} s", style="bold", markup=False)
         if ended.why:
             self._console.print(ended.why, soft_wrap=True, markup=False)
         return not (ended.state == "stopped" and str(ended.why).endswith(" received"))
@@ -261,7 +272,7 @@ class StudyRun:
             record = self.records.get(stage.name)
             if stage.kind == "report" and record is not None and record.state == "complete":
                 file = f"{self.url}/{record.folder}/{KINDS[stage.kind].done}"
-                self._console.print(f"Report: [bold]{file}[/]", soft_wrap=True)
+                self._console.print(f"Report: [bold]{escape(file)}[/]", soft_wrap=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -42,7 +43,7 @@ def print_plan(
         lacking = [name for name in stage.needs if name not in chosen and not verdicts[name].is_done]
         if lacking and stage.name in chosen:
             plan = f"blocked: {', '.join(lacking)}"
-        table.add_row(stage.name, plan, verdict.folder, ", ".join(stage.needs), verdict.why)
+        table.add_row(*map(Text, (stage.name, plan, verdict.folder, ", ".join(stage.needs), verdict.why)))
     console.print(table)
 
 
@@ -50,7 +51,7 @@ def print_headline(console: Console, table: pa.Table, notes: Sequence[str]) -> N
     """Print the paper's table (headline.TABLE)."""
     console.print(LEAD, markup=False)
     for part in list_parts(table):
-        shown = Table(title=part.dimension or None, title_justify="left", box=SIMPLE_HEAD)
+        shown = Table(title=escape(part.dimension) or None, title_justify="left", box=SIMPLE_HEAD)
         for column in part.columns[2:]:
             shown.add_column("" if column == "guideline" else column, overflow="fold")
         for kind, who, guideline, *figures in part.lines:
@@ -83,5 +84,5 @@ def print_stages(console: Console, stages: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(name, overflow="fold")
     for row in stages:
         seconds = "" if row["seconds"] is None else format_seconds(row["seconds"])
-        table.add_row(row["stage"], row["state"], seconds, row["folder"], row["why"] or "")
+        table.add_row(*map(Text, (row["stage"], row["state"], seconds, row["folder"], row["why"] or "")))
     console.print(table)

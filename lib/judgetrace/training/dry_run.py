@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from judgetrace.config import UserError
 from judgetrace.training.encoding import Encoded
@@ -59,7 +60,9 @@ def print_units(console: Console, inputs: TrainInputs, sample: ExampleSample) ->
     console.print(f"\n[bold]Read[/]: {read} of {shards:,} shard(s)", soft_wrap=True)
     split = inputs.config.data.split
     left_out = survey.describe_left_out()
-    console.print(f"[bold]Units of {split}[/]: {survey.usable.num_rows:,} usable; left out: {left_out}", soft_wrap=True)
+    console.print(
+        f"[bold]Units of {split}[/]: {survey.usable.num_rows:,} usable; left out: {escape(left_out)}", soft_wrap=True
+    )
 
 
 def print_epoch(console: Console, inputs: TrainInputs, sample: ExampleSample, epoch: EpochEstimate) -> None:

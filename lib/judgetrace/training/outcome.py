@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from judgetrace.storage import Folder
 from judgetrace.training.config import TrainRaterConfig
@@ -78,7 +79,7 @@ def print_outcome(console: Console, run: str, trained: Trained) -> None:
         console.print("No checkpoint scored better than the untuned base; the best of them became the rater.")
     elif untuned is not None and not trained.progress.has_score:
         console.print("No validation had a score, since too few answers had a rating; the newest became the rater.")
-    console.print(f"\nRater: [bold]{run}/rater[/]", soft_wrap=True)
+    console.print(f"\nRater: [bold]{escape(run)}/rater[/]", soft_wrap=True)
 
 
 def list_ignored(earlier: Mapping[str, Any], config: TrainRaterConfig) -> list[str]:
@@ -94,7 +95,7 @@ def list_ignored(earlier: Mapping[str, Any], config: TrainRaterConfig) -> list[s
 
 def print_complete(console: Console, config: TrainRaterConfig) -> None:
     """Say that a run is complete, and which settings come too late."""
-    console.print(f"run {config.run} is complete; its rater: {config.run}/rater", soft_wrap=True)
+    console.print(f"run {config.run} is complete; its rater: {config.run}/rater", soft_wrap=True, markup=False)
     ignored = list_ignored(Folder(config.run).read_json("manifest.json")["config"], config)
     if ignored:
         console.print(

@@ -106,6 +106,7 @@ def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, p
         f"{survey.usable.num_rows:,} examples, {plan.steps_per_epoch:,} steps an epoch, {plan.num_steps:,} steps at "
         f"most; {len(spec.items):,} validation items\nUnits left out: {survey.describe_left_out()}",
         soft_wrap=True,
+        markup=False,
     )
     if not spec.items and config.validation.max_items:
         console.print(
@@ -238,4 +239,4 @@ def tidy_checkpoints(console: Console, inputs: TrainInputs) -> None:
     if mend_index(run):
         console.print("The index of the checkpoints was damaged; training goes on from the one before the newest.")
     for name in remove_unfinished(run, time.time() - UNFINISHED_AFTER_S):
-        console.print(f"{run.url}/{CHECKPOINTS}/{name} was never complete; it is deleted", soft_wrap=True)
+        console.print(f"{run.url}/{CHECKPOINTS}/{name} was never complete; it is deleted", soft_wrap=True, markup=False)
