@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
@@ -15,8 +16,7 @@ from judgetrace.config import STRICT
 from judgetrace.scale import Scale
 
 RATING_OPEN, RATING_CLOSE, THINK_CLOSE = "<rating>", "</rating>", "</think>"
-# Levels may hold < and > ("A>B"), a rating no tag of its own kind.
-_RATING = re.compile(r"<rating>((?:(?!</?rating>).)*)</rating>", re.IGNORECASE | re.DOTALL)
+_RATING_TAG = re.compile(r"<(/?)rating>", re.IGNORECASE)
 Tags = tuple[str, str]
 THINK_TAGS: Tags = ("<think>", THINK_CLOSE)
 """What opens and closes the thinking of most reasoning models."""
@@ -96,12 +96,21 @@ def parse_output(text: str, was_cut: bool, thinking: ThinkingConfig, scale: Scal
 
 def parse_answer(trace: str | None, answer: str, was_cut: bool, scale: Scale) -> ParsedOutput:
     """Parse an answer whose thinking was split off; with no `trace`, what stands before the rating is the thinking."""
-    found = list(_RATING.finditer(answer))
-    own_trace = (answer[: found[-1].start()] if found else answer) if trace is None else trace
+    found = _find_last_rating(answer)
+    own_trace = (answer if found is None else answer[: found[0]]) if trace is None else trace
     own_trace = own_trace.strip()
-    if not found:
+    if found is None:
         return ParsedOutput(own_trace or None, None, "truncated" if was_cut else "unparsed")
-    level = scale.find_level(found[-1].group(1))
+    level = scale.find_level(found[1])
     if level is None:
         return ParsedOutput(own_trace or None, None, "unparsed")
     return ParsedOutput(own_trace, scale.values[level], None)
+
+
+def _find_last_rating(answer: str) -> tuple[int, str] | None:
+    """Find the last closed rating tag: where it opens, and what stands in it, which may hold < and > ("A>B")."""
+    tags = list(_RATING_TAG.finditer(answer))
+    for opened, closed in reversed(list(pairwise(tags))):
+        if not opened[1] and closed[1]:
+            return opened.start(), answer[opened.end() : closed.start()]
+    return None
