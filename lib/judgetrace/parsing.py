@@ -109,8 +109,8 @@ def parse_answer(trace: str | None, answer: str, was_cut: bool, scale: Scale) ->
 
 def _find_last_rating(answer: str) -> tuple[int, str] | None:
     """Find the last closed rating tag: where it opens, and what stands in it, which may hold < and > ("A>B")."""
-    tags = list(_RATING_TAG.finditer(answer))
-    for opened, closed in reversed(list(pairwise(tags))):
-        if not opened[1] and closed[1]:
-            return opened.start(), answer[opened.end() : closed.start()]
-    return None
+    pairs = [(one, two) for one, two in pairwise(_RATING_TAG.finditer(answer)) if not one[1] and two[1]]
+    if not pairs:
+        return None
+    opened, closed = pairs[-1]
+    return opened.start(), answer[opened.end() : closed.start()]

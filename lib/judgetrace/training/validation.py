@@ -60,8 +60,9 @@ class Validator:
         self._encoder, self._thinking, self._pad = encoder, thinking, pad
         self._shares_prefix = shares_prefix
         self._stop_ids = list(stop_ids)
-        needed = encoder.count_rating_tokens() + END_TOKENS
-        self._limit = max(RATING_TOKENS, needed) if thinking.format == "none" else max_new_tokens
+        self._limit = max_new_tokens
+        if thinking.format == "none":
+            self._limit = max(RATING_TOKENS, encoder.count_rating_tokens() + END_TOKENS)
 
     def rate(self, model: Any, items: Sequence[Mapping[str, Any]], synced: bool, batch: int) -> list[ItemRating]:
         """Rate items that the guideline covers, `batch` at once; one whose prompt alone is too long has no rating.
