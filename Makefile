@@ -37,7 +37,7 @@ demo: $(CPU_STAMP) ## Run a whole study on the embedded model and human ratings 
 	$(PY) -m jobs.run_study jobs/demo_study.toml
 
 test: lint ## Check the code, then run all tests: first the fast ones, then those with a real engine, Ray and S3
-	@$(PY) -m pytest -m "not slow and not chaos"
+	@$(PY) -m pytest -m "not slow and not chaos" --numprocesses auto --dist loadfile
 	$(PY) -m pytest -m "slow and not chaos" --durations=30
 
 lint: $(DEV_STAMP) ## Check style, format and types

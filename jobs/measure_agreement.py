@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -29,10 +30,9 @@ from judgetrace.agreement.results import (
     measure_dimension,
     split_dimensions,
 )
-from judgetrace.agreement.run import Collected, RunTasks, Total, collect_counts
+from judgetrace.agreement.run import Collected, RunTasks, collect_counts
 from judgetrace.agreement.sources import Inputs, find_inputs
 from judgetrace.agreement.summary import print_first_look
-from judgetrace.agreement.survey import Survey
 from judgetrace.config import load_config, run_job
 from judgetrace.labels import TargetConfig
 from judgetrace.session import connect_ray
@@ -58,19 +58,18 @@ def main(arguments: list[str]) -> int:
         run_each = partial(run_tasks, wait_s=config.cluster.wait_s)
         collected = collect_counts(config, inputs, folder, run_each)
         results = measure(config, collected, run_each)
-    survey, total = collected.survey, collected.total
-    document = describe(config, inputs, survey, total, results)
+    facts = gather_facts(config, inputs, collected, results)
+    document = describe(config, inputs, collected, results, facts.notes)
     document["seconds"] = round(time.monotonic() - started, 1)
     table = results.to_table()
     folder.write_atomic("agreement.parquet", encode_parquet(table))
-    facts = gather_facts(config, inputs, collected, results)
     rows = table.to_pylist()
     folder.write_atomic("report.md", write_report(rows, facts).encode())
     folder.write_json("agreement.json", document)
     console = Console(highlight=False)
     print_first_look(console, rows, facts)
     console.print(
-        f"{total.num_units:,} units, {len(rows):,} figures; report: [bold]{escape(config.output)}/report.md[/]"
+        f"{collected.total.num_units:,} units, {len(rows):,} figures; report: [bold]{escape(config.output)}/report.md[/]"
     )
     return 0
 
@@ -141,9 +140,10 @@ def describe_rule(target: TargetConfig) -> str:
 
 
 def describe(
-    config: MeasureAgreementConfig, inputs: Inputs, survey: Survey, total: Total, results: Results
+    config: MeasureAgreementConfig, inputs: Inputs, collected: Collected, results: Results, notes: Sequence[str]
 ) -> dict[str, Any]:
     """Describe the run and all its figures."""
+    survey, total = collected.survey, collected.total
     return {
         "format_version": FORMAT_VERSION,
         "config": config.model_dump(mode="json"),
@@ -157,6 +157,7 @@ def describe(
             "unusable": dict(sorted(survey.unusable.items())),
             "examples_of_unusable": survey.examples,
         },
+        "notes": list(notes),
         "statistics": results.rows,
         "confusion_matrices": results.confusions,
         "versions": list_versions(),

@@ -152,6 +152,8 @@ def write_agreement(folder: Path, raters: Sequence[str], items: int = 40) -> str
     results = measure(parsed, collected, run_here)
     output = Folder(parsed.output)
     output.write_atomic("agreement.parquet", encode_parquet(results.to_table()))
-    document = describe(parsed, find_inputs(parsed), collected.survey, collected.total, results)
+    inputs = find_inputs(parsed)
+    facts = gather_facts(parsed, inputs, collected, results)
+    document = describe(parsed, inputs, collected, results, facts.notes)
     output.write_json("agreement.json", document)
     return parsed.output

@@ -7,11 +7,11 @@ import pytest
 
 from judgetrace.config import UserError
 from judgetrace.reporting.agreement_section import MAX_PAIRS, make_confusions, make_headline
-from judgetrace.reporting.blocks import Block, Cell, Figures, Folded, Matrices, Section, Table
+from judgetrace.reporting.blocks import Block, Cell, Figures, Folded, Matrices, Notes, Section, Table
 from judgetrace.reporting.config import ComparisonConfig
 from judgetrace.reporting.run_reading import read_agreement
 from judgetrace.reporting.slices_section import PLOT_RATERS, make_slices
-from tests.agreement_runs import write_agreement
+from tests.agreement_runs import draw_rater, write_agreement
 
 RATERS = ("untuned", "tuned", "untuned-refined", "tuned-refined", "shuffled")
 
@@ -87,6 +87,18 @@ def test_the_headline_and_the_confusion_matrices_have_all_raters_in_one_order(ag
     assert [row[0] for row in figures.figures[0].data.rows] == order
     (matrices,) = (b for b in make_confusions(found).blocks if isinstance(b, Matrices))
     assert [matrix.caption for matrix in matrices.matrices] == ["Each annotator", *order]
+
+
+def test_what_the_input_lacked_is_said_beside_the_figures(agreement: str) -> None:
+    missing = int((draw_rater(0, RATERS[0])["outcome"] == "unrated").sum())
+    assert missing > 0
+    texts = [
+        text
+        for block in unfold(make_headline(read_agreement(agreement, [], frozenset())).blocks)
+        if isinstance(block, Notes)
+        for text in block.sentences
+    ]
+    assert f"{RATERS[0]}: {missing} row(s) without a rating: unrated." in texts
 
 
 def test_no_agreement_is_named(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ class AgreementInput:
     """(before, after, what lies between them); the first MAX_PAIRS pairs of raters where none is named."""
     simulated: frozenset[str] = frozenset()
     """Raters whose engine is no model."""
+    notes: Sequence[str] = ()
+    """What measure_agreement says of its input: rows that it could not use, ratings that are missing."""
 
     @property
     def compared(self) -> list[tuple[str, str, str]]:
@@ -83,8 +85,9 @@ def make_headline(found: AgreementInput) -> Section:
             made += fold_rows(changes, WHOLE)
     if found.raters:
         made += [*_draw_ceiling(found), *fold_rows(_tabulate_ceiling(found), WHOLE)]
+    warnings = [*find_warnings(figures, found.raters, found.replicates), *found.notes]
     # Their backticks are Markdown's.
-    made += _list_warnings([text.replace("`", "") for text in find_warnings(figures, found.raters, found.replicates)])
+    made += _list_warnings([text.replace("`", "") for text in warnings])
     interval = f" Small, below a figure: its {found.level:.0%} bootstrap interval." if found.replicates else ""
     lead = (
         "Each rater against people's target label, and the human ceiling: every annotator in turn against what the "

@@ -183,6 +183,7 @@ def read_agreement(url: str, comparisons: Sequence[ComparisonConfig], simulated:
         _describe_rule(about.get("target", {})),
         [(c.before, c.after, c.what) for c in comparisons if {c.before, c.after} <= names],
         simulated & names,
+        about.get("notes", []),
     )
 
 
