@@ -12,12 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
-from rich.console import Console
-from rich.markup import escape
 
 from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.accounting import tally_traces
 from judgetrace.config import UserError, load_config, run_job
+from judgetrace.console import open_console, print_place
 from judgetrace.corpus import read_finished
 from judgetrace.decisions import decide_again
 from judgetrace.ledger import current_shard_files, encode_shard
@@ -88,9 +87,9 @@ def main(arguments: list[str]) -> int:
         "sampled_with": sampled,
     }
     Folder(config.output).write_atomic("manifest.json", encode_json(manifest))
-    console = Console(highlight=False)
+    console = open_console()
     console.print(", ".join(f"{count:,} {what}" for what, count in sorted(counts.items())))
-    console.print(f"Traces: [bold]{escape(config.output)}/traces[/]", soft_wrap=True)
+    print_place(console, "Traces", f"{config.output}/traces")
     return 0
 
 

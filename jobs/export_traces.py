@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
 
 from judgetrace.config import UserError, load_config, run_job
+from judgetrace.console import open_console, print_place
 from judgetrace.exporting.config import ExportTracesConfig
 from judgetrace.exporting.conversations import ConversationWriter, write_chats
 from judgetrace.exporting.own_files import JOB, UNFINISHED, begin_export, check_output
@@ -73,11 +73,14 @@ def main(arguments: list[str]) -> int:
         },
     )
     output.delete([UNFINISHED])
-    console = Console(highlight=False)
+    console = open_console()
     console.print(", ".join(f"{count:,} {what}" for what, count in counts.items()) or "nothing to export")
-    if "pairs" in counts or not config.max_pairs or not {"trl", "llamafactory"} & set(config.formats):
-        return 0
-    console.print("No preference pairs: sample traces with ledger.keep_rejected_text = true to keep rejected texts.")
+    if "pairs" not in counts and config.max_pairs and {"trl", "llamafactory"} & set(config.formats):
+        console.print(
+            "No preference pairs: sample traces with ledger.keep_rejected_text = true to keep rejected texts."
+        )
+    if counts:
+        print_place(console, "Export", config.output)
     return 0
 
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
 from judgetrace.config import load_config, run_job
+from judgetrace.console import open_console, print_place
 from judgetrace.dry_run import print_dry_run
 from judgetrace.fingerprints import check_model
 from judgetrace.prompts import check_variables
@@ -26,7 +24,7 @@ from judgetrace.unit_job import UnitJob, run_units
 def main(arguments: list[str]) -> int:
     """Run the job; returns its exit status: 0 complete, 2 unusable input, 3 ended early and can be continued."""
     config = load_config(InferTracesConfig, "infer_traces", arguments)
-    console = Console(highlight=False)
+    console = open_console()
     inputs = RunInputs(config.corpus, config.guideline, config.prompt.template)
     after = check_trace_runs("after", config.after, inputs.corpus_id)
     check_variables(inputs.template, severity=config.prompt.severity is not None, hint=config.hint.enabled)
@@ -40,7 +38,8 @@ def main(arguments: list[str]) -> int:
     def show(run: RunFolder, summary: dict[str, Any]) -> None:
         print_traces(console, run)
         print_trace_summary(console, summary, inputs.scale, config.sampling.max_draws)
-        console.print(f"\nTraces: [bold]{escape(run.folder.url)}/traces[/]", soft_wrap=True)
+        console.print()
+        print_place(console, "Traces", f"{run.folder.url}/traces")
 
     with connect_ray(config.cluster) as started_here:
         return run_units(console, job, started_here, show)

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from rich.console import Console
-from rich.markup import escape
 
 from judgetrace.config import OneOrMore, UserError, load_config, run_job
+from judgetrace.console import open_console, print_place
 from judgetrace.label_noise import MIN_DRAWS, READ, find_suspects, rank_suspect
 from judgetrace.ledger import table_keys
 from judgetrace.noise_report import write_noise
@@ -62,9 +61,9 @@ def main(arguments: list[str]) -> int:
     output.write_atomic("noise.md", write_noise(first, counts).encode())
     manifest = {"job": "list_noise", "config": config.model_dump(mode="json"), "runs": runs, "counts": dict(counts)}
     output.write_atomic("manifest.json", encode_json(manifest))
-    console = Console(highlight=False)
+    console = open_console()
     console.print(f"{counts['suspects']:,} of {counts['units']:,} units are suspects: no draw reached them")
-    console.print(f"Listing: [bold]{escape(config.output)}/noise.md[/]", soft_wrap=True)
+    print_place(console, "Listing", f"{config.output}/noise.md")
     return 0
 
 

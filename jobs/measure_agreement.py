@@ -15,9 +15,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
 from judgetrace.agreement.config import MeasureAgreementConfig
 from judgetrace.agreement.counts import MAX_CLUSTERS
 from judgetrace.agreement.rating_codes import RatingCodes
@@ -34,6 +31,7 @@ from judgetrace.agreement.run import Collected, RunTasks, collect_counts
 from judgetrace.agreement.sources import Inputs, find_inputs
 from judgetrace.agreement.summary import print_first_look
 from judgetrace.config import load_config, run_job
+from judgetrace.console import open_console, print_place
 from judgetrace.labels import TargetConfig
 from judgetrace.session import connect_ray
 from judgetrace.storage import Folder, encode_parquet
@@ -66,11 +64,10 @@ def main(arguments: list[str]) -> int:
     rows = table.to_pylist()
     folder.write_atomic("report.md", write_report(rows, facts).encode())
     folder.write_json("agreement.json", document)
-    console = Console(highlight=False)
+    console = open_console()
     print_first_look(console, rows, facts)
-    console.print(
-        f"{collected.total.num_units:,} units, {len(rows):,} figures; report: [bold]{escape(config.output)}/report.md[/]"
-    )
+    console.print(f"{collected.total.num_units:,} units, {len(rows):,} figures")
+    print_place(console, "Report", f"{config.output}/report.md")
     return 0
 
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
 from jobs import infer_traces
 from judgetrace.config import UserError, load_config, run_job
+from judgetrace.console import open_console, print_place
 from judgetrace.planning.config import PlanRunConfig
 from judgetrace.planning.forecast import Forecaster, list_warnings
 from judgetrace.planning.pilot import read_pilot
@@ -23,7 +21,7 @@ from judgetrace.storage import Folder
 def main(arguments: list[str]) -> int:
     """Run the job; returns its exit status: 0, or 2 for unusable input."""
     config = load_config(PlanRunConfig, "plan_run", arguments)
-    console = Console(highlight=False)
+    console = open_console()
     pilot = read_pilot(config.pilot or run_pilot(config))
     forecaster = Forecaster(pilot, config)
     scenarios = [forecaster.forecast(rows, replicas) for rows in config.rows for replicas in config.replicas]
@@ -32,7 +30,8 @@ def main(arguments: list[str]) -> int:
     print_plan(console, scenarios, currency, basis, warnings)
     output.write_atomic("plan.md", write_markdown(scenarios, currency, basis, warnings).encode())
     output.write_json("plan.json", collect_json(scenarios, config, basis, warnings))
-    console.print(f"\nPlan: [bold]{escape(output.url)}/plan.md[/]", soft_wrap=True)
+    console.print()
+    print_place(console, "Plan", f"{output.url}/plan.md")
     return 0
 
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
 from judgetrace.config import load_config, run_job
+from judgetrace.console import open_console, print_place
 from judgetrace.dry_run import print_dry_run
 from judgetrace.fingerprints import check_model
 from judgetrace.prompts import check_variables
@@ -25,7 +23,7 @@ from judgetrace.unit_job import UnitJob, run_units
 def main(arguments: list[str]) -> int:
     """Run the job; returns its exit status: 0 complete, 2 unusable input, 3 ended early and can be continued."""
     config = load_config(RateItemsConfig, "rate_items", arguments)
-    console = Console(highlight=False)
+    console = open_console()
     inputs = RunInputs(config.corpus, config.guideline, config.prompt.template)
     check_variables(inputs.template, severity=config.prompt.severity is not None)
     inputs.check_dimensions(config.dimensions)
@@ -38,9 +36,8 @@ def main(arguments: list[str]) -> int:
     def show(run: RunFolder, summary: dict[str, Any]) -> None:
         print_ratings(console, run)
         print_rating_summary(console, summary, inputs.scale)
-        console.print(
-            f"\nAnnotations of {escape(config.rater)}: [bold]{escape(run.folder.url)}/annotations[/]", soft_wrap=True
-        )
+        console.print()
+        print_place(console, f"Annotations of {config.rater}", f"{run.folder.url}/annotations")
 
     with connect_ray(config.cluster) as started_here:
         job = UnitJob("rate_items", config, inputs, config.decider(), fingerprint, hit="rated")

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 
 from judgetrace.accounting import Tally, add_tallies, tally_ratings
 from judgetrace.config import load_config, run_job
+from judgetrace.console import open_console, print_place
 from judgetrace.ledger import encode_shard
 from judgetrace.recalibration import COUNTED, FitCounts, MonotoneMap, count_pairs, fit_maps, recalibrate
 from judgetrace.recalibration_config import RecalibrateRaterConfig
@@ -30,7 +30,7 @@ from judgetrace.versions import list_versions
 def main(arguments: list[str]) -> int:
     """Run the job; returns its exit status."""
     config = load_config(RecalibrateRaterConfig, "recalibrate_rater", arguments)
-    console = Console(highlight=False)
+    console = open_console()
     inputs = find_inputs(config)
     run, contract = RunFolder(Folder(config.run)), inputs.contract(config)
     run.check_earlier_contract(contract)
@@ -49,9 +49,7 @@ def main(arguments: list[str]) -> int:
     run.folder.write_json("manifest.json", describe(config, inputs, maps, tally))
     print_maps(console, maps, inputs)
     console.print(", ".join(f"{count:,} {outcome}" for outcome, count in sorted(tally.outcomes().items())))
-    console.print(
-        f"Annotations of {escape(inputs.rater_id)}: [bold]{escape(config.run)}/annotations[/]", soft_wrap=True
-    )
+    print_place(console, f"Annotations of {inputs.rater_id}", f"{config.run}/annotations")
     return 0
 
 

@@ -5,9 +5,8 @@ python -m jobs.refine_guideline CONFIG.toml [--section.key=value ...]
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from judgetrace.config import load_config, run_job
+from judgetrace.console import open_console
 from judgetrace.refining.config import RefineGuidelineConfig
 from judgetrace.refining.dry_run import print_dry_run
 from judgetrace.refining.inputs import RefineInputs
@@ -20,7 +19,7 @@ from judgetrace.storage import Folder
 def main(arguments: list[str]) -> int:
     """Run the job; returns its exit status: 0 complete, 2 unusable input, 3 ended early and can be continued."""
     config = load_config(RefineGuidelineConfig, "refine_guideline", arguments)
-    console = Console(highlight=False)
+    console = open_console()
     inputs = RefineInputs(config)
     if config.dry_run:
         RunFolder(Folder(config.run)).check_earlier_contract(inputs.contract())

@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 import time
 
-from rich.console import Console
-from rich.markup import escape
-
 from judgetrace.config import load_config, run_job
+from judgetrace.console import open_console, print_place
 from judgetrace.reporting.config import RenderReportConfig
 from judgetrace.reporting.discovery import fill_from_study
 from judgetrace.reporting.page import write_page
@@ -32,12 +30,12 @@ def main(arguments: list[str]) -> int:
     data = write_page(page)
     folder, name = split_output(config.output)
     Folder(folder).write_atomic(name, data)
-    console = Console(highlight=False)
+    console = open_console()
     units = "no trace browser" if page.packed is None else f"{page.packed.num_records:,} units in its trace browser"
     console.print(f"{len(page.sections)} sections, {units}, {len(data) / 1e6:.1f} MB, {time.monotonic() - began:.1f} s")
     for sentence in page.missing:
         console.print(f"  without {sentence}", markup=False)
-    console.print(f"Report: [bold]{escape(folder)}/{escape(name)}[/]", soft_wrap=True)
+    print_place(console, "Report", f"{folder}/{name}")
     return 0
 
 

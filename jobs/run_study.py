@@ -12,9 +12,8 @@ import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
-from rich.console import Console
-
 from judgetrace.config import UserError, run_job
+from judgetrace.console import open_console
 from judgetrace.session import RayConfig, connect_ray
 from judgetrace.storage import Folder
 from judgetrace.study.config import StudyConfig, load_study
@@ -32,7 +31,7 @@ def main(arguments: list[str]) -> int:
     """Run the study; returns its exit status: 0 complete, 2 unusable input or a failed stage, 3 can be continued."""
     options, overrides = make_parser().parse_known_args(arguments)
     study = load_study(Path(options.study), overrides)
-    console = Console(highlight=False)
+    console = open_console()
     stages = build_stages(study)
     records = read_records(Folder(study.study))
     folders = {stage.name: f"{study.study}/{name_folder(stage.name)}" for stage in stages}

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from judgetrace.accounting import Tally
 from judgetrace.config import UserError, run_job
+from judgetrace.console import open_console
 from judgetrace.gate import GateConfig, summarise_gate
 from judgetrace.products import PRODUCTS
 from judgetrace.rating_report import print_rating_summary
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps({key: value for key, value in status.items() if key != "tally"}))
         return 0
-    console = Console(highlight=False)
+    console = open_console()
     console.print(Text.assemble((options.run, "bold"), f" ({status['job']}): {status['state']}"), soft_wrap=True)
     if driver:
         console.print(

@@ -5,9 +5,8 @@ python -m jobs.train_rater CONFIG.toml [--section.key=value ...]
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from judgetrace.config import UserError, load_config, run_job
+from judgetrace.console import open_console
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import connect_ray
 from judgetrace.storage import Folder
@@ -30,7 +29,7 @@ from judgetrace.training.run import (
 def main(arguments: list[str]) -> int:
     """Run the job; returns its exit status, 0. Raises UserError for unusable input, and for what needs a hand."""
     config = load_config(TrainRaterConfig, "train_rater", arguments)
-    console = Console(highlight=False)
+    console = open_console()
     inputs = TrainInputs(config)
     if config.dry_run:
         RunFolder(Folder(config.run)).check_earlier_contract(inputs.contract())

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
 from judgetrace.config import load_config, run_job
+from judgetrace.console import open_console, print_place
 from judgetrace.dry_run import print_dry_run
 from judgetrace.fingerprints import check_model
 from judgetrace.run_folder import RunFolder
@@ -25,7 +23,7 @@ from judgetrace.verification_report import print_verification_summary
 def main(arguments: list[str]) -> int:
     """Run the job; returns its exit status: 0 complete, 2 unusable input, 3 ended early and can be continued."""
     config = load_config(VerifyTracesConfig, "verify_traces", arguments)
-    console = Console(highlight=False)
+    console = open_console()
     inputs = RunInputs(config.corpus, config.guideline, config.prompt.template, "recover_rating.jinja")
     traces = check_trace_runs("traces", [config.traces], inputs.corpus_id)
     fingerprint = check_model(config.model, config.endpoint)
@@ -35,7 +33,8 @@ def main(arguments: list[str]) -> int:
 
     def show(run: RunFolder, summary: dict[str, Any]) -> None:
         print_verification_summary(console, summary)
-        console.print(f"\nVerifications: [bold]{escape(run.folder.url)}/verifications[/]", soft_wrap=True)
+        console.print()
+        print_place(console, "Verifications", f"{run.folder.url}/verifications")
 
     with connect_ray(config.cluster) as started_here:
         job = UnitJob("verify_traces", config, inputs, config.decider(), fingerprint, "recovered", {"traces": traces})

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
-from rich.markup import escape
 
+from judgetrace.console import print_place
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.refining.caller import CALL_KEY
 from judgetrace.refining.calls import CALLS
@@ -90,5 +90,5 @@ def print_outcome(console: Console, run: str, outcome: Outcome) -> None:
         if row["before"] is not None and row["statistic"] in SHOWN:
             after = "" if row["after"] is None else f"{row['after']:>7.3f}"
             console.print(f"  {row['who']:<40} {row['statistic']:<16} {row['before']:>7.3f} {after}", markup=False)
-    where = escape(run)
-    console.print(f"Report: [bold]{where}/report.md[/]  Guideline: [bold]{where}/guideline.md[/]", soft_wrap=True)
+    print_place(console, "Guideline", f"{run}/guideline.md")
+    print_place(console, "Report", f"{run}/report.md")

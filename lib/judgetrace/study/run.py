@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from judgetrace.config import UserError
+from judgetrace.console import print_place
 from judgetrace.products import PRODUCTS
 from judgetrace.run_folder import ContractError, Fence, RunFolder
 from judgetrace.run_report import count_left
@@ -272,7 +273,7 @@ class StudyRun:
             record = self.records.get(stage.name)
             if stage.kind == "report" and record is not None and record.state == "complete":
                 file = f"{self.url}/{record.folder}/{KINDS[stage.kind].done}"
-                self._console.print(f"Report: [bold]{escape(file)}[/]", soft_wrap=True)
+                print_place(self._console, "Report", file)
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
+from judgetrace.console import print_place
 from judgetrace.storage import Folder
 from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.inputs import TrainInputs, TrainPlan
@@ -79,7 +79,8 @@ def print_outcome(console: Console, run: str, trained: Trained) -> None:
         console.print("No checkpoint scored better than the untuned base; the best of them became the rater.")
     elif untuned is not None and not trained.progress.has_score:
         console.print("No validation had a score, since too few answers had a rating; the newest became the rater.")
-    console.print(f"\nRater: [bold]{escape(run)}/rater[/]", soft_wrap=True)
+    console.print()
+    print_place(console, "Rater", f"{run}/rater")
 
 
 def list_ignored(earlier: Mapping[str, Any], config: TrainRaterConfig) -> list[str]:

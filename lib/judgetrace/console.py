@@ -1,0 +1,16 @@
+"""What a job says to a person in the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+
+
+def open_console() -> Console:
+    """Open the terminal; what users wrote is shown as it is: no colours for its numbers, no emoji for its `:name:`."""
+    return Console(highlight=False, emoji=False)
+
+
+def print_place(console: Console, what: str, place: str) -> None:
+    """Print where something is, on a line of its own that is never broken: a path can be copied."""
+    console.print(f"{escape(what)}: [bold]{escape(place)}[/]", soft_wrap=True)
