@@ -76,9 +76,7 @@ def main(arguments: list[str]) -> int:
     console = open_console()
     console.print(", ".join(f"{count:,} {what}" for what, count in counts.items()) or "nothing to export")
     if "pairs" not in counts and config.max_pairs and {"trl", "llamafactory"} & set(config.formats):
-        console.print(
-            "No preference pairs: sample traces with ledger.keep_rejected_text = true to keep rejected texts."
-        )
+        console.print("No preference pairs: rejected texts are kept where ledger.keep_rejected_text = true.")
     if counts:
         print_place(console, "Export", config.output)
     return 0
