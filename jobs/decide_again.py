@@ -2,7 +2,8 @@
 
 python -m jobs.decide_again CONFIG.toml [--section.key=value ...]
 
-Samples nothing. A unit whose new decision needs a draw that nobody sampled becomes `undecided`.
+Samples nothing. A unit whose new decision needs a draw that nobody sampled, or a text that was not kept
+(ledger.keep_rejected_text of infer_traces), becomes `undecided`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from judgetrace.accounting import tally_traces
 from judgetrace.config import UserError, load_config, run_job
 from judgetrace.console import open_console, print_place
 from judgetrace.corpus import read_finished
-from judgetrace.decisions import decide_again
+from judgetrace.decisions import TEXT_NOT_KEPT, decide_again
 from judgetrace.ledger import current_shard_files, encode_shard
 from judgetrace.run_folder import RunFolder
+from judgetrace.run_inputs import identify_corpus
 from judgetrace.sampling import SamplingConfig
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import ITEMS, TRACES, unit_key
@@ -28,6 +30,7 @@ from judgetrace.session import RayConfig, connect_ray
 from judgetrace.storage import Folder, encode_json
 from judgetrace.tasks import run_tasks
 
+JOB = "decide_again"
 NOT_HELD = "units that the corpus does not hold"
 
 
@@ -71,26 +74,46 @@ def main(arguments: list[str]) -> int:
             f"prepare it with shards.buckets = {buckets['run']}, so that the same items lie together"
         )
     scale = ScaleConfig.model_validate(read_finished(new)[0]["config"]["scale"])
+    begin_output(Folder(config.output), identify_corpus(read_finished(new)[0]))
     decider = BucketDecider(config, new, scale, SamplingConfig(**sampled["sampling"]), buckets["run"])
     counts: Counter[str] = Counter()
     with connect_ray(config.cluster):
         numbers = range(buckets["run"])
         for found in run_tasks("decide_again", decider.decide, numbers, wait_s=config.cluster.wait_s):
             counts.update(found)
-    outcomes = {name: count for name, count in counts.items() if name != NOT_HELD}
+    outcomes = {name: count for name, count in counts.items() if name not in (NOT_HELD, TEXT_NOT_KEPT)}
     manifest = {
-        "job": "decide_again",
+        "job": JOB,
         "units": sum(outcomes.values()),
         "outcomes": outcomes,
         "not_in_corpus": counts[NOT_HELD],
+        "text_not_kept": counts[TEXT_NOT_KEPT],
         "config": config.model_dump(mode="json"),
         "sampled_with": sampled,
     }
     Folder(config.output).write_atomic("manifest.json", encode_json(manifest))
     console = open_console()
-    console.print(", ".join(f"{count:,} {what}" for what, count in sorted(counts.items())))
+    told = outcomes | ({NOT_HELD: counts[NOT_HELD]} if counts[NOT_HELD] else {})
+    console.print(", ".join(f"{count:,} {what}" for what, count in sorted(told.items())))
+    if counts[TEXT_NOT_KEPT]:
+        console.print(f"{counts[TEXT_NOT_KEPT]:,} of the undecided: {TEXT_NOT_KEPT}", markup=False, soft_wrap=True)
     print_place(console, "Traces", f"{config.output}/traces")
     return 0
+
+
+def begin_output(output: Folder, corpus_id: str) -> None:
+    """Empty the output of an earlier call, and note of which corpus' units its rows are to be.
+
+    Raises UserError for a folder that another job wrote.
+    """
+    for name in ("manifest.json", "contract.json"):
+        if output.exists(name) and output.read_json(name).get("job") != JOB:
+            raise UserError(f"output = {output.url}: {name} there is of another job; give a folder of its own")
+    known = output.exists("manifest.json") or output.exists("contract.json")
+    if not known and (output / "traces").list_files():
+        raise UserError(f"output = {output.url}: the traces there are of another job; give a folder of its own")
+    output.write_json("contract.json", {"job": JOB, "corpus": corpus_id})
+    output.delete(["manifest.json", *(f"traces/{name}" for name in (output / "traces").list_files())])
 
 
 class BucketDecider:
@@ -113,6 +136,7 @@ class BucketDecider:
                 decided = [self._decide(row, labels[unit_key(row)]) for row in rows if unit_key(row) in labels]
                 counts[NOT_HELD] += len(rows) - len(decided)
                 counts.update(row["outcome"] for row in decided)
+                counts[TEXT_NOT_KEPT] += sum(row["error"] == TEXT_NOT_KEPT for row in decided)
                 table = pa.Table.from_pylist(decided, schema=TRACES)
                 (output / "traces").write_atomic(f"shard-{shard:05d}.parquet", encode_shard(table, tally_traces(table)))
         return counts

@@ -50,10 +50,24 @@ def test_what_could_not_be_asked_stays_as_it_is():
     assert again(row) == ("quarantined", None, None)
 
 
-def test_a_newly_accepted_draw_whose_text_was_not_kept_says_so():
+def test_a_matching_draw_whose_text_was_not_kept_gives_way_to_one_with_a_trace():
+    without, of_four = make_draw(0, "disagrees", "4"), {"rule": "any_annotator"}
+    kept = make_draw(1, "accepted", "3", text="So 3.", trace="so")
+    row = recorded([without, kept], "accepted")
+    assert again(row, **of_four) == ("accepted", 1, "exact")
+    result = decide_again(row, FIVE, AcceptanceConfig(**of_four), SAMPLING)
+    assert (result["trace"], result["rating"], result["num_needed"], result["error"]) == ("so", "3", 2, None)
+
+
+def test_a_unit_whose_matching_draws_have_no_text_is_undecided_and_says_why():
     row = recorded([make_draw(0, "disagrees", "4")])
     result = decide_again(row, FIVE, AcceptanceConfig(rule="any_annotator"), SAMPLING)
-    assert result["trace"] is None
+    assert (result["outcome"], result["trace"], result["rating"], result["draw_index"]) == (
+        "undecided",
+        None,
+        None,
+        None,
+    )
     assert "keep_rejected_text" in result["error"]
 
 
@@ -69,7 +83,7 @@ def test_a_hinted_draw_is_told_the_target_label_and_accepted_by_it_alone():
 
 
 def test_a_hinted_draw_is_accepted_by_no_other_rule_later():
-    draws = [make_draw(0, "disagrees", "4")]
+    draws = [make_draw(0, "disagrees", "4", text="t", trace="because")]
     row = recorded(draws) | {"hinted": True, "target_label": "3", "accepted_labels": ["3", "4"]}
     for acceptance in (
         AcceptanceConfig(),

@@ -94,13 +94,13 @@ def test_a_better_guideline_wins_and_a_second_run_asks_nothing(tmp_path, corpus,
     better = [candidates[0], Candidate("rubric-7", "rubric", 7, make_candidates(0.99)[1].text)]
     assert run_refine(config, better) == 0
     again = folder.read_json("refinement.json")
-    assert (again["winner"], again["confirmation"]["num_looks"], found["confirmation"]["num_looks"]) == (
+    assert (again["winner"], again["confirmation"]["look"], found["confirmation"]["look"]) == (
         "rubric-7",
         2,
         1,
     )
     report = folder.read_bytes("report.md").decode()
-    assert "at the level of challenger 2 on these items" in report
+    assert "at the level of look 2 at these items" in report
     assert "The test split has been rated with 1 other refined guideline(s)" in report
 
 

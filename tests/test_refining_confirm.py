@@ -63,12 +63,12 @@ def test_each_further_challenger_on_the_same_items_widens_the_interval() -> None
     original = rng.random(400)
     challenger = original + rng.normal(0.1, 1.0, 400)
     config = CONFIG.model_copy(update={"replicates": 20_000})
-    alone, third = (confirm_challenger(challenger, original, name_items(400), config, 0, num_looks=n) for n in (1, 3))
+    alone, third = (confirm_challenger(challenger, original, name_items(400), config, 0, look=n) for n in (1, 3))
 
     # The mean's interval is about normal: at 96.25% for the first, at 1 - .05 / 24 for the third.
     ratio = stats.norm.isf(0.025 / 24) / stats.norm.isf(0.025 * 3 / 4)
     assert (third.high - third.low) / (alone.high - alone.low) == pytest.approx(ratio, rel=0.05)
-    assert "at the level of challenger 3 on these items" in third.describe()
+    assert "at the level of look 3 at these items" in third.describe()
 
 
 @pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
@@ -84,7 +84,7 @@ def test_a_late_challengers_interval_has_replicates_beyond_its_ends() -> None:
     # At look 8 each end leaves out .00011: of 2,000 replicates it would be the farthest, at .0005.
     rng = np.random.default_rng(6)
     apart = rng.normal(0.0, 1.0, 400)
-    found = confirm_challenger(apart, np.zeros(400), name_items(400), CONFIG, seed=0, num_looks=8)
+    found = confirm_challenger(apart, np.zeros(400), name_items(400), CONFIG, seed=0, look=8)
     assert found.low is not None
     width = stats.norm.isf(0.025 / (4 * 8 * 7)) * apart.std() / math.sqrt(400)
     assert apart.mean() - found.low == pytest.approx(width, rel=0.06)

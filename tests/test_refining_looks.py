@@ -15,6 +15,13 @@ def test_no_look_comes_close_before_the_last() -> None:
     assert plan_looks(600, 50, 2) == (50, 100, 200, 400, 600)
 
 
+def test_slow_growth_skips_looks_at_no_more_groups() -> None:
+    sizes = plan_looks(40, 10, 1.05)
+    assert sizes[:4] == (10, 11, 12, 13)
+    assert list(sizes) == sorted(set(sizes))
+    assert 0.025 / len(sizes) < find_nominal_level(sizes, 0.025) < 0.025
+
+
 @pytest.mark.parametrize(("looks", "bound"), [(2, 2.178), (3, 2.289), (5, 2.413), (10, 2.555)])
 def test_equal_looks_have_pococks_bounds(looks: int, bound: float) -> None:
     # Jennison and Turnbull, table 2.1, two-sided .05; that a path crosses on both sides hardly ever happens.

@@ -57,6 +57,15 @@ def test_without_a_wish_all_accepted_traces_may_teach(tmp_path) -> None:
     assert chosen.count_supply().describe() == []
 
 
+@pytest.mark.parametrize("nothing", [" \n", None])
+def test_accepted_ratings_without_a_thought_are_left_out(tmp_path, nothing: str | None) -> None:
+    rows = [row | {"trace": nothing} if number < 6 else row for number, row in enumerate(ROWS)]
+    supply = choose(write_trace_run(str(tmp_path / "run"), [rows])).count_supply()
+
+    assert supply.available == {"1": 8, "2": 8, "3": 8}
+    assert supply.left_out == {"no_thinking": 6}
+
+
 def test_only_traces_that_a_second_model_understood_are_read_where_that_is_wished(tmp_path) -> None:
     run = write_trace_run(str(tmp_path / "run"), [ROWS])
     verdicts = write_verdicts(str(tmp_path / "good"), ROWS[:18])

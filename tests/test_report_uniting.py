@@ -6,7 +6,7 @@ from judgetrace.reporting.blocks import Table
 from judgetrace.reporting.cost_section import Spent
 from judgetrace.reporting.report import list_trace_facts
 from judgetrace.reporting.run_reading import read_together, read_trace_run
-from judgetrace.reporting.traces_section import TraceRun, make_utilisation
+from judgetrace.reporting.traces_section import TraceRun, make_acceptance, make_utilisation
 from judgetrace.reporting.uniting import tally_together, unite_units
 from judgetrace.schema import TRACES
 from judgetrace.storage import Folder
@@ -85,6 +85,20 @@ def test_what_hinted_runs_add_is_told_apart(tmp_path: Path) -> None:
         ("strict", "", "50.0%"),
         ("told", "told the label", "100.0%"),
     ]
+
+
+def test_the_first_draws_of_a_run_over_what_others_left_are_not_held_against_it(tmp_path: Path) -> None:
+    urls = write_runs(tmp_path)
+    later = Folder(urls[1])
+    driver = later.read_json("drivers/driver-00000.json")
+    driver["config"]["after"] = [urls[0]]
+    later.write_json("drivers/driver-00000.json", driver)
+    later.write_json("manifest.json", {**later.read_json("manifest.json"), "config": driver["config"]})
+    section = make_acceptance(read(urls)[0])
+    heads = {row[0].text: row[0].detail for row in section.blocks[0].cells()}
+
+    assert heads == {"first": "", "strict": "of units that earlier runs left", "told": ""}
+    assert "their units are those that were missed before" in section.lead
 
 
 def test_a_single_run_is_not_united(tmp_path: Path) -> None:

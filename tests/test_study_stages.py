@@ -98,6 +98,15 @@ def test_a_control_is_a_line_and_brings_what_it_needs(tmp_path: Path) -> None:
     assert stages["recalibrate"].wires["ratings"] == Ref("rate.untuned")
 
 
+def test_validation_is_rated_for_what_is_recalibrated_alone(tmp_path: Path) -> None:
+    stages = build(tmp_path, train={"controls": ["recalibrated"]}, refine={})
+    splits = {name: stage.config["splits"] for name, stage in stages.items() if name.startswith("rate.")}
+
+    assert splits.pop("rate.untuned") == ["validation", "test"]
+    assert set(splits) >= {"rate.untuned.refined", "rate.tuned", "rate.tuned.refined"}
+    assert all(others == ["test"] for others in splits.values())
+
+
 def test_a_tuned_rater_has_the_trained_folder_as_its_model_and_an_adapter_its_base(tmp_path: Path) -> None:
     merged, adapter = build(tmp_path), build(tmp_path, train={"output": {"form": "adapter"}})
 

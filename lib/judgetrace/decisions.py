@@ -184,22 +184,40 @@ def decode_draw(row: Mapping[str, Any]) -> Draw:
     return Draw(**row)
 
 
+TEXT_NOT_KEPT = "the texts of the draws that match were not kept; sample again with ledger.keep_rejected_text = true"
+
+
 def decide_again(
     row: Mapping[str, Any], scale: Scale, acceptance: AcceptanceConfig, sampling: SamplingConfig
 ) -> dict[str, Any]:
     """Decide a unit anew from its recorded draws, by its row's labels and another acceptance rule.
 
-    `row` has the columns of schema.TRACES. A unit that needs draws which nobody sampled becomes `undecided`; a newly
-    accepted draw whose text was not kept has no trace, and the row's error says so.
+    `row` has the columns of schema.TRACES. Of the draws that match the first one counts whose text was kept: another
+    has no trace to teach. A unit becomes `undecided` that needs draws which nobody sampled, or, with the error
+    TEXT_NOT_KEPT, texts which nobody kept.
     """
     if row["outcome"] in ("quarantined", "failed", "over_quota"):
         return {name: row.get(name) for name in DECISIONS.names}
     draws = [_judge_again(decode_draw(draw), row, scale, acceptance) for draw in row["draws"]]
     again = decide_unit(unit_key(row), UnitSampling(sampling, draws, forget_failed=False), keep_rejected_text=True)
     again |= {name: row.get(name) for name in ("shortened", "proposal", "hinted")}
-    if again["outcome"] == "accepted" and again["trace"] is None:
-        again["error"] = "the accepted draw's text was not kept; sample again with ledger.keep_rejected_text"
-    return again
+    return again if again["outcome"] != "accepted" else again | _choose_kept(draws)
+
+
+def _choose_kept(draws: Sequence[Draw]) -> dict[str, Any]:
+    """Choose the first draw that matches and whose text was kept; returns what that changes in the unit's row."""
+    matching = (draw for draw in draws if draw.reason == "accepted")
+    chosen = next((draw for draw in matching if draw.text is not None or draw.trace is not None), None)
+    if chosen is None:
+        lacking = dict.fromkeys(("trace", "rating", "draw_index", "accepted_by"))
+        return {**lacking, "outcome": "undecided", "error": TEXT_NOT_KEPT}
+    return {
+        "trace": chosen.trace,
+        "rating": chosen.rating,
+        "draw_index": chosen.index,
+        "accepted_by": chosen.accepted_by,
+        "num_needed": chosen.index + 1,
+    }
 
 
 def _judge_again(draw: Draw, row: Mapping[str, Any], scale: Scale, acceptance: AcceptanceConfig) -> Draw:

@@ -16,6 +16,8 @@ from judgetrace.verification import hash_trace
 
 NEEDED = (*UNIT_KEY, "outcome", "trace", "hinted")
 """The columns of schema.TRACES that `find_faults` reads."""
+NO_THINKING = "no_thinking"
+"""Why a trace in which nothing stands does not: a rating alone was accepted."""
 OVER_SHARE = "hinted_over_share"
 """Why a hinted trace that could teach does not: there are too many of them already."""
 _VERDICT = ("trace_hash", "recovers", "leaks", "mentions_hint")
@@ -45,7 +47,7 @@ def read_verdicts(runs: tuple[str, ...], shard: int) -> pa.Table:
 def find_faults(traces: pa.Table, verdicts: pa.Table, *, wants_verified: bool) -> list[str | None]:
     """Find why accepted traces may not teach; None where they may, and for units without a trace.
 
-    Of all traces: no_thinking (nothing stands in it: a rating alone was accepted); with `wants_verified` not_verified,
+    Of all traces: no_thinking; with `wants_verified` not_verified,
     not_recovered. Of hinted ones always: hinted_unverified, not_recovered, hinted_leaks. A verdict about another trace
     of the unit does not count.
     """
@@ -58,7 +60,7 @@ def find_faults(traces: pa.Table, verdicts: pa.Table, *, wants_verified: bool) -
     columns = (traces["outcome"].to_pylist(), traces["trace"].to_pylist(), hinted)
     for key, outcome, trace, is_hinted in zip(table_keys(traces), *columns, strict=True):
         if outcome == "accepted" and trace is not None and not trace.strip():
-            faults.append("no_thinking")
+            faults.append(NO_THINKING)
             continue
         if outcome != "accepted" or not (is_hinted or wants_verified):
             faults.append(None)

@@ -58,7 +58,12 @@ class TestConfig(BaseModel):
         description="Rate the test split with the original and the refined guideline. Off where a study measures the "
         "test split itself: then agreement is measured on the confirming half of the validation split.",
     )
-    max_items: int | None = Field(default=None, ge=1, description="Items of it at most; all by default.")
+    max_items: int | None = Field(
+        default=1000,
+        ge=1,
+        description="Items of it at most (whole groups are taken, so some more); nothing: all, which the driver then "
+        "holds.",
+    )
 
 
 class IntervalsConfig(BaseModel):
@@ -96,7 +101,7 @@ class RefineGuidelineConfig(BaseModel):
         default=None, description="Which dimension's guideline is refined; needed where the corpus has several."
     )
     guideline: str | None = Field(default=None, description="A guideline to use instead of the corpus's own: a file.")
-    seed: int = Field(default=0, description="Seed of halves, race and intervals.")
+    seed: int = Field(default=0, ge=0, description="Seed of halves, race and intervals.")
     selection: SelectionConfig = Field(
         default_factory=SelectionConfig, description="Which traces candidates are written from."
     )

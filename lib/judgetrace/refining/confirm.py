@@ -1,11 +1,12 @@
 """Decide whether the race's winner replaces the original, on items that took no part in choosing it.
 
 The winner of a race looks better than it is, as the best of many always does. On other items it is one comparison,
-planned beforehand. Where a run is repeated by other rules and another winner comes to the same items, each look has its
-own share of the error: the first 3/4, look k after it 1 / (4 k (k - 1)), whatever came of the others. The shares of any
-number of looks add up to less than 1, since 1/2 + 1/6 + 1/12 + ... = 1, and so, by Bonferroni, do the chances of
-replacing the original by one that is no better, to less than the error as a whole. The interval of the first look is 6%
-wider than that of a look which nothing is saved of, of the second 39%. All this holds as long as who comes to the items
+planned beforehand. Where a run is repeated by other rules, and another winner, the same one with more items or by
+another score comes to these items, each look has its own share of the error (look_log.py tells them apart): the first
+3/4, look k after it 1 / (4 k (k - 1)), whatever came of the others. The shares of any number of looks add up to less
+than 1, since 1/2 + 1/6 + 1/12 + ... = 1, and so, by Bonferroni, do the chances of replacing the original by one that is
+no better, to less than the error as a whole. The interval of the first look is 6% wider than that of a look which
+nothing is saved of, of the second 39%. All this holds as long as who comes to the items
 does not depend on their scores: who picks the next challenger by the figures of this half has no half left.
 
 The interval is the percentile interval of a Poisson bootstrap in which groups are resampled whole
@@ -43,8 +44,8 @@ class ConfirmConfig(BaseModel):
         gt=0.5,
         lt=1,
         description="(1 - level) / 2 is at most the chance that a guideline which is no better replaces the original, "
-        "of all challengers together that ever come to the same confirming items: the interval of the first takes 3/4 "
-        "of 1 - level, that of the k-th 1 / (4 k (k - 1)).",
+        "of all looks together at the confirming items, be it with other challengers, more items or another score: the "
+        "interval of the first takes 3/4 of 1 - level, that of the k-th 1 / (4 k (k - 1)).",
     )
     replicates: int = Field(
         default=2000, ge=200, description="Bootstrap replicates; more where the level of a late challenger needs them."
@@ -67,8 +68,8 @@ class Confirmation:
     low: float | None = None
     """Ends of its interval; None where there is none."""
     high: float | None = None
-    num_looks: int = 1
-    """Challengers that these items have been asked about, this one counted."""
+    look: int = 1
+    """Which look at these items it was, counted from 1."""
 
     def describe(self) -> str:
         """Say in a sentence which guideline is returned, and why."""
@@ -77,7 +78,7 @@ class Confirmation:
         items = f"{self.num_items} items in {self.num_groups} groups that took no part in the choice"
         if self.low is None:
             return f"The original guideline is returned: {items} are too few for an interval."
-        looks = f"; at the level of challenger {self.num_looks} on these items" if self.num_looks > 1 else ""
+        looks = f"; at the level of look {self.look} at these items" if self.look > 1 else ""
         verb = {"better": "beats", "worse": "is worse than"}.get(self.reason, "is not shown to beat")
         return (
             f"The {'refined' if self.is_replaced else 'original'} guideline is returned: on {items} the refined one "
@@ -102,12 +103,12 @@ def confirm_challenger(
     config: ConfirmConfig,
     seed: int,
     *,
-    num_looks: int = 1,
+    look: int = 1,
 ) -> Confirmation:
     """Compare the scores [N] of challenger and original on the same held-out items, given the group of each.
 
     The challenger wins where the whole interval is above 0. Up to rounding, the order of items does not matter.
-    `num_looks` challengers have been compared on these items, this one counted.
+    This is the `look`-th look at the run's confirming items.
     """
     names = sorted(set(groups))
     place = {group: number for number, group in enumerate(names)}
@@ -116,12 +117,12 @@ def confirm_challenger(
     sizes = np.bincount(numbers, minlength=len(names)).astype(float)
     difference = float(sums.sum() / sizes.sum()) if names else None
     if len(names) < config.min_groups:
-        return Confirmation(False, "too_few_groups", len(groups), len(names), difference, num_looks=num_looks)
-    level = find_level(config.level, num_looks)
+        return Confirmation(False, "too_few_groups", len(groups), len(names), difference, look=look)
+    level = find_level(config.level, look)
     replicates = max(config.replicates, math.ceil(2 * TAIL_REPLICATES / (1 - level)))
     low, high = find_interval(_resample_mean(names, sums, sizes, replicates, seed), level)
     reason: Reason = "better" if low > 0 else "worse" if high < 0 else "not_shown_better"
-    return Confirmation(low > 0, reason, len(groups), len(names), difference, low, high, num_looks)
+    return Confirmation(low > 0, reason, len(groups), len(names), difference, low, high, look)
 
 
 def _resample_mean(names: list[str], sums: np.ndarray, sizes: np.ndarray, replicates: int, seed: int) -> np.ndarray:

@@ -48,11 +48,11 @@ def hold_contest(
     race_config: RaceConfig,
     confirm_config: ConfirmConfig,
     seed: int,
-    count_looks: Callable[[str], int] = lambda challenger: 1,
+    number_look: Callable[[str], int] = lambda challenger: 1,
 ) -> Contest:
     """Race candidates, the original first and the others by preference among near ties, and confirm who wins.
 
-    `count_looks` counts the challengers that the confirming half has been asked about, the given one among them.
+    `number_look` tells which look at the confirming half this one of a challenger is, counted from 1.
     """
     original = candidates[0]
     if len(candidates) < 2:
@@ -67,7 +67,7 @@ def hold_contest(
     scores = score(f"confirm {challenger}", [original, challenger], "confirm", positions)
     groups = [row["group"] for row in items.rows["confirm"]]
     confirmation = confirm_challenger(
-        scores[challenger], scores[original], groups, confirm_config, seed, num_looks=count_looks(challenger)
+        scores[challenger], scores[original], groups, confirm_config, seed, look=number_look(challenger)
     )
     return Contest(original, race, confirmation)
 

@@ -74,8 +74,11 @@ def merge_items(picked: Iterable[HeldItems], rule: ItemRule) -> HeldItems:
     parts: dict[Part, list[dict[str, Any]]] = {"race": [], "confirm": [], "test": []}
     for held in picked:
         for part, rows in held.rows.items():
-            # At once, so that no more than is asked is held whatever the number of tables.
-            parts[part] = list(_take_groups([*parts[part], *rows], rule, part))
+            parts[part].extend(rows)
+            # So that not much more than is asked is held whatever the number of tables, and little is sorted again.
+            limit = rule.limit(part)
+            if limit is not None and len(parts[part]) > 2 * limit + len(rows):
+                parts[part] = list(_take_groups(parts[part], rule, part))
     return HeldItems(rule, {part: _take_groups(rows, rule, part) for part, rows in parts.items()})
 
 

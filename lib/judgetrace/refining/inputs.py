@@ -18,6 +18,7 @@ from judgetrace.refining.lint import choose_other_names
 from judgetrace.run_inputs import SHARDS_READ_AT_ONCE, RunInputs
 from judgetrace.scale import Scale
 from judgetrace.teachable import check_verification
+from judgetrace.traces import check_trace_corpus
 
 MIN_GROUPS = 10
 
@@ -40,6 +41,7 @@ class RefineInputs:
         """What the guideline tells the rater of the dimension."""
         self.scale = self._find_scale()
         check_raters(config, self.scale)
+        check_trace_corpus("traces", config.traces, self.corpus.corpus_id)
         check_verification("selection.verification", config.selection.verification)
         self.score_kind = config.score_kind(self.scale)
         self.templates = [load_template(rater.prompt.template) for rater in config.raters]

@@ -28,11 +28,10 @@ Rows = Iterable[Mapping[str, Any]]
 
 
 def write_outputs(outcome: Outcome, critiques: pa.Table, inputs: RefineInputs, folder: Folder) -> None:
-    """Write all but the manifest; an older manifest goes first."""
+    """Write all but the manifest."""
     file = outcome.winner.file
     assert file is not None, outcome.winner
     difference = diff_guidelines(inputs.guideline.text, file)
-    folder.delete(["manifest.json"])
     folder.write_atomic("candidates.parquet", encode_parquet(tabulate_candidates(outcome)))
     folder.write_atomic("critiques.parquet", encode_parquet(critiques))
     folder.write_atomic("guideline.md", file.encode())

@@ -27,6 +27,7 @@ from judgetrace.refining.entries import Entry, list_entries
 from judgetrace.refining.generation import Generate, generate_candidates
 from judgetrace.refining.held_items import Part
 from judgetrace.refining.inputs import RefineInputs
+from judgetrace.refining.look_log import fingerprint_look, number_look
 from judgetrace.refining.outcome import Outcome, Spent
 from judgetrace.refining.panel import Rater, RaterPanel, Shown
 from judgetrace.refining.panel_rows import KNOWN_BY, KNOWN_RATINGS
@@ -53,6 +54,8 @@ def refine(console: Console, inputs: RefineInputs, started_here: bool, generate:
     run.check_store()
     run.check_contract(inputs.contract())
     driver = run.claim(time.time(), describe_run(inputs))
+    # What it says is of the rules of an earlier call.
+    run.folder.delete(["manifest.json"])
     watch = DriverWatch(run, driver, config.limits, config.endpoints())
     job = RefineRun(console, inputs, run, driver=driver, watch=watch, generate=generate)
     with watch.signals():
@@ -119,6 +122,17 @@ def list_repeats(num_others: int) -> Iterator[str]:
         )
 
 
+def check_held(inputs: RefineInputs) -> None:
+    """Check that there are items to race and to confirm candidates on. Raises UserError."""
+    for part in ("race", "confirm"):
+        if not inputs.items.rows[part]:
+            raise UserError(
+                f"corpus = {inputs.config.corpus}: no items of dimension {inputs.dimension!r} to {part} candidates on\n"
+                "expected: items of the validation split (split.validation of prepare_corpus) with one target label "
+                "each (any target.rule but per_annotator)"
+            )
+
+
 class RefineRun:
     """One call of the job."""
 
@@ -139,6 +153,7 @@ class RefineRun:
     def work(self) -> Outcome:
         """Do all that is not done yet, and write the outputs. Raises StoppedEarlyError, FencedError."""
         self._ratings.refresh()
+        check_held(self._inputs)
         made = self._generate(self._inputs, self._run, self._fence, self._watch)
         entries = list_entries(made.candidates, self._inputs.guideline, self._inputs.dimension)
         self._print_entries(entries)
@@ -217,8 +232,17 @@ class RefineRun:
             race_config=config.race,
             confirm_config=config.confirm,
             seed=config.seed,
-            count_looks=lambda challenger: 1 + self._count_others(panel, "confirm", entries, challenger),
+            number_look=lambda challenger: self._number_look(panel, entries, challenger),
         )
+
+    def _number_look(self, panel: RaterPanel, entries: Sequence[Entry], challenger: str) -> int:
+        inputs = self._inputs
+        texts = {entry.name: entry.shown.text for entry in entries if entry.shown is not None}
+        raters = [inputs.rater_fingerprint(place) for place in range(len(inputs.config.raters))]
+        compared = [texts[entries[0].name], texts[challenger]]
+        look = fingerprint_look(compared, inputs.score_kind, raters, inputs.items.rows["confirm"])
+        self._fence.check()
+        return number_look(self._run.folder, look, self._count_others(panel, "confirm", entries, challenger))
 
     def _count_others(self, panel: RaterPanel, part: Part, entries: Sequence[Entry], challenger: str | None) -> int:
         """Count the guidelines, but for the original and a challenger, that a part's items have been asked about."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from judgetrace.config import UserError
 from judgetrace.refining.critiques import ChosenTrace
@@ -21,7 +20,7 @@ from judgetrace.refining.selection import SELECTED, Selection, merge_selections,
 from judgetrace.scale import Scale
 from judgetrace.schema import UNIT_KEY, UnitKey, unit_key
 from judgetrace.storage import Folder
-from judgetrace.teachable import OVER_SHARE, find_faults, read_verdicts
+from judgetrace.teachable import NO_THINKING, OVER_SHARE, find_faults, read_verdicts
 from judgetrace.trace_shards import TraceShard, list_trace_shards
 from judgetrace.traces import read_traces as read_columns
 
@@ -117,12 +116,12 @@ def list_some_shards(runs: Sequence[str]) -> list[TraceShard]:
 
 def survey_file(file: TraceShard, rule: SelectionRule) -> ShardSelection:
     """Select from one shard, for each seed, of the traces that may teach."""
-    table = _read_accepted(file, rule, SELECTED)
-    faults: list[str | None] = [None] * len(table)
-    if rule.verified or pc.any(table["hinted"]).as_py():
-        # The traces themselves are read only where a verdict has to be about one.
-        table = _read_accepted(file, rule, (*SELECTED, "trace"))
-        faults = find_faults(table, read_verdicts(rule.verification, file.number), wants_verified=rule.verified)
+    table = _read_accepted(file, rule, (*SELECTED, "trace"))
+    found = find_faults(table, read_verdicts(rule.verification, file.number), wants_verified=rule.verified)
+    # A run without thinking may teach a rater its ratings; here nothing could be learned of it.
+    faults = [
+        NO_THINKING if trace is None else fault for fault, trace in zip(found, table["trace"].to_pylist(), strict=True)
+    ]
     usable = table.filter(pa.array([fault is None for fault in faults], pa.bool_()))
     return ShardSelection(
         {

@@ -86,6 +86,7 @@ def read_trace_run(name: str, url: str, corpus: str | None, now: float) -> tuple
         about["state"],
         is_simulated(sampled),
         bool((sampled.get("hint") or {}).get("enabled")),
+        bool(sampled.get("after")),
     )
     if about["job"] == "decide_again":
         return run, Spent(name, "decide_again", 0, 0, accepted=tally.num_accepted, is_simulated=run.is_simulated)

@@ -33,6 +33,8 @@ class TraceRun:
     is_simulated: bool = False
     is_hinted: bool = False
     """Its draws were told the label."""
+    asks_the_rest: bool = False
+    """It asks units that earlier runs left without a trace (`after`): the hard ones."""
 
     @property
     def title(self) -> str:
@@ -137,6 +139,8 @@ def make_acceptance(runs: Sequence[TraceRun]) -> Section:
         "selected, tells reasoning from luck: what it matches beyond a uniform guess, and κ, which also forgives a "
         "generator that prefers some levels."
     )
+    if any(run.asks_the_rest for run in runs):
+        lead += " Of runs that ask what others have left this says less: their units are those that were missed before."
     rows = [_describe_first_draw(run, dimension) for run in runs for dimension in _list_dimensions(run)]
     named = any(dimension for run in runs for dimension in _list_dimensions(run))
     overall = Table(
@@ -162,13 +166,14 @@ def _describe_first_draw(run: TraceRun, dimension: str) -> Cells:
     beyond = None if scale is None else acceptance_beyond_chance(run.tally, dimension, len(scale.values))
     if beyond is None:
         return []
-    tone = "bad" if beyond["corrected"] <= 0 else ""
+    tone = "bad" if beyond["corrected"] <= 0 and not run.asks_the_rest else ""
     numbers: Cells = [
         f"{beyond['observed']:.1%}",
         Cell(show_signed(beyond["corrected"]), tone=tone),
         f"{beyond['kappa']:+.3f}".replace("-", "\u2212"),
     ]
-    return [Cell(run.title, "told the label" if run.is_hinted else ""), dimension, *numbers]
+    about = ["told the label"] * run.is_hinted + ["of units that earlier runs left"] * run.asks_the_rest
+    return [Cell(run.title, ", ".join(about)), dimension, *numbers]
 
 
 def show_signed(share: float) -> str:

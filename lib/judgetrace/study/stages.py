@@ -223,7 +223,7 @@ class _Builder:
             "rate",
             wires | self._wire_model(rater),
             [
-                *self._layer_rater(rater),
+                *self._layer_rater(rater, refined),
                 {"rater_id": rater.name + ("-refined" if refined else "")},
                 {"dimensions": [dimension]} if dimension else {},
             ],
@@ -233,10 +233,11 @@ class _Builder:
             **({"dimension": dimension} if dimension else {}),
         )
 
-    def _layer_rater(self, rater: Rater) -> list[Mapping[str, Any]]:
+    def _layer_rater(self, rater: Rater, refined: bool) -> list[Mapping[str, Any]]:
         """Layer what is said of a rater: the shared sections but the cluster come before."""
         common, own = self._split_names("rate", self._rate, [known.name for known in self._raters])
-        splits = ["validation", "test"] if rater.name == UNTUNED and RECALIBRATED in self._controls else ["test"]
+        is_recalibrated = rater.name == UNTUNED and not refined and RECALIBRATED in self._controls
+        splits = ["validation", "test"] if is_recalibrated else ["test"]
         layers: list[Mapping[str, Any]] = [{"splits": splits, "dropped": True}, common]
         if rater.arm is not None and not rater.thinks:
             # Dropped first: nothing of another form of thinking stays.
