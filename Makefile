@@ -85,6 +85,11 @@ for compiler in "$(firstword $(CC))" "$(firstword $(CXX))"; do
         exit 1
     fi
 done
+if ! "$$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null; then
+    echo "error: no libnuma.so.1 found; the CPU build of vLLM links to it" >&2
+    echo "install it (Debian, Ubuntu: apt-get install libnuma1)" >&2
+    exit 1
+fi
 endef
 
 # Waits until no other make installs here, so that two never write into one environment.

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
+from judgetrace.agreement.tables import EACH_ANNOTATOR
 from judgetrace.labels import TargetConfig, aggregate_labels
 from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.schema import ANNOTATIONS
@@ -68,6 +69,20 @@ def test_a_rater_against_the_target_filtered_and_unfiltered(tmp_path: Path, rule
         assert read_value(results, "kendall_tau_b", **about) == pytest.approx(stats.kendalltau(first, second)[0])
         row = select(results, statistic="mse", **about)[0]
         assert (row["num_compared"], row["coverage"]) == (len(both), pytest.approx(len(both) / len(targets)))
+
+
+def test_coverage_beside_others_is_of_labels_that_others_stand_beside(tmp_path: Path) -> None:
+    # 9 items have one label and 1 has two; the rater rated all ten.
+    rows = [(f"item {n}", "a", "3") for n in range(10)] + [("item 9", "b", "3")]
+    people = pd.DataFrame(rows, columns=["item_id", "annotator_id", "label"])
+    results = run(tmp_path, people, [draw_rater(1, "m", items=10, missing=0)], target={"rule": "majority"})
+
+    about = {"statistic": "exact_agreement", "population": "all"}
+    for comparison, who in (("human_ceiling", EACH_ANNOTATOR), ("rater_rest", "m")):
+        row = select(results, **about, comparison=comparison, who=who)[0]
+        assert (row["num_compared"], row["coverage"]) == (2, 1.0), comparison
+    row = select(results, **about, comparison="rater_annotator", who="m", with_whom=EACH_ANNOTATOR)[0]
+    assert (row["num_compared"], row["coverage"]) == (11, 1.0)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["rule"])

@@ -43,6 +43,8 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     # Ray sets OMP_NUM_THREADS for its workers; "" removes it, since vLLM binds threads itself.
     "OMP_NUM_THREADS": "",
+    # FlashInfer's sampler is compiled at the start by nvcc, which no image of ours has, and serves no seeded request.
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
 
 

@@ -237,7 +237,7 @@ def _confuse(counts: Counts, codes: RatingCodes) -> dict[str, Any]:
 
 
 def _count_base(units: Counts) -> dict[str, int]:
-    names = ("units", "with_target", "labels")
+    names = ("units", "with_target", "labels", "labels_with_others")
     return {name: int(units.amounts[units.cells == cell].sum()) for cell, name in enumerate(names)}
 
 
@@ -248,7 +248,10 @@ def _find_coverage(key: Name, compared: int, base: Mapping[str, int]) -> float |
         return None
     if kind == "human_ceiling" and who != EACH_ANNOTATOR:
         return None
-    if kind in ("human_ceiling", "ceiling_beside", "rater_annotator", "rater_rest"):
+    if kind in ("human_ceiling", "ceiling_beside", "rater_rest"):
+        # Where nobody else labelled a unit there is nothing that one could be held against.
+        possible = base["labels_with_others"]
+    elif kind == "rater_annotator":
         possible = base["labels"]
     else:
         possible = base["units"] if kind.startswith("rater_") and kind != "rater_target" else base["with_target"]

@@ -133,12 +133,13 @@ class _Tally:
         self._add(groupings, name, Features(np.arange(len(pairs)), pairs, ones), units[both], row_of)
 
     def _count_units(self) -> None:
-        """Cell 0: all units; 1: units with a target; 2: labels of people."""
+        """Cell 0: all units; 1: units with a target; 2: labels of people; 3: those beside which there is another."""
         patterns = self.units.patterns
         sizes = patterns.sum(axis=1)
-        amounts = np.concatenate([np.ones(len(patterns), dtype=np.int64), sizes > 0, sizes])
-        rows = np.tile(np.arange(len(patterns)), 3)
-        cells = np.repeat(np.arange(3), len(patterns))
+        beside = np.where(sizes > 1, sizes, 0)
+        amounts = np.concatenate([np.ones(len(patterns), dtype=np.int64), sizes > 0, sizes, beside])
+        rows = np.tile(np.arange(len(patterns)), 4)
+        cells = np.repeat(np.arange(4), len(patterns))
         everyone = np.arange(len(self.units))
         self._add(self.groupings, ("units", "", ""), Features(rows, cells, amounts), everyone, self.units.pattern_of)
 
