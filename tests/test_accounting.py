@@ -8,17 +8,20 @@ import pyarrow as pa
 import pytest
 
 from judgetrace.accounting import (
+    MAX_ERRORS,
     Tally,
     acceptance_beyond_chance,
     add_tallies,
     coverage_by_dimension,
     label_counts,
+    name_error,
     recovery_by_label,
     tally_ratings,
     tally_traces,
     utilisation_by_draws,
     utilisation_by_label,
 )
+from judgetrace.control import WorkCounts
 from judgetrace.ledger import join_decisions
 from judgetrace.schema import RATER_ANNOTATIONS, RATINGS, TRACES
 from tests.trace_tables import make_decision, make_draw, make_items, table_of
@@ -139,3 +142,23 @@ def test_units_without_any_draw_are_counted():
 def test_recovered_ratings_are_counted_by_label():
     counts = {"d\x1f1\x1frecovered": 3, "d\x1f1\x1fmissed": 1, "d\x1f2\x1funrated": 2, "e\x1f1\x1frecovered": 5}
     assert recovery_by_label(Tally(units=Counter(counts))) == [("d", "1", 3, 4), ("d", "2", 0, 2), ("e", "1", 5, 5)]
+
+
+def test_errors_that_differ_in_counts_and_ids_alone_are_one_and_statuses_stay():
+    long = [name_error("quarantined", f"the prompt has {n} tokens, the model takes 15360") for n in (16001, 23117)]
+    ids = [name_error("failed", f"429: busy (request {i})") for i in ("req-0a1b2c3d4e5f", "4b825dc6-42cb-6eb9-a060")]
+    assert long[0] == long[1] == "quarantined: the prompt has # tokens, the model takes #"
+    assert ids[0] == ids[1] == "failed: 429: busy (request #)"
+    assert name_error("failed", "500: oops") == "failed: 500: oops"
+
+
+def test_errors_of_any_number_of_kinds_take_bounded_room_and_none_is_lost():
+    kinds = [Tally(errors=Counter({f"failed\x1fkind {chr(0x4E00 + n)}": 2, "failed\x1fusual": 1})) for n in range(900)]
+    errors = add_tallies(kinds).errors
+    assert len(errors) <= MAX_ERRORS + 1
+    assert errors["failed\x1fusual"] == 900
+    assert errors.total() == 2700
+    work = WorkCounts()
+    for tally in kinds:
+        work += WorkCounts(errors=tally.errors)
+    assert work.errors == errors

@@ -15,6 +15,7 @@ from judgetrace.endpoint_client import RequestRefusedError, explain_status
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.endpoint_engine import EndpointEngine
 from judgetrace.engine import (
+    AccessRefusedError,
     EngineConfig,
     EngineDeadError,
     EngineSpec,
@@ -325,7 +326,6 @@ def test_a_fault_that_does_not_pass_fails_the_request_with_its_cause_and_no_othe
     ("reply", "kind"),
     [
         (error_answer(401, f"Incorrect API key provided: {KEY}"), EngineDeadError),
-        (error_answer(404, "The model was withdrawn"), EngineDeadError),
         (error_answer(429, "You exceeded your current quota", "insufficient_quota"), EngineDeadError),
         (error_answer(400, "too long", "context_length_exceeded"), PromptRefusedError),
         (error_answer(400, "This model's maximum context length is 512 tokens."), PromptRefusedError),
@@ -342,6 +342,25 @@ def test_a_fault_that_stays_is_not_asked_again_and_says_whose_it_is(reply, kind)
         assert type(error) is kind
         assert len(asked_of(server)) == 1
         check_has_no_key(error)
+
+
+@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize(("refuses_all", "kind"), [(True, AccessRefusedError), (False, PromptRefusedError)])
+def test_what_is_forbidden_is_the_prompts_fault_where_another_request_is_answered(status, refuses_all, kind):
+    """A gateway that takes an item for an attack, and a key or a model that was withdrawn, say the same."""
+    refusal = Reply("<html>Request blocked</html>", status)
+
+    def reply(asked):
+        is_probe = asked.body["messages"][0]["content"] == "Hi"
+        probes.extend([asked] * is_probe)
+        return Reply(chat_answer("Hello")) if is_probe and (len(probes) == 1 or not refuses_all) else refusal
+
+    probes: list[object] = []
+    with ScriptedServer(reply) as server:
+        error = ask(server, {})[0]
+    assert type(error) is kind
+    assert str(status) in str(error)
+    assert len(probes) == 2
 
 
 def test_a_request_that_is_refused_where_others_like_it_were_answered_is_the_prompts_own_fault():

@@ -64,6 +64,13 @@ def test_gauges_tell_of_the_whole_run_and_counters_of_this_call():
     }
 
 
+def test_units_over_their_quota_were_never_asked_and_do_not_lower_the_utilisation():
+    seen = RunSnapshot(done=WorkCounts(Counter(accepted=30, exhausted=20, over_quota=950)))
+    assert RunView(1000, WorkCounts()).figures(seen).utilisation == 0.6
+    nothing_asked = RunSnapshot(done=WorkCounts(Counter(over_quota=5)))
+    assert RunView(1000, WorkCounts()).figures(nothing_asked).utilisation is None
+
+
 def test_what_can_not_be_divided_yet_is_not_exported():
     nothing = RunSnapshot()
     names = {key[0] for key, _ in read_gauges(RunView(5, WorkCounts()).figures(nothing), nothing)}

@@ -1,5 +1,7 @@
 """Rendering prompts, and keeping items from posing as anything else."""
 
+from random import Random
+
 import pytest
 
 from judgetrace.config import UserError
@@ -10,6 +12,7 @@ from judgetrace.prompts import (
     load_template,
     neutralise,
     shorten_fields,
+    split_tokens,
 )
 from judgetrace.scale import Scale
 
@@ -114,3 +117,25 @@ def test_a_template_that_ignores_what_the_config_sets_is_refused():
     check_variables("{% if hint %}It is {{ hint }}.{% endif %}", severity=False, hint=True)
     with pytest.raises(UserError, match="does not use `severity`"):
         check_variables("{{ fields.text }} {{ hint }}", severity=True, hint=True)
+
+
+def split_one_by_one(text: str, tokens: list[str]) -> str:
+    """Split at every place where a token stands, found by looking at each place for each token."""
+    starts = {at for at in range(len(text)) for token in tokens if text.startswith(token, at)}
+    return "".join(letter + "\u200b" * (at in starts) for at, letter in enumerate(text))
+
+
+def test_every_special_token_is_split_also_within_and_across_others():
+    tokens = ["<|a|>", "<|ab|>", "|a|", "|>", "ba<", "<<"]
+    random = Random(0)
+    for _ in range(500):
+        text = "".join(random.choice("<|ab>") for _ in range(12))
+        found = split_tokens(text, tokens)
+        assert found == split_one_by_one(text, tokens)
+        assert not any(token in found for token in tokens)
+        assert found.replace("\u200b", "") == text
+
+
+def test_a_text_without_special_tokens_or_a_model_without_any_changes_nothing():
+    assert split_tokens("a <b> c", ["<|im_end|>", ""]) == "a <b> c"
+    assert split_tokens("a <b> c", []) == "a <b> c"

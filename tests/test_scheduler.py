@@ -1,7 +1,9 @@
 """Filling the slots of an engine."""
 
 import asyncio
+import gc
 import random
+import weakref
 
 import pytest
 
@@ -304,3 +306,28 @@ def test_a_unit_that_may_not_begin_ends_without_a_draw_and_one_that_has_begun_go
         assert scheduler.in_flight == 0
 
     asyncio.run(scenario())
+
+
+def test_units_that_are_done_are_let_go_while_new_ones_wait():
+    """Their draws that could run ahead are queued behind new units, and never come to their turn."""
+
+    async def scenario() -> int:
+        units = {f"u{i}": 0 for i in range(2000)}
+        engine = Engine(units, delay=lambda unit, index: 0.0)
+        scheduler = DrawScheduler(4, engine.sample)
+        done: list[weakref.ref[UnitWork]] = []
+        waiting = list(units)
+        with scheduler.feeding():
+            futures = {scheduler.submit(UnitWork(UnitSampling(SamplingConfig(max_draws=4)), waiting.pop()))}
+            while len(done) < 1500:
+                while len(futures) < 40:
+                    futures.add(scheduler.submit(UnitWork(UnitSampling(SamplingConfig(max_draws=4)), waiting.pop())))
+                ended, futures = await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+                done += [weakref.ref(future.result()) for future in ended]
+                del ended
+            gc.collect()
+            kept = sum(unit() is not None for unit in done)
+        await asyncio.wait(futures)
+        return kept
+
+    assert asyncio.run(scenario()) <= 4 * 40 + 64

@@ -125,9 +125,9 @@ def test_a_silent_engine_makes_suspects_too(tmp_path, corpus, mortal):  # noqa: 
     assert suspects_of(run)
 
 
-def fail_later(worker: UnitWorker, failure: EngineDeadError) -> None:
+def fail_later(worker: UnitWorker, failure: EngineDeadError, after_s: float = 0.2) -> None:
     worker._loop.call_soon_threadsafe(
-        lambda: asyncio.get_running_loop().call_later(0.2, worker._scheduler.fail, failure)
+        lambda: asyncio.get_running_loop().call_later(after_s, worker._scheduler.fail, failure)
     )
 
 
@@ -174,3 +174,21 @@ def test_crashes_accuse_convict_and_explain():
     assert judge_crashes([crowd, Crash("2-2", quick, Suspicion("1-1", 2, 2.0))]).explained == {"1-1"}
     verdict = judge_crashes([crowd, Crash("2-2", slow, Suspicion("1-1", 2, 2.0))])
     assert (verdict.convicted, verdict.explained) == ({("b", "", "")}, set())
+
+
+def test_what_was_drawn_before_a_death_from_outside_is_not_drawn_again(tmp_path, corpus, mortal):  # noqa: F811
+    """A unit of which most draws are made must not begin anew since somebody has killed the engine, or credit ended."""
+    worker, _, run = make_worker(tmp_path, corpus, script={"latency_s": 0.1, "favour": 0.0})
+    fail_later(worker, EngineDeadError("killed", from_outside=True), after_s=1.0)
+    with pytest.raises(EngineDeadError):
+        call(worker, 0)
+    ledger = ShardLedger(run, 0, TRACE_PRODUCT)
+    ledger.refresh()
+    rows = ledger.latest().to_pylist()
+    kept = {row["item_id"]: {draw["index"] for draw in row["draws"]} for row in rows if row["outcome"] == "undecided"}
+    assert kept
+    assert all(indices for indices in kept.values())
+    assert find_suspects(ledger.latest()) == {}
+    made = sum(len(row["draws"]) for row in rows)
+    # All but what was in flight: eight slots, and one draw in the engine's own queue.
+    assert worker._done.num_draws - 9 <= made <= worker._done.num_draws

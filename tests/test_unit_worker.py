@@ -25,8 +25,8 @@ from judgetrace.run_report import tally_run
 from judgetrace.sampling import SamplingConfig
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import ITEMS
-from judgetrace.storage import Folder, encode_parquet
-from judgetrace.unit_worker import UnitWorker, WorkerSpec
+from judgetrace.storage import Folder, StoreError, encode_parquet
+from judgetrace.unit_worker import LEFT_STATUS, UnitWorker, WorkerSpec
 from judgetrace.verification import VerificationDecider, hash_trace
 from tests.loopback import Reply, ScriptedServer, chat_answer, error_answer
 from tests.oracle import accepted_set, check_rows
@@ -456,3 +456,66 @@ def test_rows_outlive_a_store_that_is_away_for_a_while_and_a_lasting_fault_ends_
                 call(worker, 0)
     finally:
         FlakyFolder.failures = 0
+
+
+class LosingFolder(Folder):
+    """A folder whose listings fail a number of times first, as of a store that has been asked often enough."""
+
+    failures = 0
+
+    def list_files(self, *arguments: object, **more: object) -> list[str]:
+        if type(self).failures > 0:
+            type(self).failures -= 1
+            raise StoreError("the store can't be reached")
+        return super().list_files(*arguments, **more)
+
+    def __truediv__(self, name: str) -> Folder:
+        return LosingFolder(f"{self.url}/{name}")
+
+
+@pytest.mark.parametrize(("failures", "survives"), [(2, True), (3, False)])
+def test_a_shard_is_opened_through_as_many_faults_as_a_commit_outlives(tmp_path, corpus, failures, survives):
+    worker, _, run = make_worker(tmp_path, corpus, commit_every_s=0.1)
+    worker._run = LosingFolder(run.url)
+    LosingFolder.failures = failures
+    try:
+        if survives:
+            assert call(worker, 0) == [40]
+        else:
+            with pytest.raises(StoreError, match="can't be reached"):
+                call(worker, 0)
+    finally:
+        LosingFolder.failures = 0
+
+
+def test_a_worker_that_is_cut_off_from_its_driver_gives_its_shards_back_and_ends(tmp_path, corpus, monkeypatch):
+    """Else, idle for ever, it would be dealt all that is left, and return it undone."""
+    ended: list[int] = []
+    monkeypatch.setattr("judgetrace.unit_worker.os._exit", ended.append)
+    monkeypatch.setattr("judgetrace.unit_worker.DRIVER_SILENT_S", 1.0)
+    worker, link, _ = make_worker(tmp_path, corpus, script={"latency_s": 0.5, "favour": 0.0})
+
+    async def fail(report: object) -> None:
+        raise ConnectionError("unreachable")
+
+    link.report = fail
+    given_back = worker({"shard": [0], "num_units": [40]})["given_back"]
+    assert given_back.tolist() == [True]
+    until = time.monotonic() + 10
+    while not ended and time.monotonic() < until:
+        time.sleep(0.1)
+    assert ended[:1] == [LEFT_STATUS]
+
+
+def test_a_row_that_the_template_can_not_render_is_quarantined_and_its_neighbours_finish(tmp_path, corpus):
+    rows = make_items(3).to_pylist()
+    for number, row in enumerate(rows):
+        row["fields"] = json.dumps({"text": "some text"} | ({} if number == 1 else {"note": "a note"}))
+    corpus.write_atomic("items/shard-00000.parquet", encode_parquet(pa.Table.from_pylist(rows, schema=ITEMS)))
+    worker, _, run = make_worker(tmp_path, corpus, template="{{ fields.text }} {{ fields.note }}")
+    assert call(worker, 0, num_units=3) == [3]
+    outcomes = {row["item_id"]: (row["outcome"], row["error"] or "") for row in read_published(run)}
+    outcome, error = outcomes.pop(rows[1]["item_id"])
+    assert outcome == "quarantined"
+    assert "no attribute 'note'" in error
+    assert {outcome for outcome, _ in outcomes.values()} <= {"accepted", "exhausted"}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -12,12 +13,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 UTILISATION_AT = (1, 2, 4, 8, 16, 32, 64)
+MAX_ERRORS = 200
+OTHER_ERRORS = "other errors"
+_VARYING = re.compile(r"\b(?=[\w-]*\d)[\w-]{12,}\b|\b\d{4,}\b")
+"""Ids, and numbers from four digits on: statuses of servers stay."""
 _SEPARATOR = "\x1f"  # in no label or dimension that a person types
 
 
 def name_level(dimension: str, label: str) -> str:
     """Name a target label of a dimension as the keys of a Tally begin."""
     return f"{dimension}{_SEPARATOR}{label}"
+
+
+def name_error(outcome: str, error: str, separator: str = ": ") -> str:
+    """Name an error so that those which differ in a count or an id alone are one."""
+    return f"{outcome}{separator}{_VARYING.sub('#', error)}"[:200]
+
+
+def count_error(errors: Counter[str], name: str, count: int = 1) -> None:
+    """Count an error by its name; beyond MAX_ERRORS different ones all others are one."""
+    errors[name if name in errors or len(errors) < MAX_ERRORS else OTHER_ERRORS] += count
+
+
+def merge_errors(errors: Counter[str], more: Mapping[str, int]) -> None:
+    """Add counts of errors to others, in place."""
+    for name, count in more.items():
+        count_error(errors, name, count)
 
 
 def split_key(key: str) -> list[str]:
@@ -48,7 +69,7 @@ class Tally:
     """Verified traces by what was found: leaks, hinted, hinted_leaks (name a level, or say that they were told)."""
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return add_tallies([self, other])
 
     def to_json(self) -> str:
         """Write the tally as JSON."""
@@ -87,8 +108,10 @@ def add_tallies(tallies: Iterable[Tally]) -> Tally:
     """Add any number of tallies."""
     total = Tally()
     for tally in tallies:
-        total = total + tally
-    return total
+        for part in fields(Tally):
+            add = merge_errors if part.name == "errors" else Counter.update
+            add(getattr(total, part.name), getattr(tally, part.name))
+    return Tally(*(+getattr(total, part.name) for part in fields(Tally)))
 
 
 def tally_traces(table: pa.Table) -> Tally:
@@ -113,7 +136,7 @@ def tally_traces(table: pa.Table) -> Tally:
         first_draws=_count(
             first_units.column("dimension"), first_units.column("target_label"), flat.field("rating").filter(first)
         ),
-        errors=_count(faulty.column("outcome"), faulty.column("error")),
+        errors=_count_errors(faulty),
         tokens=Counter(
             prompt=_total(flat.field("prompt_tokens")),
             output=_total(output),
@@ -135,7 +158,7 @@ def tally_ratings(table: pa.Table) -> Tally:
         units=_count(table.column("dimension"), table.column("target_label"), table.column("outcome")),
         draws=_count(flat.field("reason")),
         first_draws=_count(compared.column("dimension"), compared.column("target_label"), compared.column("label")),
-        errors=_count(faulty.column("outcome"), faulty.column("error")),
+        errors=_count_errors(faulty),
         tokens=Counter(prompt=_total(flat.field("prompt_tokens")), output=_total(output)),
     )
 
@@ -152,10 +175,19 @@ def tally_verifications(table: pa.Table) -> Tally:
         units=_count(table.column("dimension"), table.column("target_label"), table.column("outcome")),
         draws=_count(flat.field("reason")),
         first_draws=_count(table.column("dimension"), table.column("rating"), table.column("recovered_label")),
-        errors=_count(faulty.column("outcome"), faulty.column("error")),
+        errors=_count_errors(faulty),
         tokens=Counter(prompt=_total(flat.field("prompt_tokens")), output=_total(flat.field("output_tokens"))),
         flags=Counter(leaks=_total(leaks), hinted=_total(hinted), hinted_leaks=_total(tells)),
     )
+
+
+def _count_errors(faulty: pa.Table) -> Counter[str]:
+    """Count the rows of a table by outcome and error."""
+    errors: Counter[str] = Counter()
+    for key, count in _count(faulty.column("outcome"), faulty.column("error")).items():
+        outcome, error = split_key(key)
+        count_error(errors, name_error(outcome, error, _SEPARATOR), count)
+    return errors
 
 
 def _count(*columns: Any) -> Counter[str]:

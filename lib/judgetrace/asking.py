@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from judgetrace.config import UserError
 from judgetrace.engine import Engine, Prompt
 from judgetrace.guideline import Guideline
 from judgetrace.prompts import PromptConfig, PromptRenderer, shorten_fields
@@ -72,21 +73,27 @@ class UnitAsker:
     def ask(self, rows: Sequence[Mapping[str, Any]]) -> list[AskedUnit]:
         """Make the prompts of units (rows of schema.ITEMS), in their order; they are tokenized in one call."""
         told = [self._tell(row, self._scale(row)) for row in rows]
-        messages = [
-            None if about.skipped else self._render(row, json.loads(row["fields"]), about)
-            for row, about in zip(rows, told, strict=True)
-        ]
-        prompts = iter(self._engine.make_prompts([some for some in messages if some is not None]))
+        messages = [self._try_to_render(row, about) for row, about in zip(rows, told, strict=True)]
+        prompts = iter(self._engine.make_prompts([some for some in messages if not isinstance(some, str)]))
         return [
-            self._admit(row, next(prompts), about) if some is not None else self._leave_out(row, about)
+            self._leave_out(row, about, some) if isinstance(some, str) else self._admit(row, next(prompts), about)
             for row, some, about in zip(rows, messages, told, strict=True)
         ]
 
-    def _render(self, row: Mapping[str, Any], fields: Mapping[str, str], told: Told) -> list[dict[str, str]] | None:
-        """Render a unit's messages; None where the guideline has no section for its dimension."""
+    def _try_to_render(self, row: Mapping[str, Any], told: Told) -> list[dict[str, str]] | str:
+        """Render a unit's messages, or say why there are none. A row that lacks a field must not end the job."""
+        if told.skipped:
+            return told.skipped
+        try:
+            return self._render(row, json.loads(row["fields"]), told)
+        except UserError as error:
+            return str(error)
+
+    def _render(self, row: Mapping[str, Any], fields: Mapping[str, str], told: Told) -> list[dict[str, str]]:
+        """Render a unit's messages. Raises UserError where the template or the guideline can't."""
         guideline = self._guideline.guideline_for(row["dimension"])
         if guideline is None:
-            return None
+            raise UserError("the guideline has no section for the dimension")
         return self._renderer.render(fields, guideline, row["dimension"], self._scale(row), told.variables)
 
     def _scale(self, row: Mapping[str, Any]) -> Scale:
@@ -108,14 +115,12 @@ class UnitAsker:
         return self._make(row, self._make_prompt(row, shorter, told), told, shortened=True)
 
     def _make_prompt(self, row: Mapping[str, Any], fields: Mapping[str, str], told: Told) -> Prompt:
-        messages = self._render(row, fields, told)
-        assert messages is not None
-        return self._engine.make_prompts([messages])[0]
+        return self._engine.make_prompts([self._render(row, fields, told)])[0]
 
-    def _leave_out(self, row: Mapping[str, Any], told: Told) -> AskedUnit:
+    def _leave_out(self, row: Mapping[str, Any], told: Told, why: str) -> AskedUnit:
         if told.skipped:
             return self._make(row, Prompt(0), told, skipped=told.skipped)
-        return self._make(row, Prompt(0), told, refused="the guideline has no section for the dimension")
+        return self._make(row, Prompt(0), told, refused=why)
 
     def _make(self, row: Mapping[str, Any], prompt: Prompt, told: Told, **more: Any) -> AskedUnit:
         labels = tuple(row["accepted_labels"]), tuple(row["annotator_labels"])

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 
-from judgetrace.accounting import Tally
+from judgetrace.accounting import Tally, merge_errors
 
 ALIVE_S = {"starting": 1800.0, "running": 15.0, "draining": 15.0}
 """A worker that has said nothing for so long is not counted any more; what it did counts on. While it loads its engine
@@ -32,7 +32,10 @@ class WorkCounts:
     `outcomes` by a commit: a unit that a dead worker had decided but not committed is decided again."""
 
     def __add__(self, other: WorkCounts) -> WorkCounts:
-        return WorkCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        total = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "errors"}
+        errors = self.errors.copy()
+        merge_errors(errors, other.errors)
+        return WorkCounts(**total, errors=errors)
 
     @property
     def num_units(self) -> int:
@@ -85,6 +88,8 @@ class RunControl:
         """`accepted_before` is what was accepted of each level before this call; None where nobody has to know."""
         self._clock, self._accepted_before = clock, accepted_before
         self._reports: dict[str, WorkerReport] = {}
+        self._accepted: dict[str, Counter[str]] = {}
+        self._all_accepted = Counter(accepted_before or {})
         self._heard_at: dict[str, float] = {}
         self._drain = False
         self._fenced: str | None = None
@@ -93,16 +98,20 @@ class RunControl:
         """Take a worker's latest report; returns what it should do and know."""
         self._reports[report.worker] = report
         self._heard_at[report.worker] = self._clock()
+        if self._accepted_before is not None:
+            self._add_accepted(report.worker, Tally(units=report.done.levels).count_accepted())
         return Orders(self._drain, self._count_elsewhere(report.worker))
 
     def _count_elsewhere(self, worker: str) -> dict[str, int]:
         if self._accepted_before is None:
             return {}
-        counts = Counter(self._accepted_before)
-        for name, report in self._reports.items():
-            if name != worker:
-                counts += Tally(units=report.done.levels).count_accepted()
-        return dict(counts)
+        return dict(self._all_accepted - self._accepted[worker])
+
+    def _add_accepted(self, worker: str, accepted: Counter[str]) -> None:
+        """Keep the sum over all workers by what has changed, since each of them asks every second."""
+        self._all_accepted.update(accepted)
+        self._all_accepted.subtract(self._accepted.get(worker, {}))
+        self._accepted[worker] = accepted
 
     def report_fenced(self, message: str) -> None:
         """Note that a newer driver has taken the run over: everyone drains."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from judgetrace.endpoint_answers import MalformedAnswerError
 from judgetrace.endpoint_config import OPENAI_URL, EndpointConfig
-from judgetrace.engine import EngineDeadError, PromptRefusedError, RequestFailedError
+from judgetrace.engine import AccessRefusedError, EngineDeadError, PromptRefusedError, RequestFailedError
 from judgetrace.pacing import Pacer, TransientError, parse_wait
 
 Read = TypeVar("Read")
@@ -25,7 +25,9 @@ NO_KEY = "no-key"
 """What the official client, which wants a key, sends to a server that is told none."""
 _LONGEST_MESSAGE = 400
 _TRANSIENT, _OVERLOADED = {408, 409, 425, 429}, {429, 503, 529}
-_BAD_ACCESS = {401, 402, 403, 404}
+_BAD_ACCESS = {401, 402}
+_MAYBE_BAD_ACCESS = {403, 404}
+"""What a server says of a wrong model or key, and a gateway before it of a text that it takes for an attack."""
 _REFUSED_CODES = {"context_length_exceeded", "string_above_max_length", "content_filter", "content_policy_violation"}
 _REFUSED = re.compile(
     r"context.{0,10}(length|window)|prompt.{0,30}too long|too many (input )?tokens"
@@ -139,6 +141,8 @@ def explain_status(status: int, code: str, message: str, wait_s: float | None, p
         return TransientError(said, status in _OVERLOADED, wait_s)
     if code in _REFUSED_CODES or status == 413 or _REFUSED.search(message):
         return PromptRefusedError(said)
+    if status in _MAYBE_BAD_ACCESS:
+        return AccessRefusedError(f"{place} is not to be had: {said}")
     if status in _BAD_ACCESS:
         return EngineDeadError(f"{place} is not to be had: {said}", from_outside=True)
     return RequestRefusedError(f"the server does not take the request ({said})")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ from judgetrace.endpoint_answers import (
 from judgetrace.endpoint_client import EndpointClient, RequestRefusedError
 from judgetrace.endpoint_config import CONSTRAINED_CONFLICT, TOP_K_CONFLICT, EndpointConfig
 from judgetrace.engine import (
+    AccessRefusedError,
     Completion,
     EngineDeadError,
     EngineSpec,
@@ -38,6 +39,7 @@ from judgetrace.engine import (
     Prompt,
     PromptRefusedError,
     Request,
+    RequestFailedError,
     apply_environment,
 )
 from judgetrace.level_tree import Branching, LevelTree, find_within_tag
@@ -157,12 +159,12 @@ class EndpointEngine:
         if self._is_vllm and prompt.begun:
             tokens = await self._tokenize_prompt(prompt)
             body = {"model": self._model, "prompt": tokens, **sampled, "max_tokens": request.max_tokens}
-            return await self._client.post("/completions", body, read_text)
+            return await self._post("/completions", body, read_text)
         body = self._body(sampled, self._max_tokens_name, request.max_tokens) | self._conversation(prompt)
         stops = () if self._is_vllm else request.stop
         read = partial(read_chat, stops=stops, splits_reasoning=self._spec.reasoning_parser is not None)
         try:
-            answer = await self._client.post("/chat/completions", body, read)
+            answer = await self._post("/chat/completions", body, read)
         except RequestRefusedError as error:
             if not self._has_answered:
                 raise
@@ -170,6 +172,25 @@ class EndpointEngine:
             raise PromptRefusedError(str(error)) from error
         self._has_answered = True
         return answer
+
+    async def _post(self, path: str, body: Mapping[str, Any], read: Callable[[Any], Completion]) -> Completion:
+        try:
+            return await self._client.post(path, body, read)
+        except AccessRefusedError as error:
+            if not await self._is_served():
+                raise
+            # Another request is answered: it is this one's text that a gateway, or the server, does not let through.
+            raise PromptRefusedError(str(error)) from error
+
+    async def _is_served(self) -> bool:
+        """Whether the server answers a small request now."""
+        try:
+            await self._client.post("/chat/completions", self._probe(self._max_tokens_name), read_chat)
+        except RequestRefusedError as error:
+            return _OUT_OF_ROOM in str(error)
+        except (EngineDeadError, RequestFailedError):
+            return False
+        return True
 
     def _sample(self, request: Request) -> dict[str, Any]:
         """Collect the parameters of sampling in the server's dialect."""

@@ -102,6 +102,13 @@ class EngineDeadError(RuntimeError):
         self.from_outside = from_outside
 
 
+class AccessRefusedError(EngineDeadError):
+    """The engine's server refuses a request as forbidden or unknown: it may mean all requests, or this one's text."""
+
+    def __init__(self, message: str):
+        super().__init__(message, from_outside=True)
+
+
 class EngineStartError(RuntimeError):
     """The engine can't start with this model and these arguments: trying again would not help."""
 

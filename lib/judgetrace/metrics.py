@@ -84,6 +84,8 @@ class RunView:
         """Add what earlier calls did to what this one has done."""
         total = self.earlier + seen.done
         accepted, decided = total.outcomes[self.hit], total.num_units
+        # Units over their level's quota were never asked.
+        tried = decided - total.outcomes["over_quota"]
         return RunFigures(
             planned=self.planned,
             decided=decided,
@@ -93,7 +95,7 @@ class RunView:
             prompt_tokens=total.prompt_tokens,
             output_tokens=total.output_tokens,
             restarts=seen.num_restarts,
-            utilisation=accepted / decided if decided else None,
+            utilisation=accepted / tried if tried else None,
             tokens_per_accepted=total.output_tokens / accepted if accepted else None,
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -148,10 +149,22 @@ def neutralise(text: str, special_tokens: Sequence[str] = ()) -> str:
 
 def split_tokens(text: str, special_tokens: Sequence[str]) -> str:
     """Split special tokens by a zero-width space, so that a person still reads the same."""
-    for token in special_tokens:
-        if token and token in text:
-            text = text.replace(token, f"{token[0]}\u200b{token[1:]}")
-    return text
+    found = _compile_tokens(tuple(special_tokens))
+    if found is None:
+        return text
+    parts, begun = [], 0
+    # One may lie within another, or begin in it: the search goes on behind the first character.
+    while match := found.search(text, begun):
+        parts.append(text[begun : match.start() + 1])
+        begun = match.start() + 1
+    return "\u200b".join([*parts, text[begun:]])
+
+
+@lru_cache(maxsize=16)
+def _compile_tokens(special_tokens: tuple[str, ...]) -> re.Pattern[str] | None:
+    """Make one pattern of all tokens: some models have thousands, and every text is searched for each."""
+    known = "|".join(re.escape(token) for token in special_tokens if token)
+    return re.compile(known) if known else None
 
 
 def shorten_fields(

@@ -182,6 +182,16 @@ class DrawScheduler:
                 self._start(work, index)
                 self._enqueue(work)
 
+    def _forget_stale(self) -> None:
+        """Drop entries of units that are done or queued anew once they are most of the queue.
+
+        Draws that run ahead are queued behind new units, so that with always enough of these none of them would come to
+        its turn, and each would keep its unit's texts.
+        """
+        if len(self._queue) > 4 * len(self._works) + 64:
+            self._queue = [entry for entry in self._queue if entry[2] == entry[3].version and not entry[3].done.done()]
+            heapq.heapify(self._queue)
+
     def _choose_queue(self) -> list[tuple[int, int, int, UnitWork]]:
         """Choose which units may have a draw now: all, the one that is alone, or none until it is."""
         if self.isolated is None and self._to_isolate and not self.in_flight:
@@ -226,6 +236,7 @@ class DrawScheduler:
 
     def _finish(self, work: UnitWork) -> None:
         self._works.pop(work.order, None)
+        self._forget_stale()
         if work is self.isolated:
             self.isolated = None
         if not work.done.done():

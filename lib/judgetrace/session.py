@@ -73,7 +73,8 @@ def connect_ray(config: RayConfig) -> Iterator[bool]:
         yield bool(_STARTED)
         return
     was_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    joins = config.address not in (None, "local") or bool(os.environ.get("RAY_ADDRESS")) or was_submitted
+    # Ray itself takes RAY_ADDRESS where no address is given, and never for "local".
+    joins = config.address != "local" and bool(config.address or os.environ.get("RAY_ADDRESS") or was_submitted)
     starting = {} if joins else _start_options(config)
     ray.init(
         address=config.address,

@@ -64,8 +64,11 @@ def blame_unit(
     the unit. The draws of a unit that killed the engine alone are recorded as failed, with the tokens of their prompts;
     what they gave is lost with it.
     """
-    if not isinstance(failure, EngineDeadError) or failure.from_outside:
+    if not isinstance(failure, EngineDeadError):
         return None
+    if failure.from_outside:
+        # Nobody is to blame, and what was drawn is not drawn again.
+        return note_unit(work, decider) if work.sampling.draws else None
     if not work.lost_draws:
         if _is_cleared(work, culprit):
             return decider.decide(work.payload, work.sampling)

@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from judgetrace.accounting import name_level
+from judgetrace.accounting import count_error, name_error, name_level
 from judgetrace.asking import AskedUnit, UnitAsker
 from judgetrace.control import Orders, WorkerReport
 from judgetrace.decisions import FINAL_OUTCOMES, Decider, decode_draw, tabulate_rows
@@ -45,8 +45,10 @@ from judgetrace.sampling import Draw, UnitSampling
 from judgetrace.scale import ScaleConfig
 from judgetrace.scheduler import DrawScheduler, Suspicion, UnitWork
 from judgetrace.schema import unit_key
-from judgetrace.storage import Folder
+from judgetrace.storage import Folder, StoreError
 from judgetrace.suspects import blame_unit, convict_unit, find_suspects, judge_crashes, mark_suspect, note_unit
+
+Result = TypeVar("Result")
 
 ENGINE_DIED_STATUS = 70
 LEFT_STATUS = 71
@@ -202,7 +204,7 @@ class UnitWorker:
             return 0
         try:
             with self._scheduler.feeding():
-                shard = await asyncio.to_thread(self._open_shard, number)
+                shard = await self._outlive_faults(self._open_shard, number)
                 self._shards[number] = shard
                 suspects = find_suspects(shard.ledger.latest()) if shard.ledger.tables else {}
                 done = [
@@ -308,7 +310,7 @@ class UnitWorker:
         if row["outcome"] != "undecided":
             self._done.outcomes[row["outcome"]] += 1
             if row["error"]:
-                self._done.errors[f"{row['outcome']}: {row['error']}"[:200]] += 1
+                count_error(self._done.errors, name_error(row["outcome"], row["error"]))
 
     async def _sample(self, work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
         try:
@@ -365,9 +367,18 @@ class UnitWorker:
         """Publish a shard; returns how many of its units have a final outcome."""
         async with shard.lock:
             with self._taking_pending(shard) as rows:
-                num_decided = await asyncio.to_thread(self._publish, shard, rows)
+                num_decided = await self._outlive_faults(self._publish, shard, rows)
                 self._count_levels(rows)
                 return num_decided
+
+    async def _outlive_faults(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Do what asks the store on another thread, as often as a commit is tried."""
+        for _ in range(COMMIT_TRIES - 1):
+            try:
+                return await asyncio.to_thread(work, *arguments)
+            except StoreError:
+                await asyncio.sleep(min(5.0, self._spec.commit_every_s))
+        return await asyncio.to_thread(work, *arguments)
 
     def _tabulate(self, rows: Sequence[Decided]) -> pa.Table:
         return tabulate_rows([own.row for own in rows], self._spec.decider.product.decisions)
@@ -420,7 +431,12 @@ class UnitWorker:
                 heard_at = self._loop.time()
             except Exception:  # noqa: BLE001 - any error means: not reached; a minute of it means: gone
                 drain = self._loop.time() - heard_at > DRIVER_SILENT_S
-            if drain and not self._draining and self._report.state == "running":
+            if not drain or self._draining or self._report.state != "running":
+                continue
+            if self._loop.time() - heard_at > DRIVER_SILENT_S:
+                # The driver may live, cut off from this node alone: then its shards go to others.
+                self._begin_leaving(self._spec.drain_s + LEAVING_RESERVE_S)
+            else:
                 self._begin_drain()
 
     async def _send_report(self) -> bool:

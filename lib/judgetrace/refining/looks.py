@@ -25,7 +25,8 @@ FARTHEST = 9.0
 
 def plan_looks(num_groups: int, first: int, growth: float) -> tuple[int, ...]:
     """Plan how many groups have been asked at each look, the last of them all; none is close before the last."""
-    sizes, size = [], float(first)
+    sizes: list[int] = []
+    size = float(first)
     while size * math.sqrt(growth) < num_groups:
         if not sizes or int(size) > sizes[-1]:
             sizes.append(int(size))
