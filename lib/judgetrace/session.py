@@ -189,6 +189,10 @@ class StageWatch:
             self._seen = seen
             self.progress()
 
+    def rename(self, stage: str) -> None:
+        """Say differently from now on what it is that moves or does not."""
+        self._stage = stage
+
     def progress(self) -> None:
         """Note that the stage moved."""
         self._moved_at = time.monotonic()

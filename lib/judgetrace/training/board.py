@@ -93,6 +93,7 @@ def watch_board(
             except Exception:  # noqa: BLE001 - a board that can't be reached is no reason to end a run
                 continue
             if rows:
+                stage.rename(f"train_rater (after step {rows[-1]['step']:,}: a step, a validation, or a wait for room)")
                 stage.progress()
             due = time.monotonic() - shown_at >= SHOW_EVERY_S
             # A validated step is noted twice, the second time with what validation found.
