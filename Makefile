@@ -36,8 +36,9 @@ demo: $(CPU_STAMP) ## Run a whole study on the embedded model and human ratings 
 	@$(PY) -m jobs.prepare_demo jobs/prepare_demo.toml
 	$(PY) -m jobs.run_study jobs/demo_study.toml
 
-test: lint ## Check the code, then run all tests: first the fast ones, then those with a real engine, Ray and S3
-	@$(PY) -m pytest -m "not slow and not chaos" --numprocesses auto --dist loadfile
+test: lint ## Check the code, then run all tests but the longest: the fast ones, those with a server, with Ray and engines
+	@$(PY) -m pytest -m "not (slow or served or chaos)" --numprocesses auto --dist loadfile
+	$(PY) -m pytest -m "served and not (slow or chaos)" --numprocesses auto --dist loadfile
 	$(PY) -m pytest -m "slow and not chaos" --durations=30
 
 lint: $(DEV_STAMP) ## Check style, format and types

@@ -27,7 +27,7 @@ def failed(row: int):
     return make_decision(ITEMS, row, "failed", [make_draw(0, "failed", error="boom")], error="boom")
 
 
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.served)])
 def run(request, tmp_path) -> Folder:
     if request.param == "local":
         return Folder(str(tmp_path / "run"))

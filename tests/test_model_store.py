@@ -44,7 +44,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.served)])
 def url(request, tmp_path) -> str:
     """A model folder in a store."""
     root = f"disk://{tmp_path}" if request.param == "disk" else f"{request.getfixturevalue('s3')}/{tmp_path.name}"
@@ -162,7 +162,7 @@ def test_a_store_that_nobody_knows_is_refused_with_its_reason():
         fetch_folder("nonsense://a/b")
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_a_bucket_that_is_not_there_is_refused(s3):
     with pytest.raises(UserError, match=r"model\.path = s3://no-such-bucket/m: no config\.json there"):
         fetch_folder("s3://no-such-bucket/m")
@@ -199,7 +199,7 @@ def test_fingerprints_by_url_see_every_file_and_read_no_weights(disk, tmp_path):
     assert fingerprint() not in (first, second)
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_fingerprints_on_s3_are_the_same_for_weights_that_were_uploaded_again(s3, tmp_path):
     url = write_files(f"{s3}/{tmp_path.name}/m")
     first = fingerprint_model(ModelConfig(path=url))
@@ -294,7 +294,7 @@ def test_a_folder_that_changes_while_it_is_fetched_is_not_kept(later, disk, cach
     assert (fetch_folder(disk) / "model.safetensors").read_bytes() == later
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_fetching_holds_pieces_in_memory_and_no_whole_file(s3, tmp_path):
     url, pieces = f"{s3}/{tmp_path.name}/large", 32
     write_files(url, **{"model.safetensors": WEIGHTS[:PIECE_BYTES] * pieces})
@@ -309,7 +309,7 @@ def test_fetching_holds_pieces_in_memory_and_no_whole_file(s3, tmp_path):
     assert most_bytes < 2.5 * model_store.PIECES_AT_ONCE * PIECE_BYTES < pieces * PIECE_BYTES
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_training_reads_a_base_by_url(cache):
     """Tokenizer and licence without the weights, the model whole; each as from the local folder."""
     import torch

@@ -15,7 +15,7 @@ from judgetrace.storage import Folder, encode_parquet
 from tests.test_unit_worker import call, make_worker
 from tests.trace_tables import make_items
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.served
 
 ANSWERED = re.compile(r'"([A-Z]+) (\S+) HTTP/1.1')
 

@@ -18,7 +18,7 @@ from tests.report_runs import make_row, make_table, write_refinement, write_trac
 from tests.test_refining_outcome import ORIGINAL, WON
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.served,
     pytest.mark.skipif(find_chromium() is None, reason="no chromium and chromedriver here (Debian: chromium-driver)"),
 ]
 

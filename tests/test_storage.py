@@ -16,7 +16,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     return Folder(root) / f"{tmp_path.name}"
 
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.served
 
 
 def test_a_file_is_there_once_written(folder: Folder) -> None:

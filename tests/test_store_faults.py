@@ -47,7 +47,7 @@ def folder(proxy, s3, tmp_path: Path) -> Iterator[Folder]:
     proxy.plan = never
 
 
-@pytest.mark.slow
+@pytest.mark.served
 @pytest.mark.parametrize("fault", PASSING)
 def test_every_kind_of_request_outlives_a_fault_that_passes(proxy, folder, fault):
     def fail_once() -> None:
@@ -81,7 +81,7 @@ def test_every_kind_of_request_outlives_a_fault_that_passes(proxy, folder, fault
     assert folder.read_bytes("stream") == CONTENT
 
 
-@pytest.mark.slow
+@pytest.mark.served
 @pytest.mark.parametrize("fault", ["lost", "409"])
 def test_a_write_whose_answer_is_lost_counts_as_ours_only_where_the_content_is(proxy, folder, fault):
     proxy.plan = first(1, fault, methods=("PUT",))
@@ -92,7 +92,7 @@ def test_a_write_whose_answer_is_lost_counts_as_ours_only_where_the_content_is(p
     assert folder.read_bytes("theirs") == b"theirs"
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_a_store_whose_answer_is_lost_is_not_taken_for_one_that_overwrites(proxy, folder):
     for number in range(2):
         proxy.plan = first(1, "lost", f"probe-{'.' * 32}", methods=("PUT",))
@@ -119,7 +119,7 @@ def test_a_big_write_whose_answers_are_lost_is_written_once(proxy, folder):
     assert not folder.put_if_absent("big", b"small")
 
 
-@pytest.mark.slow
+@pytest.mark.served
 @pytest.mark.parametrize("call", ["list", "list below", "exists", "read", "put", "write", "delete", "open"])
 def test_a_refusal_ends_at_once_with_the_name_of_the_file_and_is_no_empty_folder(proxy, folder, call):
     folder.write_atomic("a.parquet", encode_parquet(pa.table({"x": [1]})))
@@ -140,7 +140,7 @@ def test_a_refusal_ends_at_once_with_the_name_of_the_file_and_is_no_empty_folder
     assert len(proxy.seen) <= 2
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_a_ledger_that_cannot_be_listed_is_not_taken_for_one_without_parts(proxy, folder):
     ledger = ShardLedger(folder, 0, TRACE_PRODUCT)
     ledger.commit(table_of())
@@ -151,7 +151,7 @@ def test_a_ledger_that_cannot_be_listed_is_not_taken_for_one_without_parts(proxy
         RunFolder(folder).newest_driver()
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_a_glob_over_folders_is_complete_or_an_error(proxy, folder):
     """fsspec's own glob leaves out a folder whose listing fails."""
     for name in ("a/1.csv", "b/2.csv", "b/.hidden.csv", "b/3.txt"):
@@ -163,7 +163,7 @@ def test_a_glob_over_folders_is_complete_or_an_error(proxy, folder):
         list_source_files(source)
 
 
-@pytest.mark.slow
+@pytest.mark.served
 @pytest.mark.parametrize("fault", ["503", "reset"])
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
 def test_a_source_is_read_whole_through_faults(proxy, folder, kind, fault):
@@ -185,7 +185,7 @@ def test_a_source_is_read_whole_through_faults(proxy, folder, kind, fault):
     assert sum(len(batch.rows) for batch in batches) == num
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_a_source_that_is_refused_in_the_middle_is_not_taken_for_corrupt(proxy, folder):
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"id": ["a", "b"]}), sink, row_group_size=1)
@@ -219,7 +219,7 @@ def undisturbed(tmp_path_factory) -> set:
     return accepted_set(check_run(f"{folder.url}/run", f"{folder.url}/corpus", is_complete=False))
 
 
-@pytest.mark.slow
+@pytest.mark.served
 @pytest.mark.parametrize(("fault", "rate"), [("503", 0.1), ("500", 0.1), ("lost", 0.1), ("reset", 0.1)])
 def test_a_run_under_faults_ends_as_if_undisturbed(proxy, folder, undisturbed, fault, rate):
     assert work_under(proxy, folder, at_random(fault, rate)) == undisturbed
@@ -286,7 +286,7 @@ def test_a_store_that_stays_away_is_asked_a_bounded_number_of_times(proxy, folde
     assert time.monotonic() - began < (400 if fault == "unsent" else 120)
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_a_run_whose_store_refuses_in_the_middle_stops_and_goes_on(proxy, folder, undisturbed):
     corpus, run = f"{folder.url}/corpus", f"{folder.url}/run"
     lone_worker.write_corpus(corpus, 2, 20)
@@ -300,7 +300,7 @@ def test_a_run_whose_store_refuses_in_the_middle_stops_and_goes_on(proxy, folder
     assert accepted_set(check_run(run, corpus, is_complete=False)) == undisturbed
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_the_items_of_a_corpus_are_all_read_or_none(proxy, folder):
     """A shard that can't be looked up is not one that isn't there."""
     from judgetrace.run_inputs import read_shard
