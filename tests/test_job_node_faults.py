@@ -101,13 +101,14 @@ def test_nodes_lost_again_and_again_cost_nothing(tmp_path, corpus, undisturbed, 
     # Some 200 units x 4 draws x 4 s over 16 slots: 200 s, were nothing lost.
     config = write_config(tmp_path, corpus, run, latency_s=4.0, journal=str(journal))
     alive = [nodes.add(), nodes.add()]
-    num_killed = 0
+    num_killed = losses = 0
     with started_job(config, nodes.address, log, *REPLICAS, "--engine.num_cpus=0.8") as job:
         wait_until("a draw", lambda: read_journal(journal), 90)
         while job.poll() is None and num_killed < 20:
             time.sleep(KILL_EVERY_S)
             if job.poll() is None:
-                doomed = alive if num_killed % 3 == 0 else alive[:1]
+                doomed = alive if losses % 3 == 0 else alive[:1]
+                losses += 1
                 nodes.kill(*doomed)
                 num_killed += len(doomed)
                 alive = [node for node in alive if node not in doomed]

@@ -200,6 +200,7 @@ def test_a_job_through_a_failing_store_ends_as_if_undisturbed(tmp_path, s3, corp
     config = write_config(tmp_path, corpus, run, latency_s=0.1)
     proxy.plan = at_random(fault, rate)
     finish(config, log, run, corpus, undisturbed)
+    assert proxy.count()[fault]
     print(f"{fault} {rate}: {dict(proxy.count())}")
 
 

@@ -115,12 +115,18 @@ def test_a_lost_node_leaves_the_others_to_go_on(write_config, undisturbed, tmp_p
         )
     )
     Path(config).write_text(text)
+    workers: list[psutil.Process] = []
+
+    def lose_one() -> None:
+        workers.extend(our_processes("RayTrainWorker"))
+        ray_cluster.remove_node(nodes.pop(), allow_graceful=False)
+
     try:
-        thread = after_first_checkpoint(
-            str(tmp_path / "run"), lambda: ray_cluster.remove_node(nodes.pop(), allow_graceful=False)
-        )
+        thread = after_first_checkpoint(str(tmp_path / "run"), lose_one)
         assert train_rater.main([config]) == 0
         thread.join()
+        assert len(workers) == 2
+        assert len(nodes) == 1
     finally:
         for node in nodes:
             ray_cluster.remove_node(node)

@@ -230,12 +230,15 @@ def test_a_run_under_faults_ends_as_if_undisturbed(proxy, folder, undisturbed, f
 @pytest.mark.parametrize("fault", [*PASSING, "409"])
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
 def test_a_run_under_faults_of_any_kind_and_rate_ends_as_if_undisturbed(proxy, folder, undisturbed, fault, rate):
+    befell = 0
     for seed in range(3):
         one, befalls = folder / str(seed), at_random(fault, rate, seed)
         # Only writes may be told of a conflict.
         plan = befalls if fault != "409" else lambda seen, befalls=befalls: befalls(seen) if seen.is_write else ""
         assert work_under(proxy, one, plan) == undisturbed
+        befell += proxy.count()[fault]
         print(f"{fault} {rate}: {dict(proxy.count())}")
+    assert befell
 
 
 def request_rate(proxy: FaultProxy, folder: Folder, seconds: float) -> float:

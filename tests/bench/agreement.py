@@ -218,7 +218,7 @@ def compare_jobs(options: Any, folder: Path) -> dict[str, Any]:
     first, last = sizes[0], sizes[-1]
     exponent = math.log(rest[last] / rest[first]) / math.log(last / first)
     return {
-        "rows_per_s": round(last / rest[last]),
+        "rows_per_s": round(last / seconds[last]),
         "growth_exponent": round(exponent, 3),
         "speedup_end_to_end": round(pandas_s / seconds[middle], 2),
         "end_to_end_abs_diff": abs(read_alpha(folder / f"out-{middle}") - expected),

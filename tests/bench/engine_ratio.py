@@ -2,8 +2,8 @@
 
 Three systems keep an engine of their own alive, all with the same model and vLLM arguments, threads and max_num_seqs:
 
-job            jobs.infer_traces' own function infer(): Ray Data's map_batches over shards, actor, scheduler, parser,
-               ledger on disk; sampling.max_draws 1, so that a unit is one draw
+job            unit_job.run_units, as jobs.infer_traces calls it: Ray Data's map_batches over shards, actor, scheduler,
+               parser, ledger on disk; sampling.max_draws 1, so that a unit is one draw
 bare           vllm.LLM.generate over all prompts of the round at once, in a process of its own, no Ray
 ray.data.llm   build_processor with its chat template, tokenizer, engine and detokenizer stages, at the best batch size
                of a grid, chosen in round 0; its input comes in blocks of one batch

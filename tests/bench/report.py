@@ -145,6 +145,8 @@ def main(arguments: list[str] | None = None) -> int:
     page = work / "report.html"
     say("opening")
     embedded = count_embedded(page)
+    if embedded != options.units:
+        raise RuntimeError(f"the page holds a sample of {embedded:,} of {options.units:,} units: shorten the texts")
     figures = {
         "units": options.units,
         "embedded": embedded,
