@@ -7,8 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from judgetrace.session import worker_path
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 ENDPOINT_KEY = {"JUDGETRACE_TEST_KEY": "sk-test-5f0c1d"}
 """The key of loopback endpoints, in the environment of tests and of Ray's workers."""
