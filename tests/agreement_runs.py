@@ -134,15 +134,15 @@ def draw_rater(seed: int, name: str, items: int = 40, missing: float = 0.1) -> p
     return pd.DataFrame(rows)
 
 
-def write_agreement(folder: Path, raters: Sequence[str], items: int = 40) -> str:
-    """Write what measure_agreement leaves of some raters and four people; returns its output's folder."""
+def write_agreement(folder: Path, raters: Sequence[str], items: int = 40, people: str = "abcd") -> str:
+    """Write what measure_agreement leaves of some raters and people; returns its output's folder."""
     runs = [folder / f"run{number}" for number in range(len(raters))]
     for number, (run, name) in enumerate(zip(runs, raters, strict=True)):
         write_table(run / "annotations/shard-00000.parquet", draw_rater(number, name, items))
         Folder(str(run)).write_json("contract.json", {"rater_id": name})
-    people = write_table(folder / "people.parquet", draw_people(0, items))
+    labels = write_table(folder / "people.parquet", draw_people(0, items, people))
     config = {
-        "tables": [{"paths": [people], "kind": "human"}],
+        "tables": [{"paths": [labels], "kind": "human"}],
         "raters": list(map(str, runs)),
         "scale": {"values": [1, 2, 3, 4, 5]},
         "target": {"rule": "median"},

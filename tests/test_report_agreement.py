@@ -7,7 +7,7 @@ import pytest
 
 from judgetrace.config import UserError
 from judgetrace.reporting.agreement_section import MAX_PAIRS, make_confusions, make_headline
-from judgetrace.reporting.blocks import Block, Cell, Figures, Folded, Matrices, Notes, Section, Table
+from judgetrace.reporting.blocks import Block, Cell, Figures, Folded, Matrices, Notes, Prose, Section, Table
 from judgetrace.reporting.config import ComparisonConfig
 from judgetrace.reporting.run_reading import read_agreement
 from judgetrace.reporting.slices_section import PLOT_RATERS, make_slices
@@ -99,6 +99,17 @@ def test_what_the_input_lacked_is_said_beside_the_figures(agreement: str) -> Non
         for text in block.sentences
     ]
     assert f"{RATERS[0]}: {missing} row(s) without a rating: unrated." in texts
+
+
+def test_labels_of_one_person_an_item_have_no_ceiling_and_the_report_says_so_once(tmp_path: Path) -> None:
+    found = read_agreement(write_agreement(tmp_path, RATERS[:2], people="a"), [], frozenset())
+    made = list(unfold(make_headline(found).blocks))
+
+    assert not any(isinstance(block, Figures) for block in made)
+    assert not any(isinstance(block, Table) and block.caption.startswith("Beside") for block in made)
+    assert [block.text for block in made if isinstance(block, Prose)] == [
+        "No item that a rater rated has labels of two people: there is no human ceiling."
+    ]
 
 
 def test_no_agreement_is_named(tmp_path: Path) -> None:

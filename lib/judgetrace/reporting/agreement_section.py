@@ -83,8 +83,10 @@ def make_headline(found: AgreementInput) -> Section:
         changes = _tabulate_changes(found, own, kind)
         if changes.rows:
             made += fold_rows(changes, WHOLE)
-    if found.raters:
+    if found.raters and _list_with_others(found):
         made += [*_draw_ceiling(found), *fold_rows(_tabulate_ceiling(found), WHOLE)]
+    elif found.raters:
+        made.append(blocks.Prose("No item that a rater rated has labels of two people: there is no human ceiling."))
     warnings = [*find_warnings(figures, found.raters, found.replicates), *found.notes]
     # Their backticks are Markdown's.
     made += _list_warnings([text.replace("`", "") for text in warnings])
@@ -194,7 +196,7 @@ def show_change(statistic: str, row: Row) -> Cell:
 
 
 def _draw_ceiling(found: AgreementInput) -> list[Block]:
-    plots = [_plot_ceiling(found, dimension, number) for number, dimension in enumerate(found.figures.dimensions)]
+    plots = [_plot_ceiling(found, dimension, number) for number, dimension in enumerate(_list_with_others(found))]
     what = blocks.Prose(
         "How far a rater, and a person in its place, agree with what the item's other annotators agree on, with "
         "intervals. Where the two meet, the rater is as good as a person."
@@ -218,6 +220,15 @@ def _plot_ceiling(found: AgreementInput, dimension: str, number: int) -> blocks.
         [row.name, *(say_dot(dot) for dot in row.dots)] for row in rows
     ])  # fmt: skip
     return blocks.Figure(svg, caption, alternative, data)
+
+
+def _list_with_others(found: AgreementInput) -> list[str]:
+    """List the dimensions in which some rater can be held against several people."""
+    return [
+        dimension
+        for dimension in found.figures.dimensions
+        if any(row.get("value") is not None for rater in found.raters for row in _find_beside(found, dimension, rater))
+    ]
 
 
 def _find_beside(found: AgreementInput, dimension: str, rater: str) -> tuple[Row, Row]:
