@@ -27,7 +27,11 @@ class TableConfig(BaseModel):
         default="label", description="The column of labels or numbers; null in it: no rating, which lowers coverage."
     )
     dimension: str | None = Field(default=None, description="The column of dimensions, where there are several.")
-    group: str | None = Field(default=None, description="The column that groups items: prompt, document or author.")
+    group: str | None = Field(
+        default=None,
+        description="The column that groups items: prompt, document or author. For intervals; splits are the corpus' "
+        "own.",
+    )
     name: str | None = Field(default=None, description="What to call the one rater of a table that names none.")
 
 
