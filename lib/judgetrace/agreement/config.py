@@ -29,8 +29,8 @@ class TableConfig(BaseModel):
     dimension: str | None = Field(default=None, description="The column of dimensions, where there are several.")
     group: str | None = Field(
         default=None,
-        description="The column that groups items: prompt, document or author. For intervals; splits are the corpus' "
-        "own.",
+        description="The column that groups items: prompt, document or author; blank: the item alone. For intervals; "
+        "splits are the corpus' own.",
     )
     name: str | None = Field(default=None, description="What to call the one rater of a table that names none.")
 
