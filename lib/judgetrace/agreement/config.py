@@ -24,7 +24,9 @@ class TableConfig(BaseModel):
         default="annotator_id", description="The column that names the annotator or rater; null: nobody is named."
     )
     label: str = Field(
-        default="label", description="The column of labels or numbers; null in it: no rating, which lowers coverage."
+        default="label",
+        description="The column of labels, or of numbers where the levels are numbers; null in it: no rating, which "
+        "lowers coverage.",
     )
     dimension: str | None = Field(default=None, description="The column of dimensions, where there are several.")
     group: str | None = Field(

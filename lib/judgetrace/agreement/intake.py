@@ -201,12 +201,14 @@ def _encode_ratings(table: pa.Table, source: Source, codes: RatingCodes) -> np.n
         return codes.encode_numbers(_read_floats(table[source.rating]))
     assert source.label is not None
     column = table[source.label]
-    is_number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
-    if is_number and codes.scale.type != "nominal":
+    # A number among words is no position: who codes none, mild, severe may begin with 0 or with 1.
+    takes_numbers = codes.scale.type != "nominal" and codes.scale.is_numeric
+    is_floating = pa.types.is_floating(column.type)
+    if takes_numbers and (is_floating or pa.types.is_integer(column.type)):
         return codes.encode_numbers(_read_floats(column))
-    index, labels = encode_column(column)
+    index, labels = encode_column(as_text(column.combine_chunks()) if is_floating else column)
     found = codes.encode_labels(labels)
-    if codes.scale.type != "nominal":
+    if takes_numbers:
         numbers = pd.to_numeric(pd.Series(labels, dtype=object), errors="coerce").to_numpy(dtype=float)
         between = codes.encode_numbers(numbers)
         found = np.where((found == OFF_SCALE) & ~np.isnan(numbers), between, found)
