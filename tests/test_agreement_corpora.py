@@ -153,3 +153,27 @@ def test_dimensions_that_only_one_of_two_corpora_has_are_no_other_scale(tmp_path
     assert find(run) == (run,)
     with pytest.raises(UserError, match="on another scale of 'tone'"):
         find(write_run(tmp_path / "other", three))
+
+
+@pytest.mark.parametrize(("corpus_group", "over"), [(None, "auto"), (None, "item"), ("author", "auto")])
+def test_splits_are_those_of_the_corpus_whatever_a_table_calls_a_group(
+    tmp_path: Path, corpus_group: str | None, over: str
+) -> None:
+    """A table's group was hashed in place of what the corpus was split by, so that `test` was mostly train items."""
+    people = draw_people(1).assign(author=lambda rows: "author " + rows["item_id"].str[-1])
+    columns = {name: name for name in ("item_id", "text", "annotator_id", "label")} | {"group": corpus_group}
+    shares = {"train": 0.4, "validation": 0.2, "test": 0.4}
+    corpus = prepare_here(tmp_path, people, columns=columns, target={"rule": "rounded_mean"}, split=shares)
+    splits = Folder(corpus).read_table(f"items/{name_shard(0)}").to_pandas()["split"].value_counts().to_dict()
+    assert min(splits.values()) > 1
+    more = people.assign(page="page " + people["item_id"].str[5], annotator_id="e").drop_duplicates("item_id")
+    table = {"paths": [write_table(tmp_path / "more.parquet", more)], "kind": "human", "group": "page"}
+    given: dict[str, Any] = {"corpus": corpus, "tables": [table], "intervals": {"replicates": 0, "over": over}}
+
+    def count_units(slice_by: str, columns: tuple[str, ...] = (), **config: Any) -> dict[str, int]:
+        results = measure_here(tmp_path, **given, slices={"label": False, "columns": columns}, **config)
+        return {row["slice"]: row["num_units"] for row in select(results, slice_by=slice_by)}
+
+    assert count_units("split", columns=("split",)) == splits
+    for split, count in splits.items():
+        assert count_units("", split=split) == {"": count}, split

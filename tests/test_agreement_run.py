@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from judgetrace.agreement import run as agreement_run
+from judgetrace.agreement.name_hash import hash_strings
 from judgetrace.agreement.results import AGREEMENT, Results
 from judgetrace.config import UserError
 from tests.agreement_runs import (
@@ -96,6 +99,24 @@ def test_groups_are_resampled_whole_so_that_copies_of_an_item_give_no_narrower_i
     assert width("group") == pytest.approx(row["high"] - row["low"], rel=0.25)
     assert width("auto") == width("group")
     assert width("item") == pytest.approx(width("group") / 3, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    "pages", [["", "  ", None, "", "p", "p"], [None, np.nan, np.nan, None, 7.0, 7.0]], ids=["text", "number"]
+)
+def test_items_without_a_group_are_resampled_one_by_one(tmp_path: Path, pages: list[Any]) -> None:
+    """A blank text, or NaN, was a group like any other, so that all items without one were resampled as one."""
+    items = [f"item {n}" for n in range(6)]
+    people = pd.DataFrame({"item_id": items, "annotator_id": "a", "label": "3"})
+    # Not as pandas writes it, which makes a null of NaN.
+    frame = pa.table({**people.to_dict("list"), "page": pa.array(pages, from_pandas=False)})
+    pq.write_table(frame, tmp_path / "people.parquet")
+    table = {"paths": [str(tmp_path / "people.parquet")], "kind": "human", "group": "page"}
+
+    _, collected = collect(tmp_path, {"tables": [table], "scale": SCALE})
+
+    clusters = hash_strings(pa.array([*items[:4], "p" if pages[4] == "p" else "7"]))
+    assert collected.total.clusters.names.tolist() == sorted(clusters.tolist())
 
 
 def test_equal_raters_differ_by_nought_and_unequal_ones_significantly(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,9 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
+from judgetrace.agreement.intake import IntakeRules, Origin, Source, admit_rows
+from judgetrace.agreement.rating_codes import NO_RATING, OFF_SCALE
+from judgetrace.agreement.survey import Survey
 from judgetrace.agreement.tables import EACH_ANNOTATOR
 from judgetrace.labels import TargetConfig, aggregate_labels
 from judgetrace.scale import Scale, ScaleConfig
@@ -279,3 +282,47 @@ def test_a_scale_of_words_is_counted_by_position(tmp_path: Path) -> None:
         row["value"] for row in numbers.rows if row["slice_by"] == ""
     ]
     assert Scale(**scale).numbers == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("kind", ["human", "rater"])
+@pytest.mark.parametrize(
+    ("values", "labels", "levels"),
+    [
+        # Coded labels of words are no positions, whatever their type: 1 was read as mild.
+        (["none", "mild", "severe"], [0, 1, 2, 3], [OFF_SCALE] * 4),
+        (["none", "mild", "severe"], [1.0, 0.5, None], [OFF_SCALE, OFF_SCALE, NO_RATING]),
+        (["none", "mild", "severe"], ["1", "1.5", "mild", " Severe", None], [OFF_SCALE, OFF_SCALE, 1, 2, NO_RATING]),
+        # A level that is a number is found by it, and others are still no positions.
+        (["1", "2", "many"], [1, 2, 0], [0, 1, OFF_SCALE]),
+        (["1", "2", "many"], [1.0, 1.5, None], [0, OFF_SCALE, NO_RATING]),
+        # 3 + 150: one and a half steps above the lowest level, on the grid after the three levels.
+        (["0", "5", "9"], [9, 0], [2, 0]),
+        (["0", "4", "8"], ["6.0", "4.0"], [3 + 150, 1]),
+    ],
+)
+def test_labels_are_read_as_prepare_corpus_reads_them(
+    kind: Literal["human", "rater"], values: list[str], labels: list[Any], levels: list[int]
+) -> None:
+    rows = range(len(labels))
+    table = pa.table({"item_id": [f"item {n}" for n in rows], "who": ["a"] * len(labels), "label": labels})
+    source = Source("table", kind, who="who", dimension=None)
+    survey = Survey()
+    admitted = admit_rows(table, Origin(source, 0), IntakeRules(ScaleConfig(values=tuple(values))), survey)
+
+    found = dict(zip(admitted["item_id"].to_pylist(), admitted["code"].to_pylist(), strict=True))
+    if kind == "rater":
+        # A rater's row without a usable rating lowers its coverage.
+        assert found == {f"item {n}": max(level, NO_RATING) for n, level in enumerate(levels)}
+    else:
+        # A label of a person is a level: what lies between two is left out, too.
+        assert found == {f"item {n}": level for n, level in enumerate(levels) if 0 <= level < len(values)}
+    assert survey.unusable["off_scale"] == levels.count(OFF_SCALE)
+
+
+def test_ratings_of_a_run_on_a_scale_of_words_are_positions() -> None:
+    table = pa.table({"item_id": ["x", "y"], "rater_id": ["m"] * 2, "label": ["mild", "severe"], "rating": [1.0, 1.5]})
+    source = Source("run", "rater", who="rater_id", rating="rating", dimension=None)
+    rules = IntakeRules(ScaleConfig(values=("none", "mild", "severe")))
+
+    # 3 + 150: one and a half steps above the lowest level, on the grid after the three levels.
+    assert admit_rows(table, Origin(source, 0), rules, Survey())["code"].to_pylist() == [1, 3 + 150]

@@ -151,7 +151,11 @@ def text_of(batch: RawBatch, column: str | None) -> Any:
     """Return a column as strings; nulls where the config names none."""
     if column is None:
         return pa.nulls(len(batch.rows), pa.string())
-    values = batch.table[column].combine_chunks()
+    return as_text(batch.table[column].combine_chunks())
+
+
+def as_text(values: Any) -> Any:
+    """Return values as strings; null for NaN."""
     if pa.types.is_string(values.type):
         return values
     if pa.types.is_nested(values.type):

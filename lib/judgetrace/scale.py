@@ -61,7 +61,12 @@ class Scale(BaseModel):
     def numbers(self) -> tuple[float, ...]:
         """The levels as numbers: their own values where all are numbers, else their positions 0, 1, 2, ..."""
         numbers = [_as_number(value) for value in self.values]
-        return tuple(float(i) if n is None or None in numbers else n for i, n in enumerate(numbers))
+        return tuple(n if n is not None and self.is_numeric else float(i) for i, n in enumerate(numbers))
+
+    @cached_property
+    def is_numeric(self) -> bool:
+        """Whether all levels are numbers."""
+        return all(_as_number(value) is not None for value in self.values)
 
     def find_level(self, text: object) -> int | None:
         """Find the position of a label or rating as written: exact text first, then the same number ("3.0" is "3").

@@ -24,10 +24,16 @@ class TableConfig(BaseModel):
         default="annotator_id", description="The column that names the annotator or rater; null: nobody is named."
     )
     label: str = Field(
-        default="label", description="The column of labels or numbers; null in it: no rating, which lowers coverage."
+        default="label",
+        description="The column of labels, or of numbers where the levels are numbers; null in it: no rating, which "
+        "lowers coverage.",
     )
     dimension: str | None = Field(default=None, description="The column of dimensions, where there are several.")
-    group: str | None = Field(default=None, description="The column that groups items: prompt, document or author.")
+    group: str | None = Field(
+        default=None,
+        description="The column that groups items: prompt, document or author; blank: the item alone. For intervals; "
+        "splits are the corpus' own.",
+    )
     name: str | None = Field(default=None, description="What to call the one rater of a table that names none.")
 
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from judgetrace.agreement.rating_codes import NO_RATING, OFF_SCALE, RatingCodes
 from judgetrace.agreement.survey import MAX_EXAMPLES, Survey, check_slice
+from judgetrace.columns import as_text, is_blank
 from judgetrace.config import UserError
 from judgetrace.scale import ScaleConfig
 from judgetrace.sources import SourcePart
@@ -165,7 +166,7 @@ def admit_rows(table: pa.Table, origin: Origin, rules: IntakeRules, survey: Surv
         "source": pa.array(np.full(size, origin.index, dtype=np.int16)),
         "who": _decode(who, names),
         "code": pa.array(rating.astype(np.int32)),
-        "group": pa.nulls(size, pa.string()) if source.group is None else table[source.group].cast(pa.string()),
+        "group": _read_groups(table, source),
     }
     columns |= _read_slices(table, source, rules, survey)
     rows = pa.table(columns, schema=rules.schema)
@@ -200,12 +201,14 @@ def _encode_ratings(table: pa.Table, source: Source, codes: RatingCodes) -> np.n
         return codes.encode_numbers(_read_floats(table[source.rating]))
     assert source.label is not None
     column = table[source.label]
-    is_number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
-    if is_number and codes.scale.type != "nominal":
+    # A number among words is no position: who codes none, mild, severe may begin with 0 or with 1.
+    takes_numbers = codes.scale.type != "nominal" and codes.scale.is_numeric
+    is_floating = pa.types.is_floating(column.type)
+    if takes_numbers and (is_floating or pa.types.is_integer(column.type)):
         return codes.encode_numbers(_read_floats(column))
-    index, labels = encode_column(column)
+    index, labels = encode_column(as_text(column.combine_chunks()) if is_floating else column)
     found = codes.encode_labels(labels)
-    if codes.scale.type != "nominal":
+    if takes_numbers:
         numbers = pd.to_numeric(pd.Series(labels, dtype=object), errors="coerce").to_numpy(dtype=float)
         between = codes.encode_numbers(numbers)
         found = np.where((found == OFF_SCALE) & ~np.isnan(numbers), between, found)
@@ -270,6 +273,14 @@ def _count_missing(table: pa.Table, coded: _Codes, reasons: np.ndarray, origin: 
         survey.without_rating[dimension, origin.index, who, why] += 1
 
 
+def _read_groups(table: pa.Table, source: Source) -> pa.Array:
+    """Read the groups; a blank one is null, as in prepare_corpus: else all items without a group would be one."""
+    if source.group is None:
+        return pa.nulls(len(table), pa.string())
+    groups = as_text(table[source.group].combine_chunks())
+    return pc.if_else(pa.array(is_blank(groups)), None, groups)
+
+
 def _read_slices(table: pa.Table, source: Source, rules: IntakeRules, survey: Survey) -> dict[str, pa.Array]:
     own = dict(source.slices)
     extra = _read_extra(table["extra"], source.extra, survey.extra_keys) if source.extra else {}
@@ -306,7 +317,7 @@ def _admit_items(table: pa.Table, origin: Origin, rules: IntakeRules, survey: Su
         "source": pa.array(np.full(size, origin.index, dtype=np.int16)),
         "who": pa.nulls(size, pa.string()),
         "code": pa.array(np.full(size, NO_RATING, dtype=np.int32)),
-        "group": table[source.group].cast(pa.string()) if source.group else pa.nulls(size, pa.string()),
+        "group": _read_groups(table, source),
     }
     columns |= _read_slices(table, source, rules, survey)
     return pa.table(columns, schema=rules.schema)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from judgetrace.agreement.count_targets import Targets, decide_targets
 from judgetrace.agreement.counts import combine_codes
-from judgetrace.agreement.intake import encode_column, encode_items
+from judgetrace.agreement.intake import Kind, encode_column, encode_items
 from judgetrace.agreement.name_hash import hash_strings
 from judgetrace.agreement.rating_codes import NO_RATING, RatingCodes
 from judgetrace.labels import TargetConfig
@@ -43,9 +43,13 @@ class UnitRules:
     split_config: SplitConfig = field(default_factory=SplitConfig)
 
     @property
-    def needs_groups(self) -> bool:
-        """Whether the items' groups matter."""
-        return self.by_group or self.split is not None or "split" in self.slices
+    def needs_splits(self) -> bool:
+        """Whether the items' splits matter."""
+        return self.split is not None or "split" in self.slices
+
+    def has_kind(self, kind: Kind) -> np.ndarray:
+        """Whether each source is of a kind."""
+        return np.array([own == kind for own in self.kinds])
 
 
 @dataclass
@@ -97,9 +101,12 @@ def make_units(rows: pa.Table, rules: UnitRules) -> list[Units]:
     rows = rows.combine_chunks()
     item_codes, items = encode_items(rows["item_id"])
     dimension_codes, dimensions = encode_column(rows["dimension"])
-    groups = _find_groups(rows, item_codes, items) if rules.needs_groups else items
-    clusters = hash_strings(groups if rules.by_group else items)
-    items_of = _Items(clusters, groups)
+    is_told = pc.is_valid(rows["group"]).to_numpy(zero_copy_only=False)
+    groups = _find_groups(rows, is_told, item_codes, items) if rules.by_group else items
+    # A corpus was split by its own groups, or by item: a table's groups say nothing of that.
+    of_corpus = is_told & rules.has_kind("items")[rows["source"].to_numpy()]
+    split_groups = _find_groups(rows, of_corpus, item_codes, items) if rules.needs_splits else items
+    items_of = _Items(hash_strings(groups), split_groups)
     found = []
     for code in sorted(range(len(dimensions)), key=lambda code: dimensions[code]):
         own = np.flatnonzero(dimension_codes == code)
@@ -110,9 +117,9 @@ def make_units(rows: pa.Table, rules: UnitRules) -> list[Units]:
     return found
 
 
-def _find_groups(rows: pa.Table, item_codes: np.ndarray, items: pa.Array) -> pa.Array:
-    """Find the group of each item: the first that a row tells, else the item itself."""
-    told = np.flatnonzero(pc.is_valid(rows["group"]).to_numpy(zero_copy_only=False))
+def _find_groups(rows: pa.Table, is_told: np.ndarray, item_codes: np.ndarray, items: pa.Array) -> pa.Array:
+    """Find the group of each item: the first that one of the rows `is_told` tells, else the item itself."""
+    told = np.flatnonzero(is_told)
     distinct, first = np.unique(item_codes[told], return_index=True)
     groups = items.to_numpy(zero_copy_only=False).copy()
     groups[distinct] = rows["group"].take(pa.array(told[first])).to_numpy(zero_copy_only=False)
@@ -124,25 +131,25 @@ class _Items:
     """What a bucket knows of its items, by their codes."""
 
     clusters: np.ndarray  # uint64
-    groups: pa.Array
+    split_groups: pa.Array
 
 
 def _make_dimension(rows: pa.Table, item_codes: np.ndarray, items: _Items, dimension: str, rules: UnitRules) -> Units:
-    clusters, groups = items.clusters, items.groups
+    clusters, split_groups = items.clusters, items.split_groups
     scale = rules.scales.of(dimension)
     assert scale is not None, f"the intake lets no row of dimension {dimension!r} through"
     codes = RatingCodes(scale)
-    is_rating = np.array([kind != "items" for kind in rules.kinds])[rows["source"].to_numpy()]
+    is_rating = ~rules.has_kind("items")[rows["source"].to_numpy()]
     member = np.zeros(len(clusters), dtype=bool)
     member[item_codes[is_rating]] = True
     if rules.split is not None:
-        member &= pc.equal(assign_splits(groups, rules.split_config), rules.split).to_numpy(zero_copy_only=False)
-    slices = _find_slices(rows, item_codes, groups, rules)
+        member &= pc.equal(assign_splits(split_groups, rules.split_config), rules.split).to_numpy(zero_copy_only=False)
+    slices = _find_slices(rows, item_codes, split_groups, rules)
     unit_of_item = np.cumsum(member) - 1
     unit_of_item[~member] = -1
     unit_of = unit_of_item[item_codes]
     who_codes, names = encode_column(rows["who"])
-    people = np.array([kind == "human" for kind in rules.kinds])[rows["source"].to_numpy()]
+    people = rules.has_kind("human")[rows["source"].to_numpy()]
     ratings = rows["code"].to_numpy().astype(np.int64)
     label_rows, repeats = _drop_repeats(np.flatnonzero(people & (unit_of >= 0)), (unit_of, who_codes), names)
     num_units, levels = int(member.sum()), codes.num_levels
@@ -195,7 +202,7 @@ def _lay_out_ratings(
     for number, (source, name) in enumerate(rules.raters):
         if name in names:
             rater_of[source, names.index(name)] = number
-    own = np.flatnonzero(np.array([kind == "rater" for kind in rules.kinds])[sources] & (unit_of >= 0))
+    own = np.flatnonzero(rules.has_kind("rater")[sources] & (unit_of >= 0))
     if not len(own):
         return np.empty(0, dtype=np.int64), np.empty((0, len(rules.raters)), dtype=np.int64), 0
     raters = rater_of[sources[own], who_codes[own]]
@@ -208,18 +215,18 @@ def _lay_out_ratings(
 
 
 def _find_slices(
-    rows: pa.Table, item_codes: np.ndarray, groups: pa.Array, rules: UnitRules
+    rows: pa.Table, item_codes: np.ndarray, split_groups: pa.Array, rules: UnitRules
 ) -> dict[str, tuple[np.ndarray, list[str]]]:
     """Find each item's value of the slice columns: the first that a row of the dimension tells, else -1."""
     found = {}
     for name in rules.slices:
         if name == "split":
-            found[name] = encode_column(assign_splits(groups, rules.split_config))
+            found[name] = encode_column(assign_splits(split_groups, rules.split_config))
             continue
         codes, values = encode_column(rows[f"slice:{name}"])
         told = np.flatnonzero(codes >= 0)
         distinct, first = np.unique(item_codes[told], return_index=True)
-        index = np.full(len(groups), -1, dtype=np.int64)
+        index = np.full(len(split_groups), -1, dtype=np.int64)
         index[distinct] = codes[told[first]]
         found[name] = (index, values)
     return found
