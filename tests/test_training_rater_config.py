@@ -74,7 +74,7 @@ def test_a_rater_that_was_trained_on_gpus_is_asked_on_one() -> None:
 
 @pytest.mark.parametrize(
     ("context", "max_tokens", "expected"),
-    [(131_072, 4096, 8192), (131_072, 1000, 5096), (None, 1000, 5096), (5096, 1000, 5096), (5000, 1000, 5000)],
+    [(131_072, 4096, 8192), (131_072, 1000, 5096), (None, 1000, 5096), (5096, 1000, 5096)],
 )
 def test_on_a_gpu_it_takes_no_longer_context_than_it_learned_from_and_may_write(
     context: int | None, max_tokens: int, expected: int
@@ -85,3 +85,18 @@ def test_on_a_gpu_it_takes_no_longer_context_than_it_learned_from_and_may_write(
     # By default it writes 4096 tokens at most.
     assert config.engine.args == {"max_model_len": expected}
     assert config.decoding.max_tokens == 4096
+
+
+@pytest.mark.parametrize("num_gpus", [0, 1])
+@pytest.mark.parametrize(
+    ("context", "max_tokens", "expected"),
+    [(5000, 1000, 4000), (4096, 4096, 2048), (2048, 1024, 1024), (512, 4096, 256)],
+)
+def test_an_answer_leaves_room_for_a_prompt_in_a_small_context(
+    context: int, max_tokens: int, expected: int, num_gpus: int
+) -> None:
+    """The default of 4096 tokens was all that such a base takes or more: the engine could not start."""
+    config = read_back(context=context, workers={"num_gpus": num_gpus}, data={"max_tokens": max_tokens})
+
+    assert config.decoding.max_tokens == expected
+    assert config.engine.args == ({"max_model_len": context} if num_gpus else {})

@@ -32,7 +32,11 @@ def write_rating_config(config: TrainRaterConfig, *, has_nominal: bool, context:
         "thinking": {"format": form, "tags": config.thinking.tags if form == "tags" else None},
         "prompt": config.prompt.model_dump(mode="json", exclude_defaults=True),
         # Validation writes greedily.
-        "decoding": {"rating": "sampled" if has_nominal else config.validation.rating, "temperature": 0.0},
+        "decoding": {
+            "rating": "sampled" if has_nominal else config.validation.rating,
+            "temperature": 0.0,
+            "max_tokens": _limit_answer(config, context),
+        },
     }
     return write_toml({name: value for name, value in sections.items() if value != {}}).rstrip()
 
@@ -46,3 +50,14 @@ def _choose_engine(config: TrainRaterConfig, context: int | None) -> dict[str, A
     args = {"max_model_len": min(context or needed, needed)}
     # Without a GPU of its own it would be placed anywhere.
     return {"num_gpus": 1, "num_cpus": config.workers.num_cpus, "args": args}
+
+
+def _limit_answer(config: TrainRaterConfig, context: int | None) -> int | None:
+    """Limit an answer's tokens where the default leaves no room for the longest prompt; null where it does.
+
+    At least half of the context: what was learned from was prompt and answer together.
+    """
+    default = DecodingConfig().max_tokens
+    if context is None or context >= config.data.max_tokens + default:
+        return None
+    return min(default, max(context - config.data.max_tokens, context // 2))
