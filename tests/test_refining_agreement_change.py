@@ -1,10 +1,13 @@
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import stats
 
+from judgetrace.agreement.bootstrap import draw_weights
 from judgetrace.agreement.in_memory import compare_ratings, measure_ratings
+from judgetrace.agreement.name_hash import hash_strings
 from judgetrace.refining.agreement_change import CHANGES, MEAN, RATERS, TARGET, Ratings, measure_change
 from judgetrace.scale import Scale
 
@@ -52,6 +55,26 @@ def test_the_interval_of_a_change_is_paired() -> None:
 
     assert (row["change"], row["change_low"], row["change_high"]) == (0.0, 0.0, 0.0)
     assert row["before_high"] - row["before_low"] > 0.05
+
+
+def bootstrap_mse(numbers: np.ndarray, ratings: Ratings, blocks: np.ndarray) -> tuple[float, float]:
+    """Resample blocks of items whole: the .025 and .975 quantiles of the mean squared error."""
+    names = np.unique(blocks)
+    weights = draw_weights(names, OPTIONS["seed"], OPTIONS["replicates"])[:, np.searchsorted(names, blocks)]
+    low, high = np.quantile((weights @ (numbers - ratings.targets) ** 2) / weights.sum(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize(("num", "num_blocks"), [(1024, None), (3000, 1024)])
+def test_more_groups_than_measure_agreement_resamples_are_folded_as_there(num: int, num_blocks: int | None) -> None:
+    """A weight was drawn for each replicate and group, 8 GB of them for a million test items."""
+    ratings = make_ratings(num)
+    blocks = hash_strings(pa.array(ratings.groups))
+    row = find_rows(measure_change(ratings, SCALE, **OPTIONS), TARGET, "rater 0")["mse"]
+
+    expected = blocks if num_blocks is None else blocks % np.uint64(num_blocks)
+    for time, numbers in (("before", ratings.before[0]), ("after", ratings.after[0])):
+        assert (row[f"{time}_low"], row[f"{time}_high"]) == pytest.approx(bootstrap_mse(numbers, ratings, expected))
 
 
 def test_the_mean_of_raters_is_the_mean_of_their_figures() -> None:

@@ -77,6 +77,7 @@ PURE_ROOMS = (
     "live",
     "loop_guard",
     "metrics",
+    "model_context",
     "model_store",
     "node_notice",
     "noise_report",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
+import pytest
+
 from judgetrace.rating_config import RateItemsConfig, check_scales
 from judgetrace.scale import ScaleConfig
 from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.rater_config import write_rating_config
 
 
-def read_back(has_nominal: bool = False, **sections: Any) -> RateItemsConfig:
+def read_back(has_nominal: bool = False, context: int | None = 131_072, **sections: Any) -> RateItemsConfig:
     given: dict[str, Any] = {"corpus": "corpora/x", "traces": "runs/t", "run": "runs/r", "model": {"path": "base"}}
-    text = write_rating_config(TrainRaterConfig(**(given | sections)), has_nominal=has_nominal)
+    text = write_rating_config(TrainRaterConfig(**(given | sections)), has_nominal=has_nominal, context=context)
     return RateItemsConfig.model_validate(tomllib.loads(text))
 
 
@@ -68,3 +70,33 @@ def test_a_rater_that_was_trained_on_gpus_is_asked_on_one() -> None:
 
     assert (on_gpus.engine.num_gpus, on_gpus.engine.num_cpus) == (1, 4)
     assert without.engine.model_dump(exclude_defaults=True) == {}
+
+
+@pytest.mark.parametrize(
+    ("context", "max_tokens", "expected"),
+    [(131_072, 4096, 8192), (131_072, 1000, 5096), (None, 1000, 5096), (5096, 1000, 5096)],
+)
+def test_on_a_gpu_it_takes_no_longer_context_than_it_learned_from_and_may_write(
+    context: int | None, max_tokens: int, expected: int
+) -> None:
+    """It took its base's, up to 131,072 tokens, whose KV cache no GPU of 24 GB holds: the engine could not start."""
+    config = read_back(context=context, workers={"num_gpus": 1}, data={"max_tokens": max_tokens})
+
+    # By default it writes 4096 tokens at most.
+    assert config.engine.args == {"max_model_len": expected}
+    assert config.decoding.max_tokens == 4096
+
+
+@pytest.mark.parametrize("num_gpus", [0, 1])
+@pytest.mark.parametrize(
+    ("context", "max_tokens", "expected"),
+    [(5000, 1000, 4000), (4096, 4096, 2048), (2048, 1024, 1024), (512, 4096, 256)],
+)
+def test_an_answer_leaves_room_for_a_prompt_in_a_small_context(
+    context: int, max_tokens: int, expected: int, num_gpus: int
+) -> None:
+    """The default of 4096 tokens was all that such a base takes or more: the engine could not start."""
+    config = read_back(context=context, workers={"num_gpus": num_gpus}, data={"max_tokens": max_tokens})
+
+    assert config.decoding.max_tokens == expected
+    assert config.engine.args == ({"max_model_len": context} if num_gpus else {})

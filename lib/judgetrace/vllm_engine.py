@@ -24,6 +24,7 @@ from judgetrace.engine import (
     apply_environment,
 )
 from judgetrace.level_tree import Branching, LevelTree
+from judgetrace.model_context import read_context
 from judgetrace.model_store import fetch_model, is_folder
 from judgetrace.process_exit import count_memory_kills, were_killed_from_outside
 from judgetrace.reaper import reaping_new_children
@@ -264,12 +265,8 @@ def _runs_on_cpu() -> bool:
 
 
 def _position_limit(model: ModelConfig, engine: EngineConfig) -> int:
-    from transformers import AutoConfig
-
     trusts = bool(engine.args.get("trust_remote_code", False))
-    config = AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=trusts)
-    config = config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", 0) or 2048)
+    return read_context(model, trusts_remote_code=trusts) or 2048
 
 
 def _make_parser(name: str | None, tokenizer: Any) -> Any:

@@ -17,8 +17,10 @@ import pyarrow as pa
 
 from judgetrace.agreement.bootstrap import Resampler, find_interval
 from judgetrace.agreement.counts import (
+    Clusters,
     Counts,
     encode_pairs,
+    fold_clusters,
     make_complete_features,
     make_panel_features,
 )
@@ -109,8 +111,11 @@ class _Measurer:
 
     def __init__(self, ratings: Ratings, scale: Scale, replicates: int, seed: int):
         self._ratings, self._codes = ratings, RatingCodes(scale)
-        self._clusters = hash_strings(pa.array(ratings.groups, pa.string()))
-        self._resampler = Resampler(np.unique(self._clusters), seed, replicates)
+        hashes, distinct = hash_strings(pa.array(ratings.groups, pa.string())), Clusters()
+        distinct.add(hashes)
+        # A weight for each replicate and group of 1M items would take gigabytes.
+        self._clusters = fold_clusters(hashes) if distinct.is_folded else hashes
+        self._resampler = Resampler(distinct.names, seed, replicates)
         self._targets = self._codes.encode_numbers(np.asarray(ratings.targets, float))
         self._before = [self._codes.encode_numbers(row) for row in ratings.before]
         self._after = None if ratings.after is None else [self._codes.encode_numbers(row) for row in ratings.after]

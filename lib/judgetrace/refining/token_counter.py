@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from judgetrace.config import UserError
+from judgetrace.model_context import read_context
 from judgetrace.model_store import fetch_folder
 from judgetrace.refining.candidate_config import GeneratorConfig
 from judgetrace.tokenization import encode_texts, list_special_tokens, render_chats
@@ -36,7 +37,7 @@ def load_counter(generator: GeneratorConfig) -> TokenCounter:
         known = generator.engine.args.get("max_model_len")
         special = generator.endpoint.special_tokens if generator.endpoint else ()
         return make_estimator(int(generator.context or known or UNKNOWN_CONTEXT), special)
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
     path, revision = str(fetch_folder(generator.model.path, weights=False)), generator.model.revision
     tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
@@ -47,8 +48,7 @@ def load_counter(generator: GeneratorConfig) -> TokenCounter:
         )
     context = generator.context or generator.engine.args.get("max_model_len")
     if context is None:
-        known = getattr(AutoConfig.from_pretrained(path, revision=revision), "max_position_embeddings", None)
-        context = known or UNKNOWN_CONTEXT
+        context = read_context(generator.model) or UNKNOWN_CONTEXT
     return make_counter(tokenizer, int(context), generator.chat_template_args)
 
 

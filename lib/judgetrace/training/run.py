@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from judgetrace.config import UserError
+from judgetrace.model_context import read_context
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import check_resources, wait_for_room
 from judgetrace.storage import Folder, encode_json
@@ -191,7 +192,9 @@ def make_rater(inputs: TrainInputs, survey: ExampleSurvey, trained: Trained, pla
         "training": describe_training(trained, plan),
         "untuned": trained.progress.find_validation(0),
         "best": trained.best_metrics if trained.progress.find_validation(0) is not None else None,
-        "command": write_rating_config(config, has_nominal=bool(inputs.corpus.scale.list_nominal())),
+        "command": write_rating_config(
+            config, has_nominal=bool(inputs.corpus.scale.list_nominal()), context=read_context(config.model)
+        ),
     }
     texts = (("README.md", write_card(facts)), ("guideline.md", inputs.corpus.guideline))
     spec = ExportSpec(config.run, config.model, config.adapter, config.training.seed, config.output, texts)
