@@ -46,7 +46,7 @@ def test_a_good_row_is_admitted_with_its_text_and_its_other_columns() -> None:
             "dimension": "",
             "annotator_id": "ann",
             "label": "3",
-            "group": "i",
+            "group": None,
             "fields": '{"text": "a text"}',
             "extra": '{"source": "web", "year": 2020}',
             "row": 0,
@@ -136,10 +136,10 @@ def test_only_the_first_row_of_an_item_and_dimension_carries_the_text() -> None:
     assert [fields is not None for fields in admitted.annotations["fields"].to_pylist()] == [True, False, True]
 
 
-def test_a_group_is_the_item_itself_where_none_is_given() -> None:
+def test_a_blank_group_is_no_group() -> None:
     admitted = admit([row(g="doc"), row(item="j", g=None), row(item="k", g=" ")], {**LONG, "group": "g"})
 
-    assert admitted.annotations["group"].to_pylist() == ["doc", "j", "k"]
+    assert admitted.annotations["group"].to_pylist() == ["doc", None, None]
 
 
 def test_an_annotator_is_needed_only_where_labels_are_kept_apart() -> None:

@@ -21,7 +21,7 @@ from judgetrace.readers import read_part
 from judgetrace.sources import SourceFile, SourcePart, estimate_rows, list_source_files, plan_parts
 from judgetrace.staging import STAGED, RowCounts, StagePlan, limit_batches
 from judgetrace.storage import Folder, open_filesystem
-from judgetrace.units import CorpusRules, find_repeats, make_units
+from judgetrace.units import CorpusRules, find_repeats, make_units, settle_groups
 
 ROWS_PER_BUCKET = 50_000
 BYTES_PER_BUCKET = 256 << 20
@@ -166,8 +166,10 @@ def print_dry_run(plan: CorpusPlan) -> None:
         staged.append(admitted.annotations.append_column(STAGED.field("file_index"), index))
         for fault in admitted.faults:
             tally.add_fault(part.file.url, fault)
-    known = staged[0].select(["item_id", "dimension"])
-    kept, _ = find_repeats(pa.concat_tables(staged), known, plan.rules.names_annotators)
+    settled, strays = settle_groups(pa.concat_tables(staged), staged[0])
+    for _, fault in strays:
+        tally.add_fault(part.file.url, fault)
+    kept, _ = find_repeats(settled, staged[0], plan.rules.names_annotators)
     units, dropped = make_units(kept, plan.rules)
     print(f"of the first rows: {len(kept)} annotations, {len(units)} units, {len(dropped)} dropped")
     if tally.num_quarantined:
