@@ -16,8 +16,8 @@ from judgetrace.readers import read_column_names, read_part
 from judgetrace.sources import SourceConfig, list_source_files, plan_parts
 
 
-def read_file(path: Path, columns: Sequence[str] = ("item", "label"), delimiter: str | None = None) -> list[RawBatch]:
-    parts = plan_parts(list_source_files(SourceConfig(paths=[str(path)])), delimiter)
+def read_file(path: Path, columns: Sequence[str] = ("item", "label"), quote: str | None = '"') -> list[RawBatch]:
+    parts = plan_parts(list_source_files(SourceConfig(paths=[str(path)])), quote=quote)
     return [batch for part in parts for batch in read_part(part, columns)]
 
 
@@ -58,6 +58,14 @@ def test_csv_row_numbers_hold_over_block_borders(tmp_path: Path, monkeypatch: py
     assert [fault.row for fault in list_faults(batches)] == [n for n in range(100) if n % 7 == 0]
 
 
+def test_a_bad_csv_row_that_is_found_while_a_batch_is_handed_over_is_told(tmp_path: Path) -> None:
+    # The reader runs ahead on a thread of its own: in one of 60 passes what it found meanwhile counted as told.
+    (tmp_path / "a.csv").write_text('item,label\na,1\n"b,1\n')
+    (part,) = plan_parts(list_source_files(SourceConfig(paths=[str(tmp_path / "a.csv")])))
+
+    assert {len(list_faults(list(read_part(part, ["item"])))) for _ in range(400)} == {1}
+
+
 def test_a_bad_byte_spoils_its_row_and_no_other_in_every_format(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"item,label\na,1\nb\xff,1\nc,nul\x00\n")
     (tmp_path / "a.jsonl").write_bytes(
@@ -92,8 +100,58 @@ def test_a_quote_that_is_not_closed_stands_for_all_the_lines_it_swallows(tmp_pat
     batches = read_file(tmp_path / "a.csv")
 
     assert sorted(list_rows(batches)) == [0]
-    detail = "expected 2 columns, found 1, over 3 lines: a quote that is not closed?"
+    hint = "where quotes are plain text, set source.quote = ''"
+    detail = f"expected 2 columns, found 1: a quote that is still open at the end of the file, over 3 line(s); {hint}"
     assert list_faults(batches) == [Fault(1, 3, "invalid_row", detail)]
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
+def test_a_quote_that_is_open_in_the_last_column_makes_no_valid_row_of_what_it_swallows(
+    tmp_path: Path, end: str
+) -> None:
+    (tmp_path / "a.csv").write_bytes(f'label,text\n1,good\nbad\n2,"oh no\n3,fine\n1,bad{end}'.encode())
+
+    batches = read_file(tmp_path / "a.csv")
+
+    assert list_rows(batches) == {0: ("1", "good")}
+    assert [(fault.row, fault.num_rows, fault.reason) for fault in list_faults(batches)] == [
+        (1, 1, "invalid_row"),
+        (2, 3, "invalid_row"),
+    ]
+    assert "still open at the end of the file, over 3 line(s); where" in list_faults(batches)[1].detail
+    assert "source.quote = ''" in list_faults(batches)[1].detail
+
+
+def test_a_file_of_one_column_tells_an_open_quote_and_keeps_a_closed_one(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('item\na\n"b\nc\n')
+    (tmp_path / "b.csv").write_text('item\na\n"b\nc"')
+
+    assert [(fault.row, fault.num_rows) for fault in list_faults(read_file(tmp_path / "a.csv"))] == [(1, 2)]
+    assert list_rows(read_file(tmp_path / "b.csv")) == {0: ("a",), 1: ("b\nc",)}
+    assert list_faults(read_file(tmp_path / "b.csv")) == []
+
+
+def test_quotes_are_plain_text_where_the_config_names_none(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text('label\ttext\n2\t"oh no\n3\tfine "so"\n1\t"bad"\n')
+    expected = {0: ("2", '"oh no'), 1: ("3", 'fine "so"'), 2: ("1", '"bad"')}
+
+    for quote in ("", None):
+        batches = read_file(tmp_path / "a.tsv", quote=quote)
+        assert (list_rows(batches), list_faults(batches)) == (expected, [])
+    (tmp_path / "a.tsv").write_text("label\ttext\n2\t'a\tb'\n")
+    assert list_rows(read_file(tmp_path / "a.tsv", quote="'")) == {0: ("2", "a\tb")}
+
+
+def test_an_open_quote_that_swallows_more_than_a_block_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "CSV_BLOCK_BYTES", 64)
+    (tmp_path / "a.csv").write_text('item,label\na,1\n"b,1\n' + "c,1\n" * 100)
+
+    fault = list_faults(read_file(tmp_path / "a.csv"))[-1]
+
+    assert (fault.row, fault.reason) == (None, "unreadable")
+    assert "a quote that is not closed? where quotes are plain text, set source.quote" in fault.detail
 
 
 def test_a_bad_byte_in_a_list_column_spoils_its_row(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from judgetrace.batches import RawBatch, write_text
 from judgetrace.config import UserError
 from judgetrace.readers import read_column_names
-from judgetrace.sources import SourceFile
+from judgetrace.sources import SourcePart
 
 
 class ColumnsConfig(BaseModel):
@@ -77,12 +77,12 @@ class ColumnsConfig(BaseModel):
         return found | {column: "columns.extra" for column in self.extra or [] if column not in found}
 
 
-def check_columns(file: SourceFile, delimiter: str, columns: ColumnsConfig) -> None:
+def check_columns(part: SourcePart, columns: ColumnsConfig) -> None:
     """Raise UserError where a file lacks a column of the config; reads its first bytes or its footer.
 
     Keys of JSONL may be left out of single lines, so only those that every line has are looked for.
     """
-    found = read_column_names(file, delimiter)
+    file, found = part.file, read_column_names(part.file, part.delimiter, part.quote)
     required = columns.name_columns()
     if file.format == "jsonl":
         always = {columns.item_id, *columns.label_columns}

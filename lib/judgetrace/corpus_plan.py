@@ -49,7 +49,7 @@ def make_plan(config: PrepareCorpusConfig) -> CorpusPlan:
     files = list_source_files(config.source)
     manifests = read_manifests(folder)
     files = find_new_files(folder, manifests, describe_run(config, guideline), files)
-    parts = plan_parts(files, config.source.delimiter)
+    parts = plan_parts(files, config.source.delimiter, config.source.quote)
     _check_sources(config, parts)
     intake = IntakeRules(
         columns=config.columns,
@@ -110,7 +110,7 @@ def _check_sources(config: PrepareCorpusConfig, parts: list[SourcePart]) -> None
 def _find_header_fault(config: PrepareCorpusConfig, part: SourcePart) -> str | None:
     """Check the columns of a file; returns what is broken where they can't be read."""
     try:
-        check_columns(part.file, part.delimiter, config.columns)
+        check_columns(part, config.columns)
     except Exception as error:
         if not is_corruption(error):
             raise
