@@ -1,6 +1,7 @@
 import bz2
 import gzip
 import json
+import lzma
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.utils import compressions
 
 from judgetrace import batches as batches_room
 from judgetrace import text_files
 from judgetrace.batches import Fault, RawBatch
+from judgetrace.config import UserError
 from judgetrace.readers import read_column_names, read_part
 from judgetrace.sources import SourceConfig, list_source_files, plan_parts
 
@@ -28,6 +31,11 @@ def list_rows(batches: list[RawBatch]) -> dict[int, tuple[str | None, ...]]:
         for batch in batches
         for row, values in zip(batch.rows, batch.table.to_pylist(), strict=True)
     }
+
+
+def compress_zstd(data: bytes) -> bytes:
+    compressed: bytes = pa.Codec("zstd").compress(data, asbytes=True)
+    return compressed
 
 
 def list_faults(batches: list[RawBatch]) -> list[Fault]:
@@ -179,7 +187,35 @@ def test_jsonl_lines_that_are_no_objects_are_named_and_blank_ones_are_left_out(t
     ]
 
 
-@pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress)])
+@pytest.mark.parametrize("name", ["a.jsonl.zst", "a.csv.ZST"])
+def test_zstandard_files_are_read_whole_also_where_they_have_several_frames(tmp_path: Path, name: str) -> None:
+    rows = [(f"i{n}", str(n % 5)) for n in range(2000)]
+    if "csv" in name:
+        lines = b"item,label\n" + b"".join(f"{item},{label}\n".encode() for item, label in rows)
+    else:
+        lines = b"".join(json.dumps({"item": item, "label": label}).encode() + b"\n" for item, label in rows)
+    (tmp_path / name).write_bytes(compress_zstd(lines[:9000]) + compress_zstd(lines[9000:]))
+
+    batches = read_file(tmp_path / name)
+
+    assert list_rows(batches) == dict(enumerate(rows))
+    assert list_faults(batches) == []
+
+
+def test_a_file_that_no_codec_of_this_python_opens_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(compressions, "xz")
+    (tmp_path / "a.csv.xz").write_bytes(lzma.compress(b"item,label\na,1\n"))
+
+    with pytest.raises(UserError, match=r"a\.csv\.xz: this Python was built without"):
+        read_file(tmp_path / "a.csv.xz")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [(".gz", gzip.compress), (".bz2", bz2.compress), (".zst", compress_zstd)],
+)
 def test_a_truncated_compressed_file_gives_what_can_be_read_and_one_fault(
     tmp_path: Path, suffix: str, compress: object
 ) -> None:

@@ -9,17 +9,18 @@ import codecs
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc_csv
+from fsspec.utils import infer_compression
 
 from judgetrace import batches
 from judgetrace.batches import FIRST_ESCAPE, Fault, RawBatch, decode_table, describe_error, write_text
 from judgetrace.config import UserError
-from judgetrace.sources import SourceFile, SourcePart
+from judgetrace.sources import COMPRESSIONS, SourceFile, SourcePart
 
 CSV_BLOCK_BYTES = 32 << 20
 END_MARK = "judgetrace_end_of_file"
@@ -29,7 +30,13 @@ HINT = "where quotes are plain text, set source.quote = ''"
 
 
 def open_text_file(file: SourceFile) -> IO[bytes]:
-    """Open a text file for reading bytes, decompressed by its name's suffix."""
+    """Open a text file for reading bytes, decompressed by its name's suffix. Raises UserError where it can't be."""
+    if file.url.lower().endswith(".zst"):
+        # Arrow's: fsspec needs a package more, with which a file that was cut off looks whole.
+        raw = fsspec.open(file.url, "rb", compression=None).open()
+        return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd"))
+    if file.url.lower().endswith(COMPRESSIONS) and infer_compression(file.url) is None:
+        raise UserError(f"{file.url}: this Python was built without what decompresses it; give the file decompressed")
     opened: IO[bytes] = fsspec.open(file.url, "rb", compression="infer").open()
     return opened
 
