@@ -14,6 +14,7 @@ from fsspec.utils import compressions
 from judgetrace import batches as batches_room
 from judgetrace import text_files
 from judgetrace.batches import Fault, RawBatch
+from judgetrace.columns import ColumnsConfig, check_columns
 from judgetrace.config import UserError
 from judgetrace.readers import read_column_names, read_part
 from judgetrace.sources import SourceConfig, list_source_files, plan_parts
@@ -273,6 +274,31 @@ def test_a_csv_file_of_a_header_alone_has_no_rows(tmp_path: Path) -> None:
 
     assert list_rows(batches) == {}
     assert list_faults(batches) == []
+
+
+def test_the_header_may_have_line_breaks_and_come_after_blank_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'"item\nid","the ""label"""\r\na,1\r\nb\r\n')
+    (tmp_path / "b.csv").write_bytes(b"\xef\xbb\xbf\r\n\nitem,label\na,1\nb\n")
+    names = {"a.csv": ["item\nid", 'the "label"'], "b.csv": ["item", "label"]}
+
+    for name, expected in names.items():
+        (file,) = list_source_files(SourceConfig(paths=[str(tmp_path / name)]))
+        batches = read_file(tmp_path / name)
+        assert read_column_names(file, ",") == expected
+        assert batches[0].table.column_names == expected
+        assert list_rows(batches) == {0: ("a", "1")}
+        assert list_faults(batches) == [Fault(1, 1, "invalid_row", "expected 2 columns, found 1")]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\r\n", b"\xef\xbb\xbf", b"item,label", b"item,label\r\n"])
+def test_a_csv_file_without_rows_is_no_corrupt_one(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    (part,) = plan_parts(list_source_files(SourceConfig(paths=[str(tmp_path)])))
+
+    check_columns(part, ColumnsConfig(item_id="item", text="label", label="label"))
+    batches = list(read_part(part, ["item"]))
+
+    assert (list_rows(batches), list_faults(batches)) == ({}, [])
 
 
 def test_tabs_separate_the_columns_of_tsv_files(tmp_path: Path) -> None:

@@ -67,13 +67,13 @@ def _read_parquet(part: SourcePart) -> Iterator[RawBatch]:
 
 
 def read_column_names(file: SourceFile, delimiter: str, quote: str = '"') -> list[str] | None:
-    """Read the columns of a file; of JSONL the keys of its first lines. None for a JSONL file without lines."""
+    """Read the columns of a file; of JSONL the keys of its first lines. None for a text file without lines."""
     if file.format == "parquet":
         with open_parquet_file(file.url) as parquet:
             names: list[str] = parquet.schema_arrow.names
             return names
     if file.format == "csv":
-        return read_csv_header(file, delimiter, quote)
+        return read_csv_header(file, delimiter, quote) or None
     keys: dict[str, None] = {}
     with open_text_file(file) as stream:
         block = stream.read(HEADER_BYTES)

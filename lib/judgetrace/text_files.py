@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any, cast
 
 import fsspec
@@ -59,6 +59,7 @@ class EscapedStream(io.RawIOBase):
         self._stream, self._tail = stream, tail
         self._decoder = codecs.getincrementaldecoder("utf-8")("judgetrace.escape")
         self._pending = b""
+        self._ended = False
         self.has_escapes = False
 
     def readable(self) -> bool:
@@ -66,32 +67,48 @@ class EscapedStream(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """Read at most `size` bytes."""
-        if not self._pending:
+        """Read `size` bytes, or what is left; a CSV reader takes what is handed over at once for a block."""
+        while not self._ended and (size < 0 or len(self._pending) < size):
             block = self._stream.read(size)
-            text = self._decoder.decode(block, final=not block)
-            self._pending = text.encode()
-            if not block:
-                self._pending, self._tail = self._pending + self._tail, b""
-            self.has_escapes |= b"\xf4\x8f" in self._pending
+            self._ended = not block
+            added = self._decoder.decode(block, final=self._ended).encode()
+            self.has_escapes |= b"\xf4\x8f" in added
+            self._pending += added + self._tail if self._ended else added
         size = len(self._pending) if size < 0 else size
         taken, self._pending = self._pending[:size], self._pending[size:]
         return taken
 
 
 def read_csv_header(file: SourceFile, delimiter: str, quote: str = '"') -> list[str]:
-    """Read the column names of a CSV file."""
+    """Read the column names of a CSV file, which may have line breaks in quotes; none of a file without a line."""
     with open_text_file(file) as stream:
         block = stream.read(HEADER_BYTES)
-    options = pc_csv.ParseOptions(delimiter=delimiter, quote_char=quote or False, invalid_row_handler=lambda _: "skip")
-    first_line = EscapedStream(io.BytesIO(block.split(b"\n", 1)[0])).read() + b"\n"
-    names: list[str] = pc_csv.read_csv(pa.BufferReader(first_line), parse_options=options).schema.names
+    if not block.removeprefix(codecs.BOM_UTF8).strip(b"\r\n"):
+        return []
+    head = EscapedStream(io.BytesIO(block), tail=b"\n")
+    # Escaping makes four bytes of one at most. What is cut off at the end of the block is no matter here.
+    names: list[str] = pc_csv.open_csv(
+        head,
+        read_options=pc_csv.ReadOptions(use_threads=False, block_size=4 * HEADER_BYTES + 1),
+        parse_options=_make_parse_options(delimiter, quote, lambda _: "skip"),
+    ).schema.names
     return names
+
+
+def _make_parse_options(delimiter: str, quote: str, handle_invalid: Callable[[Any], str]) -> pc_csv.ParseOptions:
+    return pc_csv.ParseOptions(
+        delimiter=delimiter,
+        quote_char=quote or False,
+        newlines_in_values=bool(quote),
+        invalid_row_handler=handle_invalid,
+    )
 
 
 def read_csv(part: SourcePart) -> Iterator[RawBatch]:
     """Read a CSV file with all its columns, as text."""
     names = read_csv_header(part.file, part.delimiter, part.quote)
+    if not names:
+        return
     if len(set(names)) < len(names):
         raise UserError(f"{part.file.url}: a column name occurs twice: {names}; rename one of them")
     end_row = part.delimiter.join([END_MARK] * (len(names) + 1))
@@ -107,12 +124,7 @@ def read_csv(part: SourcePart) -> Iterator[RawBatch]:
         reader = pc_csv.open_csv(
             stream,
             read_options=pc_csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK_BYTES),
-            parse_options=pc_csv.ParseOptions(
-                delimiter=part.delimiter,
-                quote_char=part.quote or False,
-                newlines_in_values=bool(part.quote),
-                invalid_row_handler=keep_invalid,
-            ),
+            parse_options=_make_parse_options(part.delimiter, part.quote, keep_invalid),
             convert_options=pc_csv.ConvertOptions(column_types={name: pa.binary() for name in names}),
         )
         next_row, told = 0, 0
