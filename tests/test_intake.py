@@ -190,6 +190,12 @@ def test_a_list_of_labels_is_the_same_as_a_parquet_list_and_as_json(lists: list[
     assert [(fault.row, fault.reason) for fault in admitted.faults] == [(2, "missing_label")]
 
 
+def test_bytes_within_other_columns_are_written_as_hex() -> None:
+    admitted = admit([row(signature={"key": b"\xff\x00"})], LONG)
+
+    assert admitted.annotations["extra"].to_pylist() == ['{"signature": {"key": "ff00"}}']
+
+
 def test_no_rows_give_no_annotations_with_all_columns() -> None:
     batch = RawBatch(np.empty(0, dtype=np.int64), pa.table({}), [Fault(None, 7, "unreadable", "")])
 

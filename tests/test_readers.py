@@ -2,6 +2,7 @@ import bz2
 import gzip
 import json
 import lzma
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -249,6 +250,48 @@ def test_a_broken_row_group_is_one_fault_and_the_others_are_read(tmp_path: Path)
 
     assert sorted(list_rows(batches)) == [*range(1000), *range(2000, 3000)]
     assert [(fault.row, fault.num_rows, fault.reason) for fault in list_faults(batches)] == [(None, 1000, "unreadable")]
+
+
+def test_bytes_in_columns_that_are_not_needed_spoil_no_row(tmp_path: Path) -> None:
+    broken = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), pa.array([b"x", b"\xff"]).view(pa.string()))
+    table = {"item": ["a", "b"], "label": ["1", "2"], "hash": [b"\xff\x00", b"text"], "tags": broken}
+    pq.write_table(pa.table({**table, "image": [b"\xff" * 65, None]}), tmp_path / "a.parquet")
+    (part,) = plan_parts(list_source_files(SourceConfig(paths=[str(tmp_path)])))
+
+    batches = list(read_part(part, ["item", "label"]))
+    assert list_rows(batches) == {0: ("a", "1", "ff00", ["x"], None), 1: ("b", "2", "text", None, None)}
+    assert list_faults(batches) == []
+    assert list_rows(list(read_part(part, ["item", "label"], with_others=False))) == {0: ("a", "1"), 1: ("b", "2")}
+    faults = list_faults(list(read_part(part, ["item", "hash"])))
+    assert [(fault.row, fault.detail) for fault in faults] == [(0, "column hash: byte 0xff at 0")]
+
+
+def test_a_broken_page_of_a_column_that_is_not_needed_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    numbers = pa.array(np.random.default_rng(0).random(3000))
+    pq.write_table(pa.table({"item": [f"i{n}" for n in range(3000)], "x": numbers}), file, use_dictionary=False)
+    start = pq.read_metadata(file).row_group(0).column(1).data_page_offset
+    data = bytearray(file.read_bytes())
+    data[start : start + 400] = b"\xa5" * 400
+    file.write_bytes(bytes(data))
+    (part,) = plan_parts(list_source_files(SourceConfig(paths=[str(file)])))
+
+    batches = list(read_part(part, ["item"], with_others=False))
+
+    assert list_rows(batches) == {n: (f"i{n}",) for n in range(3000)}
+    assert list_faults(batches) == []
+
+
+def test_ids_of_fixed_size_are_read_as_text(tmp_path: Path) -> None:
+    number = "00112233-4455-6677-8899-aabbccddeeff"
+    uuids = pa.array([uuid.UUID(number).bytes, None], pa.uuid())
+    fixed = pa.array([b"\xff\x01", b"ab"], pa.binary(2))
+    pq.write_table(pa.table({"item": uuids, "label": fixed}), tmp_path / "a.parquet")
+
+    batches = read_file(tmp_path / "a.parquet")
+
+    assert list_rows(batches) == {0: (number, "ff01"), 1: (None, "6162")}
+    assert list_faults(batches) == []
 
 
 def test_a_parquet_file_without_its_footer_is_one_fault(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from judgetrace.batches import RawBatch, write_text
+from judgetrace.batches import RawBatch, write_odd, write_text
 from judgetrace.config import UserError
 from judgetrace.readers import read_column_names
 from judgetrace.sources import SourcePart
@@ -176,7 +176,7 @@ def write_extras(batch: RawBatch, columns: ColumnsConfig, rows: np.ndarray) -> l
         others = [name for name in batch.table.column_names if name not in used]
         chosen = others if columns.extra is None else [name for name in others if name in columns.extra]
         objects = batch.table.select(chosen).take(pa.array(rows)).to_pylist() if chosen else [{}] * len(rows)
-    return [json.dumps(_pick_extra(o, used, columns.extra), ensure_ascii=False, default=str) for o in objects]
+    return [json.dumps(_pick_extra(o, used, columns.extra), ensure_ascii=False, default=write_odd) for o in objects]
 
 
 def _pick_extra(values: dict[str, Any], used: set[str], chosen: list[str] | None) -> dict[str, Any]:

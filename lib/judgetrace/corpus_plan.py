@@ -160,7 +160,8 @@ def print_dry_run(plan: CorpusPlan) -> None:
     print(f"\n{len(plan.files)} source file(s), {len(plan.parts)} part(s), {plan.rules.num_buckets} bucket(s)")
     part, tally = plan.parts[0], RowCounts()
     staged = [STAGED.empty_table()]
-    for batch in limit_batches(read_part(part, list(plan.config.columns.name_columns())), 1000):
+    columns = plan.config.columns
+    for batch in limit_batches(read_part(part, list(columns.name_columns()), columns.extra is None), 1000):
         admitted = admit_batch(batch, plan.stage.rules)
         index = pa.array([0] * len(admitted.annotations), pa.int32())
         staged.append(admitted.annotations.append_column(STAGED.field("file_index"), index))

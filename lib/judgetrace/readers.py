@@ -18,21 +18,23 @@ from judgetrace.storage import naming
 from judgetrace.text_files import HEADER_BYTES, open_text_file, parse_line, read_csv, read_csv_header, read_jsonl
 
 
-def read_part(part: SourcePart, columns: Sequence[str]) -> Iterator[RawBatch]:
-    """Read a part. CSV and Parquet give all columns; JSONL gives `columns` as text, the rest in `objects`.
+def read_part(part: SourcePart, columns: Sequence[str], with_others: bool = True) -> Iterator[RawBatch]:
+    """Read a part. CSV gives all columns; JSONL gives `columns` as text, the rest in `objects`.
+
+    Parquet gives `columns`, and all others where `with_others`: what is no text in those spoils no row.
 
     What can't be read any more becomes a last fault "unreadable"; for Parquet one for each row group. Raises StoreError
     for a store that can't be reached.
     """
     with naming(part.file.url, "read"):
-        yield from _read_part(part, columns)
+        yield from _read_part(part, columns, with_others)
 
 
-def _read_part(part: SourcePart, columns: Sequence[str]) -> Iterator[RawBatch]:
+def _read_part(part: SourcePart, columns: Sequence[str], with_others: bool) -> Iterator[RawBatch]:
     if part.fault is not None:
         yield make_fault_batch(Fault(None, 1, "unreadable", part.fault))
     elif part.file.format == "parquet":
-        yield from _read_parquet(part)
+        yield from _read_parquet(part, columns, with_others)
     else:
         found = read_csv(part) if part.file.format == "csv" else read_jsonl(part, columns)
         try:
@@ -45,7 +47,7 @@ def _read_part(part: SourcePart, columns: Sequence[str]) -> Iterator[RawBatch]:
             )
 
 
-def _read_parquet(part: SourcePart) -> Iterator[RawBatch]:
+def _read_parquet(part: SourcePart, columns: Sequence[str], with_others: bool) -> Iterator[RawBatch]:
     row = part.first_row
     for group in range(part.first_group, part.last_group):
         with open_parquet_file(part.file.url) as file:
@@ -54,8 +56,13 @@ def _read_parquet(part: SourcePart) -> Iterator[RawBatch]:
             row_bytes = metadata.total_byte_size // max(metadata.num_rows, 1) + 1
             size = max(64, min(batches.BATCH_ROWS, batches.BATCH_BYTES // row_bytes))
             try:
-                for batch in file.iter_batches(batch_size=size, row_groups=[group], use_threads=False):
-                    yield decode_table(pa.table(batch), np.arange(row, row + batch.num_rows))
+                for batch in file.iter_batches(
+                    batch_size=size,
+                    row_groups=[group],
+                    columns=None if with_others else list(columns),
+                    use_threads=False,
+                ):
+                    yield decode_table(pa.table(batch), np.arange(row, row + batch.num_rows), needed=columns)
                     row += batch.num_rows
             except Exception as error:
                 if not is_corruption(error):

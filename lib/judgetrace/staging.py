@@ -196,14 +196,14 @@ def stage_parts(folder: Folder, parts: Sequence[SourcePart], plan: StagePlan, ta
     A replay writes a staging file under another name: a late twin of a task can't spoil what was handed back.
     """
     tally, log = RowCounts(), QuarantineLog()
-    columns = list(plan.rules.columns.name_columns())
+    columns, with_others = list(plan.rules.columns.name_columns()), plan.rules.columns.extra is None
     name = f"_staging/{plan.generation:05d}/map-{task:05d}-{uuid.uuid4().hex[:8]}.parquet"
     with naming(f"{folder.url}/{name}", "written"), StagingWriter(folder, name, plan.num_buckets) as writer:
         for part in parts:
             left = None if plan.limit is None else plan.limit - tally.source_rows
             if left is not None and left <= 0:
                 break
-            for batch in limit_batches(read_part(part, columns), left):
+            for batch in limit_batches(read_part(part, columns, with_others), left):
                 admitted = admit_batch(batch, plan.rules)
                 writer.add(admitted.annotations, part.file_index)
                 tally.empty_cells += admitted.num_empty_cells
