@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> int:
     if not plan.files:
         print(f"nothing new: every source file is in {config.corpus} already")
         return 0
+    for warning in plan.warnings:
+        print(f"warning: {warning}")
     if config.dry_run:
         print_dry_run(plan)
         return 0

@@ -77,19 +77,24 @@ class ColumnsConfig(BaseModel):
         return found | {column: "columns.extra" for column in self.extra or [] if column not in found}
 
 
-def check_columns(part: SourcePart, columns: ColumnsConfig) -> None:
+def check_columns(part: SourcePart, columns: ColumnsConfig) -> list[str] | None:
     """Raise UserError where a file lacks a column of the config; reads its first bytes or its footer.
 
-    Keys of JSONL may be left out of single lines, so only those that every line has are looked for.
+    Keys of JSONL may be left out of single lines, so only those that every line has are looked for; of several label
+    keys (wide layout) one is enough, since an annotator may have labelled few items. Returns the columns that were
+    found, None for a file without lines.
     """
     file, found = part.file, read_column_names(part.file, part.delimiter, part.quote)
     required = columns.name_columns()
     if file.format == "jsonl":
         always = {columns.item_id, *columns.label_columns}
+        if found is not None and not set(columns.label_columns).isdisjoint(found):
+            always = {columns.item_id}
         required = {name: key for name, key in required.items() if name in always}
     for name, key in required.items():
         if found is not None and name not in found:
             raise UserError(f"{file.url}: no column {name!r}; found: {found[:40]}\nset {key} to one of them")
+    return found
 
 
 class ItemTexts:

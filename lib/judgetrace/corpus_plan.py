@@ -17,7 +17,7 @@ from judgetrace.corpus_config import PrepareCorpusConfig
 from judgetrace.corruption import is_corruption
 from judgetrace.guideline import Guideline, GuidelineConfig, parse_guideline
 from judgetrace.intake import IntakeRules, admit_batch
-from judgetrace.readers import read_part
+from judgetrace.readers import is_head_whole, read_part
 from judgetrace.sources import SourceFile, SourcePart, estimate_rows, list_source_files, plan_parts
 from judgetrace.staging import STAGED, RowCounts, StagePlan, limit_batches
 from judgetrace.storage import Folder, open_filesystem
@@ -38,6 +38,7 @@ class CorpusPlan:
     parts: list[SourcePart]
     stage: StagePlan
     rules: CorpusRules
+    warnings: tuple[str, ...] = ()
 
 
 def make_plan(config: PrepareCorpusConfig) -> CorpusPlan:
@@ -50,7 +51,7 @@ def make_plan(config: PrepareCorpusConfig) -> CorpusPlan:
     manifests = read_manifests(folder)
     files = find_new_files(folder, manifests, describe_run(config, guideline), files)
     parts = plan_parts(files, config.source.delimiter, config.source.quote)
-    _check_sources(config, parts)
+    warnings = _check_sources(config, parts, bool(manifests))
     intake = IntakeRules(
         columns=config.columns,
         scales=config.scale,
@@ -72,7 +73,7 @@ def make_plan(config: PrepareCorpusConfig) -> CorpusPlan:
         names_annotators=config.source.layout == "wide" or config.columns.annotator_id is not None,
     )
     stage = StagePlan(intake, num_buckets, len(manifests), config.limit)
-    return CorpusPlan(config, folder, guideline, files, parts, stage, rules)
+    return CorpusPlan(config, folder, guideline, files, parts, stage, rules, tuple(warnings))
 
 
 def _read_guideline(config: GuidelineConfig) -> Guideline:
@@ -97,25 +98,40 @@ def _check_sections(config: PrepareCorpusConfig, guideline: Guideline) -> None:
         )
 
 
-def _check_sources(config: PrepareCorpusConfig, parts: list[SourcePart]) -> None:
-    """Raise UserError for files that can't be opened, and for columns that are not there."""
+def _check_sources(config: PrepareCorpusConfig, parts: list[SourcePart], appends: bool) -> list[str]:
+    """Raise UserError for files that can't be opened, and for columns that are not there; returns warnings."""
     faults = [f"{part.file.url}: {part.fault}" for part in parts if part.fault]
     readable = {part.file.url: part for part in parts if not part.fault}
     with ThreadPoolExecutor(max_workers=16) as pool:
-        faults += filter(None, pool.map(lambda part: _find_header_fault(config, part), readable.values()))
+        found = list(pool.map(lambda part: _find_columns(config, part), readable.values()))
+    faults += [fault for _, fault in found if fault]
     if faults and config.source.on_corrupt_file == "stop":
         raise UserError(describe_corrupt(faults))
+    if not appends and all(part.file.format != "jsonl" or is_head_whole(part.file) for part in readable.values()):
+        return _check_labels(config, [names for names, _ in found if names], is_sure=True)
+    return _check_labels(config, [names for names, _ in found if names], is_sure=False)
 
 
-def _find_header_fault(config: PrepareCorpusConfig, part: SourcePart) -> str | None:
-    """Check the columns of a file; returns what is broken where they can't be read."""
+def _check_labels(config: PrepareCorpusConfig, found: list[list[str]], is_sure: bool) -> list[str]:
+    """Raise UserError for label columns that no file has; returns a warning where that is not sure."""
+    known = {name for names in found for name in names}
+    missing = [name for name in config.columns.label_columns if name not in known]
+    if not found or not missing:
+        return []
+    told = f"columns.labels: {missing[:5]} ({len(missing)}) occur in no source file"
+    if is_sure:
+        raise UserError(f"{told}; found: {sorted(known)[:40]}\nleave them out, or name them as the files do")
+    return [f"{told}, as far as their first bytes tell; what is nowhere counts as empty cells"]
+
+
+def _find_columns(config: PrepareCorpusConfig, part: SourcePart) -> tuple[list[str] | None, str | None]:
+    """Find the columns of a file, and what is broken where they can't be read. Raises UserError for missing ones."""
     try:
-        check_columns(part, config.columns)
+        return check_columns(part, config.columns), None
     except Exception as error:
         if not is_corruption(error):
             raise
-        return f"{part.file.url}: {error}"
-    return None
+        return None, f"{part.file.url}: {error}"
 
 
 def describe_corrupt(corrupt: list[str]) -> str:

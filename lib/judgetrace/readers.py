@@ -13,7 +13,7 @@ import pyarrow as pa
 from judgetrace import batches
 from judgetrace.batches import Fault, RawBatch, decode_table, describe_error, make_fault_batch
 from judgetrace.corruption import is_corruption
-from judgetrace.sources import SourceFile, SourcePart, open_parquet_file
+from judgetrace.sources import COMPRESSIONS, SourceFile, SourcePart, open_parquet_file
 from judgetrace.storage import naming
 from judgetrace.text_files import HEADER_BYTES, open_text_file, parse_line, read_csv, read_csv_header, read_jsonl
 
@@ -71,6 +71,11 @@ def _read_parquet(part: SourcePart, columns: Sequence[str], with_others: bool) -
                     Fault(None, end - row, "unreadable", f"row group {group}: {describe_error(error)}")
                 )
             row = end
+
+
+def is_head_whole(file: SourceFile) -> bool:
+    """Tell whether the first bytes that `read_column_names` reads of a JSONL file are surely all."""
+    return file.size_bytes < HEADER_BYTES and not file.url.lower().endswith(COMPRESSIONS)
 
 
 def read_column_names(file: SourceFile, delimiter: str, quote: str = '"') -> list[str] | None:
