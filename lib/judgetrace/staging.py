@@ -106,6 +106,8 @@ class StageResult:
 
 def write_by_bucket(writer: pq.ParquetWriter, table: pa.Table, bucket_of: np.ndarray) -> list[int]:
     """Write a table in row groups of one bucket each, by the bucket [N] of its rows; returns each group's bucket."""
+    if not len(table):
+        return []
     order = np.argsort(bucket_of, kind="stable")
     ordered, table = bucket_of[order], table.take(pa.array(order))
     starts = np.flatnonzero(np.diff(ordered, prepend=ordered.dtype.type(-1)))
