@@ -47,7 +47,7 @@ def prepare(
     first_round = number_next_round(read_manifests(folder), num_buckets)
     urls = [part.file.url for part in parts]
     rules = CorpusRules(TargetConfig(), SCALES, SplitConfig(), 7, num_buckets, generation, first_round, urls)
-    total = BucketResult(staged.tally, files=[staged.quarantine or ""])
+    total = BucketResult(staged.tally, files=staged.quarantine)
     for bucket in range(num_buckets):
         pieces = [staged.pieces[bucket]] if bucket in staged.pieces else []
         total.add(write_bucket(folder, bucket, pieces, rules))

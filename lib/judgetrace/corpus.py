@@ -100,7 +100,7 @@ def write_bucket(folder: Folder, bucket: int, pieces: Sequence[Piece], rules: Co
     staged, strays = settle_groups(read_pieces(folder, pieces), known)
     kept, repeats = find_repeats(staged, known, rules.names_annotators)
     result = BucketResult(annotations=len(kept))
-    log = QuarantineLog()
+    log = QuarantineLog(folder, f"quarantine/part-{rules.generation:05d}-reduce-{bucket:05d}")
     for file_index, fault in [*strays, *repeats]:
         log.add(rules.file_urls[file_index], fault)
         result.tally.add_fault(rules.file_urls[file_index], fault)
@@ -114,8 +114,7 @@ def write_bucket(folder: Folder, bucket: int, pieces: Sequence[Piece], rules: Co
     if folder.exists(name_manifest(rules.generation)):
         raise RuntimeError(f"{folder.url}: generation {rules.generation} was finished by another run meanwhile")
     _write_files(folder, bucket, rules, (kept, units, dropped), result)
-    written = log.write(folder, f"quarantine/part-{rules.generation:05d}-reduce-{bucket:05d}.parquet")
-    result.files += [written] if written else []
+    result.files += log.close()
     return result
 
 
