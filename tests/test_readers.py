@@ -282,6 +282,43 @@ def test_a_broken_page_of_a_column_that_is_not_needed_is_not_read(tmp_path: Path
     assert list_faults(batches) == []
 
 
+@pytest.mark.parametrize("is_dictionary", [False, True])
+def test_a_batch_is_as_large_as_its_decoded_rows_whatever_the_footer_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_dictionary: bool
+) -> None:
+    # The text is in the file once: a group of 2 MB decoded takes some kB, and used to be one batch.
+    monkeypatch.setattr(batches_room, "BATCH_BYTES", 256_000)
+    texts = pa.array(["x" * 1000] * 2000)
+    column = texts.dictionary_encode() if is_dictionary else texts
+    pq.write_table(pa.table({"item": [str(n) for n in range(2000)], "label": column}), tmp_path / "a.parquet")
+
+    found = read_file(tmp_path / "a.parquet")
+
+    assert list_rows(found) == {n: (str(n), "x" * 1000) for n in range(2000)}
+    # Four pieces of 64 rows of 1 kB reach the limit.
+    assert {len(batch.rows) for batch in found[:-1]} == {256}
+
+
+def test_rows_before_a_broken_page_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    labels = [str(x) for x in np.random.default_rng(0).random(2000)]
+    table = pa.table({"item": [f"i{n}" for n in range(2000)], "label": labels})
+    pq.write_table(table, file, use_dictionary=False, data_page_size=4000, write_batch_size=100, write_page_index=True)
+    data = bytearray(file.read_bytes())
+    chunk = pq.read_metadata(file).row_group(0).column(1)
+    middle = chunk.data_page_offset + chunk.total_compressed_size * 3 // 4
+    data[middle : middle + 200] = b"\xa5" * 200
+    file.write_bytes(bytes(data))
+
+    found = read_file(file)
+
+    rows = list_rows(found)
+    (fault,) = list_faults(found)
+    assert 64 <= len(rows) < 2000
+    assert rows == {n: (f"i{n}", labels[n]) for n in range(len(rows))}
+    assert (fault.reason, fault.num_rows) == ("unreadable", 2000 - len(rows))
+
+
 def test_ids_of_fixed_size_are_read_as_text(tmp_path: Path) -> None:
     number = "00112233-4455-6677-8899-aabbccddeeff"
     uuids = pa.array([uuid.UUID(number).bytes, None], pa.uuid())

@@ -5,7 +5,7 @@ Knows no column mapping.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,9 @@ from judgetrace.corruption import is_corruption
 from judgetrace.sources import COMPRESSIONS, SourceFile, SourcePart, open_parquet_file
 from judgetrace.storage import naming
 from judgetrace.text_files import HEADER_BYTES, open_text_file, parse_line, read_csv, read_csv_header, read_jsonl
+
+PIECE_ROWS = 64
+"""Rows of Parquet that are decoded at once: what the footer says of their size is that of the encoded ones."""
 
 
 def read_part(part: SourcePart, columns: Sequence[str], with_others: bool = True) -> Iterator[RawBatch]:
@@ -53,16 +56,15 @@ def _read_parquet(part: SourcePart, columns: Sequence[str], with_others: bool) -
         with open_parquet_file(part.file.url) as file:
             metadata = file.metadata.row_group(group)
             end = row + metadata.num_rows
-            row_bytes = metadata.total_byte_size // max(metadata.num_rows, 1) + 1
-            size = max(64, min(batches.BATCH_ROWS, batches.BATCH_BYTES // row_bytes))
             try:
-                for batch in file.iter_batches(
-                    batch_size=size,
+                pieces = file.iter_batches(
+                    batch_size=min(PIECE_ROWS, batches.BATCH_ROWS),
                     row_groups=[group],
                     columns=None if with_others else list(columns),
                     use_threads=False,
-                ):
-                    yield decode_table(pa.table(batch), np.arange(row, row + batch.num_rows), needed=columns)
+                )
+                for batch in _join_pieces(pieces):
+                    yield decode_table(batch, np.arange(row, row + batch.num_rows), needed=columns)
                     row += batch.num_rows
             except Exception as error:
                 if not is_corruption(error):
@@ -71,6 +73,31 @@ def _read_parquet(part: SourcePart, columns: Sequence[str], with_others: bool) -
                     Fault(None, end - row, "unreadable", f"row group {group}: {describe_error(error)}")
                 )
             row = end
+
+
+def _join_pieces(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Join pieces to batches of BATCH_ROWS or BATCH_BYTES as they are decoded; what comes before an error is given."""
+    held: list[pa.Table] = []
+    num_rows = num_bytes = 0
+    try:
+        for piece in pieces:
+            held.append(_decode_dictionaries(piece))
+            num_rows, num_bytes = num_rows + piece.num_rows, num_bytes + held[-1].nbytes
+            if num_rows >= batches.BATCH_ROWS or num_bytes >= batches.BATCH_BYTES:
+                yield pa.concat_tables(held)
+                held, num_rows, num_bytes = [], 0, 0
+    except Exception:
+        if held:
+            yield pa.concat_tables(held)
+        raise
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _decode_dictionaries(piece: pa.RecordBatch) -> pa.Table:
+    """Write out dictionary columns, whose values may be long and whose indices tell nothing of it."""
+    columns = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in piece.columns]
+    return pa.table(columns, names=piece.schema.names)
 
 
 def is_head_whole(file: SourceFile) -> bool:
