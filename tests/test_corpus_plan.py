@@ -1,5 +1,6 @@
 """What a plan of prepare_corpus says before a cluster is asked for."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import pytest
 
 from judgetrace import readers, text_files
+from judgetrace.columns import ColumnsConfig
 from judgetrace.config import UserError
 from judgetrace.corpus_config import PrepareCorpusConfig
-from judgetrace.corpus_plan import CorpusPlan, make_plan
+from judgetrace.corpus_plan import CorpusPlan, choose_buckets, make_plan
+from judgetrace.sources import SourceFile, SourcePart
 
 
 def plan_corpus(tmp_path: Path, source: str, columns: dict[str, Any], **more: Any) -> CorpusPlan:
@@ -50,3 +53,40 @@ def test_an_annotator_who_may_come_later_in_a_file_is_warned_of(
     (warning,) = plan_corpus(tmp_path, "a.jsonl", {"labels": ["ann", "bob"]}).warnings
 
     assert warning.startswith("columns.labels: ['bob'] (1) occur in no source file, as far as their first bytes tell")
+
+
+def make_parts(tmp_path: Path, row_bytes: int, size_bytes: int, name: str = "big.csv") -> list[SourcePart]:
+    """Make the part of a file that is said to be large, of which some rows are there."""
+    content = ("x" * (row_bytes - 1) + "\n").encode() * 100
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    file = SourceFile(f"file://{tmp_path}/{name}", "csv", size_bytes, "1")
+    return [SourcePart(file, 0, size_bytes=size_bytes)]
+
+
+@pytest.mark.parametrize(
+    ("row_bytes", "gigabytes", "name", "labels", "expected"),
+    [
+        (1000, 100, "a.csv", 0, 2001),  # 1e8 rows, 50,000 a bucket; of 32 MiB it would be 2980
+        (10_000, 100, "a.csv", 0, 373),  # 256 MiB a bucket
+        (10_000, 20, "a.csv.gz", 0, 373),  # as many, five-fold compressed
+        (100, 1, "a.csv", 0, 30),  # 1e7 rows are 200 buckets of 50,000, but 29 of 32 MiB
+        (20, 1, "a.csv", 0, 101),  # 5e7 rows, 500,000 a bucket
+        (1000, 1, "a.csv", 20, 41),  # 2e7 label cells, 500,000 a bucket
+        (1000, 0.001, "a.csv", 0, 1),
+    ],
+)
+def test_buckets_of_text_files_are_chosen_by_the_length_of_their_rows(
+    tmp_path: Path, row_bytes: int, gigabytes: float, name: str, labels: int, expected: int
+) -> None:
+    parts = make_parts(tmp_path, row_bytes, int(gigabytes * 1e9), name)
+    columns = {"labels": [f"a{n}" for n in range(labels)]} if labels else {"label": "label"}
+
+    assert choose_buckets(ColumnsConfig(item_id="item", text="text", **columns), parts) == expected
+
+
+def test_buckets_of_parquet_are_chosen_by_its_rows_and_bytes() -> None:
+    columns = ColumnsConfig(item_id="item", text="text", label="label")
+    file = SourceFile("file:///a.parquet", "parquet", 1, "1")
+
+    assert choose_buckets(columns, [SourcePart(file, 0, num_rows=100_000, size_bytes=1)] * 2) == 5
+    assert choose_buckets(columns, [SourcePart(file, 0, num_rows=1, size_bytes=2**30)]) == 5

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from judgetrace.columns import check_columns
+from judgetrace.columns import ColumnsConfig, check_columns
 from judgetrace.config import UserError
 from judgetrace.corpus import find_new_files, number_next_round, read_manifests
 from judgetrace.corpus_config import PrepareCorpusConfig
@@ -18,13 +18,24 @@ from judgetrace.corruption import is_corruption
 from judgetrace.guideline import Guideline, GuidelineConfig, parse_guideline
 from judgetrace.intake import IntakeRules, admit_batch
 from judgetrace.readers import is_head_whole, read_part
-from judgetrace.sources import SourceFile, SourcePart, estimate_rows, list_source_files, plan_parts
+from judgetrace.sources import (
+    GUESSED_ROW_BYTES,
+    SourceFile,
+    SourcePart,
+    estimate_bytes,
+    estimate_rows,
+    list_source_files,
+    plan_parts,
+)
 from judgetrace.staging import STAGED, RowCounts, StagePlan, check_quarantined_rate, limit_batches
 from judgetrace.storage import Folder, open_filesystem
+from judgetrace.text_files import measure_row_bytes
 from judgetrace.units import CorpusRules, find_repeats, make_units, settle_groups
 
 ROWS_PER_BUCKET = 50_000
+MAX_ROWS_PER_BUCKET = 500_000
 BYTES_PER_BUCKET = 256 << 20
+MIN_BYTES_PER_BUCKET = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,9 @@ def make_plan(config: PrepareCorpusConfig) -> CorpusPlan:
         max_text_bytes=config.limits.max_text_bytes,
         needs_annotator=config.target.rule == "per_annotator",
     )
-    num_buckets = manifests[0]["buckets"] if manifests else config.shards.buckets or _choose_buckets(config, parts)
+    num_buckets = (
+        manifests[0]["buckets"] if manifests else config.shards.buckets or choose_buckets(config.columns, parts)
+    )
     rules = CorpusRules(
         target=config.target,
         scales=config.scale,
@@ -150,12 +163,20 @@ def describe_corrupt(corrupt: list[str]) -> str:
     )
 
 
-def _choose_buckets(config: PrepareCorpusConfig, parts: list[SourcePart]) -> int:
-    """Choose the number of buckets so that one fits a task's memory."""
-    labels = config.columns.labels
+def choose_buckets(columns: ColumnsConfig, parts: list[SourcePart]) -> int:
+    """Choose the number of buckets so that one fits a task's memory.
+
+    The rows of text files are estimated, and label cells may be empty: their buckets are not made small for many rows
+    of few bytes.
+    """
+    labels = columns.labels
     cells = len(labels) if isinstance(labels, list) else 1 if labels is None else 5
-    by_rows = estimate_rows(parts) * cells // ROWS_PER_BUCKET
-    return int(max(by_rows, sum(part.size_bytes for part in parts) // BYTES_PER_BUCKET) + 1)
+    texts = [part for part in parts if part.file.format != "parquet"]
+    exact = sum(part.num_rows or 0 for part in parts) * cells // ROWS_PER_BUCKET
+    rows = estimate_rows(texts, measure_row_bytes([part.file for part in texts]) or GUESSED_ROW_BYTES) * cells
+    by_text = min(rows // ROWS_PER_BUCKET, estimate_bytes(texts) // MIN_BYTES_PER_BUCKET)
+    by_rows = exact + max(by_text, rows // MAX_ROWS_PER_BUCKET)
+    return max(by_rows, estimate_bytes(parts) // BYTES_PER_BUCKET) + 1
 
 
 def describe_run(config: PrepareCorpusConfig, guideline: Guideline) -> dict[str, Any]:

@@ -198,10 +198,11 @@ def open_parquet_file(url: str) -> pq.ParquetFile:
     return pq.ParquetFile(filesystem.open(path, "rb"), page_checksum_verification=True)
 
 
-def estimate_rows(parts: Sequence[SourcePart]) -> int:
-    """Estimate the number of rows: exact for Parquet, from sizes for text files (five-fold where compressed)."""
-    total = 0
-    for part in parts:
-        factor = 5 if part.file.url.endswith(COMPRESSIONS) else 1
-        total += part.num_rows if part.num_rows is not None else part.size_bytes * factor // GUESSED_ROW_BYTES
-    return total
+def estimate_rows(parts: Sequence[SourcePart], row_bytes: float = GUESSED_ROW_BYTES) -> int:
+    """Estimate the number of rows: exact for Parquet, from sizes and a row's bytes for text files."""
+    return sum(estimate_bytes([p]) // max(int(row_bytes), 1) if p.num_rows is None else p.num_rows for p in parts)
+
+
+def estimate_bytes(parts: Sequence[SourcePart]) -> int:
+    """Estimate the uncompressed bytes: five-fold for compressed text files."""
+    return sum(part.size_bytes * (5 if part.file.url.lower().endswith(COMPRESSIONS) else 1) for part in parts)

@@ -20,12 +20,15 @@ from fsspec.utils import infer_compression
 from judgetrace import batches
 from judgetrace.batches import FIRST_ESCAPE, Fault, RawBatch, decode_table, describe_error, write_text
 from judgetrace.config import UserError
+from judgetrace.corruption import is_corruption
 from judgetrace.sources import COMPRESSIONS, SourceFile, SourcePart
+from judgetrace.storage import naming
 
 CSV_BLOCK_BYTES = 32 << 20
 END_MARK = "judgetrace_end_of_file"
 """Ends what the CSV reader is given, in a row of its own: where it is part of another, a quote is still open."""
 HEADER_BYTES = 256 << 10
+MAX_MEASURED_FILES = 16
 HINT = "where quotes are plain text, set source.quote = ''"
 
 
@@ -196,6 +199,24 @@ def _number_rows(count: int, next_row: int, invalid: set[int | None]) -> tuple[n
             rows.append(next_row)
         next_row += 1
     return np.array(rows, dtype=np.int64), next_row
+
+
+def measure_row_bytes(files: Sequence[SourceFile]) -> float | None:
+    """Measure how long a row is, by the lines that some files begin with; None where none can be read.
+
+    Line breaks within quotes count as ends of rows.
+    """
+    num_bytes = num_lines = 0
+    for file in files[:: max(len(files) // MAX_MEASURED_FILES, 1)]:
+        try:
+            with naming(file.url, "read"), open_text_file(file) as stream:
+                head = stream.read(HEADER_BYTES)
+        except Exception as error:
+            if not is_corruption(error):
+                raise
+            continue
+        num_bytes, num_lines = num_bytes + len(head), num_lines + head.count(b"\n")
+    return num_bytes / max(num_lines, 1) if num_bytes else None
 
 
 def read_jsonl(part: SourcePart, columns: Sequence[str]) -> Iterator[RawBatch]:
