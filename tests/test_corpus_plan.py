@@ -10,9 +10,11 @@ import pytest
 from judgetrace import readers, text_files
 from judgetrace.columns import ColumnsConfig
 from judgetrace.config import UserError
+from judgetrace.corpus import FORMAT_VERSION, name_manifest
 from judgetrace.corpus_config import PrepareCorpusConfig
-from judgetrace.corpus_plan import CorpusPlan, choose_buckets, make_plan
+from judgetrace.corpus_plan import CorpusPlan, choose_buckets, describe_run, make_plan
 from judgetrace.sources import SourceFile, SourcePart
+from judgetrace.storage import Folder
 
 
 def plan_corpus(tmp_path: Path, source: str, columns: dict[str, Any], **more: Any) -> CorpusPlan:
@@ -90,3 +92,27 @@ def test_buckets_of_parquet_are_chosen_by_its_rows_and_bytes() -> None:
 
     assert choose_buckets(columns, [SourcePart(file, 0, num_rows=100_000, size_bytes=1)] * 2) == 5
     assert choose_buckets(columns, [SourcePart(file, 0, num_rows=1, size_bytes=2**30)]) == 5
+
+
+def test_files_that_are_far_too_many_for_the_buckets_of_a_corpus_are_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("judgetrace.corpus_plan.BYTES_PER_BUCKET", 1000)
+    (tmp_path / "a.csv").write_text("item,text,label\n" + "i,t,1\n" * 10)
+    first = plan_corpus(tmp_path, "a.csv", {"label": "label"})
+    assert (first.rules.num_buckets, first.warnings) == (1, ())
+    manifest = {"generation": 0, "format_version": FORMAT_VERSION, "buckets": 1, "files": [], "input": []}
+    Folder(first.config.corpus).write_json(
+        name_manifest(0), {**manifest, **describe_run(first.config, first.guideline)}
+    )
+
+    (tmp_path / "a.csv").write_bytes(b"item,text,label\n" + b"i,t,1\n" * 664)  # 4000 bytes: 5 buckets
+    plan = plan_corpus(tmp_path, "a.csv", {"label": "label"})
+
+    assert plan.rules.num_buckets == 1
+    (warning,) = plan.warnings
+    assert "has 1 bucket(s), as its first run chose; the new files alone would have 5" in warning
+    assert "in some 5 runs" in warning
+    assert "--shards.buckets=5" in warning
+    (tmp_path / "a.csv").write_bytes(b"item,text,label\n" + b"i,t,1\n" * 663)
+    assert plan_corpus(tmp_path, "a.csv", {"label": "label"}).warnings == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -36,6 +37,7 @@ ROWS_PER_BUCKET = 50_000
 MAX_ROWS_PER_BUCKET = 500_000
 BYTES_PER_BUCKET = 256 << 20
 MIN_BYTES_PER_BUCKET = 32 << 20
+MAX_BUCKET_EXCESS = 4
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,9 @@ def make_plan(config: PrepareCorpusConfig) -> CorpusPlan:
         max_text_bytes=config.limits.max_text_bytes,
         needs_annotator=config.target.rule == "per_annotator",
     )
-    num_buckets = (
-        manifests[0]["buckets"] if manifests else config.shards.buckets or choose_buckets(config.columns, parts)
-    )
+    wanted = choose_buckets(config.columns, parts)
+    num_buckets = manifests[0]["buckets"] if manifests else config.shards.buckets or wanted
+    warnings += _warn_of_few_buckets(num_buckets, wanted) if manifests else []
     rules = CorpusRules(
         target=config.target,
         scales=config.scale,
@@ -177,6 +179,18 @@ def choose_buckets(columns: ColumnsConfig, parts: list[SourcePart]) -> int:
     by_text = min(rows // ROWS_PER_BUCKET, estimate_bytes(texts) // MIN_BYTES_PER_BUCKET)
     by_rows = exact + max(by_text, rows // MAX_ROWS_PER_BUCKET)
     return max(by_rows, estimate_bytes(parts) // BYTES_PER_BUCKET) + 1
+
+
+def _warn_of_few_buckets(kept: int, wanted: int) -> list[str]:
+    """Warn where the files to append need far more buckets than the corpus has, which can't change."""
+    if wanted <= MAX_BUCKET_EXCESS * kept:
+        return []
+    return [
+        f"this corpus has {kept} bucket(s), as its first run chose; the new files alone would have {wanted}, so that a "
+        f"reduce task needs some {wanted / kept:.0f} times its usual memory\n"
+        f"append them in some {math.ceil(wanted / kept)} runs of fewer files each, or prepare all files into another "
+        f"folder; there --shards.buckets={wanted} or more leaves room for what will be appended"
+    ]
 
 
 def describe_run(config: PrepareCorpusConfig, guideline: Guideline) -> dict[str, Any]:
