@@ -32,7 +32,7 @@ from judgetrace.corpus_plan import (
 )
 from judgetrace.session import connect_ray
 from judgetrace.sources import SourcePart
-from judgetrace.staging import Piece, StageResult, stage_parts
+from judgetrace.staging import Piece, StageResult, is_hopeless, stage_parts
 from judgetrace.tasks import run_tasks
 from judgetrace.versions import list_versions
 
@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> int:
     if not plan.files:
         print(f"nothing new: every source file is in {config.corpus} already")
         return 0
+    for warning in plan.warnings:
+        print(f"warning: {warning}")
     if config.dry_run:
         print_dry_run(plan)
         return 0
@@ -68,7 +70,7 @@ def stage_sources(plan: CorpusPlan) -> tuple[BucketResult, dict[int, list[Piece]
     folder, stage = plan.folder, plan.stage
     is_pilot = plan.config.limit is not None
     tasks = [plan.parts] if is_pilot else [[part] for part in plan.parts]
-    total = BucketResult()
+    total, done_bytes = BucketResult(), 0
     pieces: dict[int, list[Piece]] = {bucket: [] for bucket in range(stage.num_buckets)}
 
     def run(number: int, parts: list[SourcePart]) -> StageResult:
@@ -76,7 +78,10 @@ def stage_sources(plan: CorpusPlan) -> tuple[BucketResult, dict[int, list[Piece]
 
     for result in run_tasks("map", run, tasks, wait_s=plan.config.cluster.wait_s):
         total.tally.add(result.tally)
-        total.files += [result.quarantine] if result.quarantine else []
+        total.files += result.quarantine
+        done_bytes += result.size_bytes
+        if is_hopeless(total.tally, stage.max_quarantined_rate, done_bytes / max(stage.size_bytes, 1)):
+            check_quarantine(plan, total.tally)
         for bucket, piece in result.pieces.items():
             pieces[bucket].append(piece)
     if total.tally.unreadable and plan.config.source.on_corrupt_file == "stop":

@@ -37,15 +37,17 @@ def write_source(path: Path, num_items: int = 30) -> None:
     path.write_text("item,text,who,label\n" + "\n".join([*rows, rows[0], "broken,text,a,9"]) + "\n")
 
 
-def prepare(source: Path, folder: Folder, num_buckets: int = 1, generation: int = 0) -> BucketResult:
+def prepare(
+    source: Path, folder: Folder, num_buckets: int = 1, generation: int = 0, columns: ColumnsConfig = COLUMNS
+) -> BucketResult:
     """Run both stages in this process."""
     parts = plan_parts(list_source_files(SourceConfig(paths=[str(source)])))
-    intake = IntakeRules(COLUMNS, SCALES, parse_guideline("Rate."))
+    intake = IntakeRules(columns, SCALES, parse_guideline("Rate."))
     staged = stage_parts(folder, parts, StagePlan(intake, num_buckets, generation), task=0)
     first_round = number_next_round(read_manifests(folder), num_buckets)
     urls = [part.file.url for part in parts]
     rules = CorpusRules(TargetConfig(), SCALES, SplitConfig(), 7, num_buckets, generation, first_round, urls)
-    total = BucketResult(staged.tally, files=[staged.quarantine or ""])
+    total = BucketResult(staged.tally, files=staged.quarantine)
     for bucket in range(num_buckets):
         pieces = [staged.pieces[bucket]] if bucket in staged.pieces else []
         total.add(write_bucket(folder, bucket, pieces, rules))
@@ -228,3 +230,22 @@ def test_a_corpus_refuses_rows_of_another_config_or_changed_files() -> None:
         find_new_files(Folder("x"), [earlier], now, [make_file("a", "2")])
     with pytest.raises(UserError, match="pilot"):
         find_new_files(Folder("x"), [pilot], now, [])
+
+
+def test_an_item_lies_in_one_split_whichever_of_its_rows_tell_its_group(tmp_path: Path) -> None:
+    rows = [
+        f"i{n:02d},text,{dimension},{group},1" for n in range(40) for dimension, group in (("a", ""), ("b", f"g{n}"))
+    ]
+    (tmp_path / "a.csv").write_text("item,text,dim,group,label\n" + "\n".join(rows) + "\n")
+    columns = ColumnsConfig(item_id="item", text="text", label="label", dimension="dim", group="group")
+    folder = Folder(str(tmp_path / "corpus"))
+    total = prepare(tmp_path / "a.csv", folder, columns=columns)
+    commit_manifest(folder, make_manifest(0, total))
+    (tmp_path / "b.csv").write_text("item,text,dim,group,label\n" + "".join(f"i{n:02d},text,c,,1\n" for n in range(40)))
+    prepare(tmp_path / "b.csv", folder, generation=1, columns=columns)
+
+    units = read_all(folder, "items")
+
+    assert len(units) == 120
+    assert {(unit["item_id"], unit["group"]) for unit in units} == {(f"i{n:02d}", f"g{n}") for n in range(40)}
+    assert len({(unit["item_id"], unit["split"]) for unit in units}) == 40

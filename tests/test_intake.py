@@ -46,7 +46,7 @@ def test_a_good_row_is_admitted_with_its_text_and_its_other_columns() -> None:
             "dimension": "",
             "annotator_id": "ann",
             "label": "3",
-            "group": "i",
+            "group": None,
             "fields": '{"text": "a text"}',
             "extra": '{"source": "web", "year": 2020}',
             "row": 0,
@@ -136,10 +136,10 @@ def test_only_the_first_row_of_an_item_and_dimension_carries_the_text() -> None:
     assert [fields is not None for fields in admitted.annotations["fields"].to_pylist()] == [True, False, True]
 
 
-def test_a_group_is_the_item_itself_where_none_is_given() -> None:
+def test_a_blank_group_is_no_group() -> None:
     admitted = admit([row(g="doc"), row(item="j", g=None), row(item="k", g=" ")], {**LONG, "group": "g"})
 
-    assert admitted.annotations["group"].to_pylist() == ["doc", "j", "k"]
+    assert admitted.annotations["group"].to_pylist() == ["doc", None, None]
 
 
 def test_an_annotator_is_needed_only_where_labels_are_kept_apart() -> None:
@@ -188,6 +188,12 @@ def test_a_list_of_labels_is_the_same_as_a_parquet_list_and_as_json(lists: list[
         {"item_id": "i1", "annotator_id": "0", "label": "5", "cell": 0},
     ]
     assert [(fault.row, fault.reason) for fault in admitted.faults] == [(2, "missing_label")]
+
+
+def test_bytes_within_other_columns_are_written_as_hex() -> None:
+    admitted = admit([row(signature={"key": b"\xff\x00"})], LONG)
+
+    assert admitted.annotations["extra"].to_pylist() == ['{"signature": {"key": "ff00"}}']
 
 
 def test_no_rows_give_no_annotations_with_all_columns() -> None:

@@ -8,9 +8,9 @@ from judgetrace.scale import ScaleConfig
 from judgetrace.schema import DROPPED, ITEMS
 from judgetrace.splits import SplitConfig, assign_split
 from judgetrace.staging import STAGED
-from judgetrace.units import CorpusRules, find_repeats, make_units, mix_items
+from judgetrace.units import CorpusRules, find_repeats, make_units, mix_items, settle_groups
 
-KEYS = ["item_id", "dimension"]
+KEYS = ["item_id", "dimension", "group"]
 NONE_KNOWN = STAGED.empty_table().select(KEYS)
 
 
@@ -57,12 +57,58 @@ def test_annotations_without_an_annotator_are_never_duplicates() -> None:
 
 def test_rows_of_a_unit_that_is_known_already_are_taken_out() -> None:
     staged = make_staged([("i", "a", "1"), ("j", "a", "1"), ("i", "a", "1")])
-    known = pa.table({"item_id": ["i", "x"], "dimension": ["", ""]}, schema=NONE_KNOWN.schema)
+    known = pa.table({"item_id": ["i", "x"], "dimension": ["", ""], "group": ["i", "x"]}, schema=NONE_KNOWN.schema)
 
     kept, faults = find_repeats(staged, known, names_annotators=True)
 
     assert kept["item_id"].to_pylist() == ["j"]
     assert [(fault.row, fault.reason) for _, fault in faults] == [(0, "already_prepared"), (2, "already_prepared")]
+
+
+def make_grouped(rows: list[tuple[str, str, str | None]]) -> pa.Table:
+    """Make staged annotations of (item, dimension, group), in order of a file."""
+    records = [
+        {"item_id": item, "dimension": dimension, "annotator_id": "a", "label": "1", "group": group, "fields": "{}"}
+        | {"extra": "{}", "row": number, "cell": 0, "file_index": 0}
+        for number, (item, dimension, group) in enumerate(rows)
+    ]
+    return pa.Table.from_pylist(records, schema=STAGED)
+
+
+def test_all_units_of_an_item_have_the_group_that_any_of_its_rows_tells() -> None:
+    # Each unit used to take the group of its own first row, so that item i could lie in train and in test.
+    staged = make_grouped([("i", "x", None), ("i", "y", "doc"), ("j", "x", None), ("i", "z", "doc")])
+
+    settled, faults = settle_groups(staged, NONE_KNOWN)
+
+    assert settled["group"].to_pylist() == ["doc", "doc", "j", "doc"]
+    assert settled.drop_columns("group") == staged.drop_columns("group")
+    assert faults == []
+
+
+def test_an_item_that_is_told_two_groups_is_taken_out_with_all_its_rows() -> None:
+    staged = make_grouped([("i", "x", "p"), ("j", "x", "p"), ("i", "y", "q"), ("i", "z", None), ("k", "x", "k")])
+
+    settled, faults = settle_groups(staged, NONE_KNOWN)
+
+    assert settled.select(["item_id", "group"]).to_pylist() == [
+        {"item_id": "j", "group": "p"},
+        {"item_id": "k", "group": "k"},
+    ]
+    assert [(fault.row, fault.reason, fault.detail) for _, fault in faults] == [
+        (row, "two_groups", "i: 'p' and 'q'") for row in (0, 2, 3)
+    ]
+
+
+def test_an_item_keeps_the_group_of_its_units_that_are_prepared_already() -> None:
+    known = pa.table({"item_id": ["i", "j"], "dimension": ["x", "x"], "group": ["doc", "j"]})
+    staged = make_grouped([("i", "y", None), ("j", "y", "doc"), ("l", "y", None)])
+
+    settled, faults = settle_groups(staged, known)
+
+    assert settled["group"].to_pylist() == ["doc", "l"]
+    assert [(fault.row, fault.detail) for _, fault in faults] == [(1, "j: 'j' and 'doc'")]
+    assert settle_groups(STAGED.empty_table(), known) == (STAGED.empty_table(), [])
 
 
 def test_no_annotations_give_no_repeats_and_no_units_with_all_columns() -> None:

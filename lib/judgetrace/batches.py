@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 BATCH_ROWS = 65_536
 BATCH_BYTES = 32 << 20
+MAX_HEX_BYTES = 64
 FIRST_ESCAPE = 0x10FF00
 """A byte that is no UTF-8 may come as the private character FIRST_ESCAPE + byte."""
 
@@ -51,15 +52,23 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:300]
 
 
-def decode_table(table: pa.Table, rows: np.ndarray, faults: Sequence[Fault] = (), escaped: bool = False) -> RawBatch:
+def decode_table(
+    table: pa.Table,
+    rows: np.ndarray,
+    faults: Sequence[Fault] = (),
+    escaped: bool = False,
+    needed: Collection[str] | None = None,
+) -> RawBatch:
     """Turn binary and string columns into valid UTF-8; rows with a bad byte become faults.
 
-    Where `escaped`, bad bytes come as private characters.
+    Where `escaped`, bad bytes come as private characters. In columns other than the `needed` ones (null: all are) what
+    is no text becomes hex, or null where it is long, and its row stays.
     """
     bad: dict[int, str] = {}
     columns: dict[str, Any] = {}
     for name in table.column_names:
-        columns[name] = _decode_column(name, table[name].combine_chunks(), bad)
+        found = bad if needed is None or name in needed else None
+        columns[name] = _decode_column(name, table[name].combine_chunks(), found)
         if escaped:
             _find_escapes(name, columns[name], bad)
     decoded = pa.table(columns)
@@ -71,10 +80,17 @@ def decode_table(table: pa.Table, rows: np.ndarray, faults: Sequence[Fault] = ()
     return RawBatch(rows[kept], decoded.filter(pa.array(kept)), [*faults, *spoilt])
 
 
-def _decode_column(name: str, column: Any, bad: dict[int, str]) -> Any:
+def _decode_column(name: str, column: Any, bad: dict[int, str] | None) -> Any:
+    """Decode a column; `bad` takes the rows that can't be, and is null where none is to be spoilt."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if column.type == pa.uuid():
+        return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage
     kind = column.type
+    if pa.types.is_fixed_size_binary(kind):
+        return pa.array([None if value is None else value.hex() for value in column.to_pylist()], pa.string())
     if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
         column = column.cast(pa.large_binary() if pa.types.is_large_string(kind) else pa.binary_view())
     elif pa.types.is_nested(kind):
@@ -96,8 +112,9 @@ def _find_escapes(name: str, texts: Any, bad: dict[int, str]) -> None:
         bad[index] = f"column {name}: byte 0x{byte:02x} at {int(places[index])}"
 
 
-def _check_nested(name: str, column: Any, bad: dict[int, str]) -> Any:
-    """Mark the rows of a list or struct column that hold a string with a bad byte."""
+def _check_nested(name: str, column: Any, bad: dict[int, str] | None) -> Any:
+    """Mark the rows of a list or struct column that hold a string with a bad byte; null where `bad` is null."""
+    found: dict[int, str] = {}
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
@@ -105,7 +122,11 @@ def _check_nested(name: str, column: Any, bad: dict[int, str]) -> Any:
             try:
                 value.as_py()
             except UnicodeDecodeError as error:
-                bad[index] = f"column {name}: {error}"
+                found[index] = f"column {name}: {error}"
+    if bad is None and found:
+        return column.take(pa.array([None if index in found else index for index in range(len(column))], pa.int64()))
+    if bad is not None:
+        bad.update(found)
     return column
 
 
@@ -113,12 +134,26 @@ def _is_binary(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
-def _decode_value(name: str, value: bytes | None, index: int, bad: dict[int, str]) -> str | None:
-    try:
-        return None if value is None else value.decode()
-    except UnicodeDecodeError as error:
-        bad[index] = f"column {name}: byte 0x{value[error.start]:02x} at {error.start}"  # type: ignore[index]
+def _decode_value(name: str, value: bytes | None, index: int, bad: dict[int, str] | None) -> str | None:
+    if value is None:
         return None
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        if bad is None:
+            return write_bytes(value)
+        bad[index] = f"column {name}: byte 0x{value[error.start]:02x} at {error.start}"
+        return None
+
+
+def write_bytes(value: bytes) -> str | None:
+    """Write bytes that are no text as hex; null where they are more than a hash, as a picture's."""
+    return value.hex() if len(value) <= MAX_HEX_BYTES else None
+
+
+def write_odd(value: Any) -> str | None:
+    """Write a value that JSON does not know."""
+    return write_bytes(value) if isinstance(value, bytes) else str(value)
 
 
 def write_text(value: Any) -> str | None:
@@ -127,4 +162,4 @@ def write_text(value: Any) -> str | None:
         return value
     if isinstance(value, float) and math.isnan(value):
         return None
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(value, ensure_ascii=False, default=write_odd)

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from judgetrace.batches import RawBatch, write_text
+from judgetrace.batches import RawBatch, write_odd, write_text
 from judgetrace.config import UserError
 from judgetrace.readers import read_column_names
-from judgetrace.sources import SourceFile
+from judgetrace.sources import SourcePart
 
 
 class ColumnsConfig(BaseModel):
@@ -77,19 +77,24 @@ class ColumnsConfig(BaseModel):
         return found | {column: "columns.extra" for column in self.extra or [] if column not in found}
 
 
-def check_columns(file: SourceFile, delimiter: str, columns: ColumnsConfig) -> None:
+def check_columns(part: SourcePart, columns: ColumnsConfig) -> list[str] | None:
     """Raise UserError where a file lacks a column of the config; reads its first bytes or its footer.
 
-    Keys of JSONL may be left out of single lines, so only those that every line has are looked for.
+    Keys of JSONL may be left out of single lines, so only those that every line has are looked for; of several label
+    keys (wide layout) one is enough, since an annotator may have labelled few items. Returns the columns that were
+    found, None for a file without lines.
     """
-    found = read_column_names(file, delimiter)
+    file, found = part.file, read_column_names(part.file, part.delimiter, part.quote)
     required = columns.name_columns()
     if file.format == "jsonl":
         always = {columns.item_id, *columns.label_columns}
+        if found is not None and not set(columns.label_columns).isdisjoint(found):
+            always = {columns.item_id}
         required = {name: key for name, key in required.items() if name in always}
     for name, key in required.items():
         if found is not None and name not in found:
             raise UserError(f"{file.url}: no column {name!r}; found: {found[:40]}\nset {key} to one of them")
+    return found
 
 
 class ItemTexts:
@@ -180,7 +185,7 @@ def write_extras(batch: RawBatch, columns: ColumnsConfig, rows: np.ndarray) -> l
         others = [name for name in batch.table.column_names if name not in used]
         chosen = others if columns.extra is None else [name for name in others if name in columns.extra]
         objects = batch.table.select(chosen).take(pa.array(rows)).to_pylist() if chosen else [{}] * len(rows)
-    return [json.dumps(_pick_extra(o, used, columns.extra), ensure_ascii=False, default=str) for o in objects]
+    return [json.dumps(_pick_extra(o, used, columns.extra), ensure_ascii=False, default=write_odd) for o in objects]
 
 
 def _pick_extra(values: dict[str, Any], used: set[str], chosen: list[str] | None) -> dict[str, Any]:

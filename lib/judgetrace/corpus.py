@@ -25,7 +25,7 @@ from judgetrace.schema import ANNOTATIONS
 from judgetrace.sources import SourceFile
 from judgetrace.staging import STAGED, Piece, QuarantineLog, RowCounts, read_pieces
 from judgetrace.storage import Folder, encode_json, encode_parquet
-from judgetrace.units import CorpusRules, find_repeats, make_units, mix_items
+from judgetrace.units import CorpusRules, find_repeats, make_units, mix_items, settle_groups
 
 FORMAT_VERSION = 2
 _MANIFEST = re.compile(r"manifest-(\d{5})\.json")
@@ -96,11 +96,12 @@ def write_bucket(folder: Folder, bucket: int, pieces: Sequence[Piece], rules: Co
 
     The same input writes the same files. Raises RuntimeError where the generation has been finished by another run.
     """
-    staged = read_pieces(folder, pieces)
-    kept, faults = find_repeats(staged, _read_known_keys(folder, bucket, rules), rules.names_annotators)
+    known = _read_known_units(folder, bucket, rules)
+    staged, strays = settle_groups(read_pieces(folder, pieces), known)
+    kept, repeats = find_repeats(staged, known, rules.names_annotators)
     result = BucketResult(annotations=len(kept))
-    log = QuarantineLog()
-    for file_index, fault in faults:
+    log = QuarantineLog(folder, f"quarantine/part-{rules.generation:05d}-reduce-{bucket:05d}")
+    for file_index, fault in [*strays, *repeats]:
         log.add(rules.file_urls[file_index], fault)
         result.tally.add_fault(rules.file_urls[file_index], fault)
     units, dropped = make_units(kept, rules)
@@ -113,8 +114,7 @@ def write_bucket(folder: Folder, bucket: int, pieces: Sequence[Piece], rules: Co
     if folder.exists(name_manifest(rules.generation)):
         raise RuntimeError(f"{folder.url}: generation {rules.generation} was finished by another run meanwhile")
     _write_files(folder, bucket, rules, (kept, units, dropped), result)
-    written = log.write(folder, f"quarantine/part-{rules.generation:05d}-reduce-{bucket:05d}.parquet")
-    result.files += [written] if written else []
+    result.files += log.close()
     return result
 
 
@@ -138,14 +138,15 @@ def _write_files(
         result.files.append(f"items/{name}")
 
 
-def _read_known_keys(folder: Folder, bucket: int, rules: CorpusRules) -> pa.Table:
-    """Read the (item_id, dimension) pairs of this bucket that earlier generations hold."""
-    tables = [STAGED.empty_table().select(["item_id", "dimension"])]
+def _read_known_units(folder: Folder, bucket: int, rules: CorpusRules) -> pa.Table:
+    """Read item_id, dimension and group of the units of this bucket that earlier generations hold."""
+    names = ["item_id", "dimension", "group"]
+    tables = [STAGED.empty_table().select(names)]
     if rules.generation > 0:
         for manifest in read_manifests(folder)[: rules.generation]:
             for name in manifest["files"]:
                 if name.startswith(("items/", "dropped/")) and _read_shard_number(name) % rules.num_buckets == bucket:
-                    tables.append(folder.read_table(name, ["item_id", "dimension"]))
+                    tables.append(folder.read_table(name, names))
     return pa.concat_tables(tables)
 
 

@@ -21,7 +21,10 @@ class ShardsConfig(BaseModel):
 
     units_per_shard: int = Field(default=1000, ge=1, description="Units in an item shard; a bucket's last has fewer.")
     buckets: int | None = Field(
-        default=None, ge=1, description="Reduce tasks of the first run, kept by later ones; null: by the input's size."
+        default=None,
+        ge=1,
+        description="Reduce tasks of the first run, kept by later ones: give more where much will be appended. null: "
+        "by the input's size.",
     )
 
 

@@ -26,7 +26,7 @@ ADMITTED = pa.schema(
         ("dimension", pa.string()),
         ("annotator_id", pa.string()),
         ("label", pa.string()),  # as the scale writes it
-        ("group", pa.string()),
+        ("group", pa.string()),  # null where the row tells none
         ("fields", pa.string()),  # JSON; null but in the first row of an (item, dimension) in its batch
         ("extra", pa.string()),  # JSON; null likewise
         ("row", pa.int64()),  # in its file
@@ -94,7 +94,7 @@ def admit_batch(batch: RawBatch, rules: IntakeRules) -> Admission:
         "dimension": unit_dimensions,
         "annotator_id": pc.fill_null(cells.annotators.filter(where), ""),
         "label": labels.filter(where),
-        "group": pc.if_else(pa.array(is_blank(group)), item_of, group),
+        "group": pc.if_else(pa.array(is_blank(group)), None, group),
         "fields": _scatter(len(parent), first, texts.write_fields(parent[first])),
         "extra": _scatter(len(parent), first, write_extras(batch, columns, parent[first])),
         "row": pa.array(batch.rows[parent], pa.int64()),

@@ -52,6 +52,12 @@ class SourceConfig(BaseModel):
     delimiter: str | None = Field(
         default=None, min_length=1, max_length=1, description="Of CSV; null: a tab in .tsv files, else a comma."
     )
+    quote: str | None = Field(
+        default='"',
+        max_length=1,
+        description="Of CSV: what a value with delimiters or line breaks stands in. Empty: quotes are plain text, and "
+        "a line is a row; for files that were not written as CSV, as many .tsv.",
+    )
     on_corrupt_file: Literal["stop", "quarantine"] = Field(
         default="stop",
         description="stop: name files that can't be read, and end. quarantine: use what can be read of them.",
@@ -75,6 +81,7 @@ class SourcePart:
     file: SourceFile
     file_index: int
     delimiter: str = ","
+    quote: str = '"'  # empty: none
     first_group: int = 0
     last_group: int = 0
     first_row: int = 0
@@ -147,17 +154,17 @@ def _describe_file(url: str, name: str, info: dict[str, Any], wanted: str) -> So
     return SourceFile(url, kind, int(info.get("size") or 0), f"{info.get('size')}-{str(version).strip(chr(34))}")
 
 
-def plan_parts(files: Sequence[SourceFile], delimiter: str | None = None) -> list[SourcePart]:
+def plan_parts(files: Sequence[SourceFile], delimiter: str | None = None, quote: str | None = '"') -> list[SourcePart]:
     """Cut source files into parts, in order of files and rows; reads the footers of Parquet files."""
     with ThreadPoolExecutor(max_workers=16) as pool:
-        planned = pool.map(lambda pair: _plan_file(pair[1], pair[0], delimiter), enumerate(files))
+        planned = pool.map(lambda pair: _plan_file(pair[1], pair[0], delimiter, quote or ""), enumerate(files))
         return [part for parts in planned for part in parts]
 
 
-def _plan_file(file: SourceFile, index: int, delimiter: str | None) -> list[SourcePart]:
+def _plan_file(file: SourceFile, index: int, delimiter: str | None, quote: str) -> list[SourcePart]:
     if file.format != "parquet":
         mark = delimiter or ("\t" if ".tsv" in file.url.lower() else ",")
-        return [SourcePart(file, index, mark, size_bytes=file.size_bytes)]
+        return [SourcePart(file, index, mark, quote, size_bytes=file.size_bytes)]
     try:
         with naming(file.url, "read"), open_parquet_file(file.url) as parquet:
             metadata = parquet.metadata
@@ -191,10 +198,11 @@ def open_parquet_file(url: str) -> pq.ParquetFile:
     return pq.ParquetFile(filesystem.open(path, "rb"), page_checksum_verification=True)
 
 
-def estimate_rows(parts: Sequence[SourcePart]) -> int:
-    """Estimate the number of rows: exact for Parquet, from sizes for text files (five-fold where compressed)."""
-    total = 0
-    for part in parts:
-        factor = 5 if part.file.url.endswith(COMPRESSIONS) else 1
-        total += part.num_rows if part.num_rows is not None else part.size_bytes * factor // GUESSED_ROW_BYTES
-    return total
+def estimate_rows(parts: Sequence[SourcePart], row_bytes: float = GUESSED_ROW_BYTES) -> int:
+    """Estimate the number of rows: exact for Parquet, from sizes and a row's bytes for text files."""
+    return sum(estimate_bytes([p]) // max(int(row_bytes), 1) if p.num_rows is None else p.num_rows for p in parts)
+
+
+def estimate_bytes(parts: Sequence[SourcePart]) -> int:
+    """Estimate the uncompressed bytes: five-fold for compressed text files."""
+    return sum(part.size_bytes * (5 if part.file.url.lower().endswith(COMPRESSIONS) else 1) for part in parts)

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from judgetrace.batches import Fault, RawBatch
+from judgetrace.config import UserError
 from judgetrace.intake import ADMITTED, IntakeRules, admit_batch
 from judgetrace.readers import read_part
 from judgetrace.schema import QUARANTINE
@@ -30,6 +31,8 @@ STAGED = pa.schema([*ADMITTED, ("file_index", pa.int32())])
 
 FLUSH_BYTES = 64 << 20
 MAX_EXAMPLES = 5
+MAX_LOGGED_FAULTS = 50_000
+MIN_ROWS_TO_STOP = 100_000
 
 
 @dataclass(frozen=True)
@@ -77,22 +80,53 @@ class RowCounts:
 
 
 class QuarantineLog:
-    """Collects faults and writes them as one file; no fault, no file."""
+    """Collects faults and writes them to files of MAX_LOGGED_FAULTS each; no fault, no file."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Folder, stem: str) -> None:
+        self._folder, self._stem = folder, stem
         self._rows: list[tuple[str, int | None, int, str, str]] = []
+        self._names: list[str] = []
 
     def add(self, url: str, fault: Fault) -> None:
         """Add one entry."""
         self._rows.append((url, fault.row, fault.num_rows, fault.reason, fault.detail))
+        if len(self._rows) >= MAX_LOGGED_FAULTS:
+            self._flush()
 
-    def write(self, folder: Folder, name: str) -> str | None:
-        """Write the entries; returns the name of the file, or None where there are none."""
-        if not self._rows:
-            return None
+    def close(self) -> list[str]:
+        """Write what is left; returns the names of all files."""
+        if self._rows:
+            self._flush()
+        return self._names
+
+    def _flush(self) -> None:
         columns = [pa.array(list(c), t) for c, t in zip(zip(*self._rows, strict=True), QUARANTINE.types, strict=True)]
-        folder.write_atomic(name, encode_parquet(pa.table(columns, schema=QUARANTINE)))
-        return name
+        name = f"{self._stem}-{len(self._names):05d}.parquet" if self._names else f"{self._stem}.parquet"
+        self._folder.write_atomic(name, encode_parquet(pa.table(columns, schema=QUARANTINE)))
+        self._names.append(name)
+        self._rows = []
+
+
+def check_quarantined_rate(folder: Folder, tally: RowCounts, limit: float) -> None:
+    """Raise UserError where more of the rows were quarantined than `limit`."""
+    if tally.num_quarantined <= limit * tally.rows_in:
+        return
+    raise UserError(
+        f"{tally.num_quarantined} of {tally.rows_in} rows are unusable, over limits.max_quarantined_rate = {limit}\n"
+        f"reasons: {dict(tally.quarantined.most_common())}\nfor example:\n  "
+        + "\n  ".join(tally.examples)
+        + f"\nall of them: {folder.url}/quarantine/; mend the source or the config, or raise the limit"
+    )
+
+
+def is_hopeless(tally: RowCounts, limit: float, share: float) -> bool:
+    """Tell whether the rows so far leave no hope that the whole keeps to the limit.
+
+    `share` is the part of the whole corpus that these rows are of, by bytes; sizes tell rows roughly alone.
+    """
+    if tally.rows_in < MIN_ROWS_TO_STOP:
+        return False
+    return tally.num_quarantined / tally.rows_in * share > min(2 * limit, (1 + limit) / 2)
 
 
 @dataclass(frozen=True)
@@ -101,11 +135,14 @@ class StageResult:
 
     tally: RowCounts
     pieces: dict[int, Piece]
-    quarantine: str | None
+    quarantine: list[str]
+    size_bytes: int  # of the parts it read
 
 
 def write_by_bucket(writer: pq.ParquetWriter, table: pa.Table, bucket_of: np.ndarray) -> list[int]:
     """Write a table in row groups of one bucket each, by the bucket [N] of its rows; returns each group's bucket."""
+    if not len(table):
+        return []
     order = np.argsort(bucket_of, kind="stable")
     ordered, table = bucket_of[order], table.take(pa.array(order))
     starts = np.flatnonzero(np.diff(ordered, prepend=ordered.dtype.type(-1)))
@@ -188,22 +225,26 @@ class StagePlan:
     num_buckets: int
     generation: int
     limit: int | None = None
+    max_quarantined_rate: float = 1.0
+    size_bytes: int = 0  # of all parts
 
 
 def stage_parts(folder: Folder, parts: Sequence[SourcePart], plan: StagePlan, task: int) -> StageResult:
     """Read source parts, admit their rows and stage them; the rest goes to the task's quarantine file.
 
-    A replay writes a staging file under another name: a late twin of a task can't spoil what was handed back.
+    A replay writes a staging file under another name: a late twin of a task can't spoil what was handed back. Raises
+    UserError once far more of the rows are quarantined than the plan bears.
     """
-    tally, log = RowCounts(), QuarantineLog()
-    columns = list(plan.rules.columns.name_columns())
+    tally, log = RowCounts(), QuarantineLog(folder, f"quarantine/part-{plan.generation:05d}-map-{task:05d}")
+    size_bytes = sum(part.size_bytes for part in parts)
+    columns, with_others = list(plan.rules.columns.name_columns()), plan.rules.columns.extra is None
     name = f"_staging/{plan.generation:05d}/map-{task:05d}-{uuid.uuid4().hex[:8]}.parquet"
     with naming(f"{folder.url}/{name}", "written"), StagingWriter(folder, name, plan.num_buckets) as writer:
         for part in parts:
             left = None if plan.limit is None else plan.limit - tally.source_rows
             if left is not None and left <= 0:
                 break
-            for batch in limit_batches(read_part(part, columns), left):
+            for batch in limit_batches(read_part(part, columns, with_others), left):
                 admitted = admit_batch(batch, plan.rules)
                 writer.add(admitted.annotations, part.file_index)
                 tally.empty_cells += admitted.num_empty_cells
@@ -212,9 +253,11 @@ def stage_parts(folder: Folder, parts: Sequence[SourcePart], plan: StagePlan, ta
                 for fault in admitted.faults:
                     tally.add_fault(part.file.url, fault)
                     log.add(part.file.url, fault)
+                if is_hopeless(tally, plan.max_quarantined_rate, size_bytes / max(plan.size_bytes, 1)):
+                    log.close()
+                    check_quarantined_rate(folder, tally, plan.max_quarantined_rate)
         writer.flush()
-    quarantine = log.write(folder, f"quarantine/part-{plan.generation:05d}-map-{task:05d}.parquet")
-    return StageResult(tally, writer.list_pieces(), quarantine)
+    return StageResult(tally, writer.list_pieces(), log.close(), size_bytes)
 
 
 def gather_pieces(folder: Folder, pieces: Sequence[Piece], schema: pa.Schema) -> pa.Table:
