@@ -1,4 +1,5 @@
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -226,12 +227,62 @@ TAKES_A_RUN_INSTEAD_OF_A_CONFIG = {"status"}
 JOBS = sorted({file.stem for file in (ROOT / "jobs").glob("[a-z]*.py")} - TAKES_A_RUN_INSTEAD_OF_A_CONFIG)
 
 
-@pytest.mark.parametrize("room", PURE_ROOMS)
-def test_a_pure_room_imports_without_the_cluster_and_the_engine(room: str) -> None:
-    program = f"import sys, judgetrace.{room}; print(*sorted({set(HEAVY)!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT / "lib", capture_output=True, text=True, check=True)
+IMPORT_EACH_ALONE = """
+import importlib, json, os, sys
 
-    assert done.stdout.split() == []
+
+def report(work):
+    # In a child, which has nothing of what another one has imported.
+    found, told = os.pipe()
+    if not os.fork():
+        try:
+            answer = work()
+        except BaseException as error:
+            answer = repr(error)
+        with os.fdopen(told, "w") as out:
+            json.dump(answer, out)
+        os._exit(0)
+    os.close(told)
+    with os.fdopen(found) as answer:
+        return json.load(answer)
+
+
+def import_room(room):
+    importlib.import_module(f"judgetrace.{room}")
+    return " ".join(sorted({*heavy} & {*sys.modules}))
+
+
+def list_others():
+    for room in rooms:
+        importlib.import_module(f"judgetrace.{room}")
+    tops = {*heavy, "judgetrace", "__main__"}
+    return [name for name in sys.modules if name.split(".")[0] not in tops]
+
+
+heavy, rooms = json.loads(sys.argv[1])
+# What some room imports of other packages is imported once for all, or each room would take a second.
+for name in report(list_others):
+    try:
+        importlib.import_module(name)
+    except Exception:
+        pass
+for room in rooms:
+    print(json.dumps([room, report(lambda: import_room(room))]), flush=True)
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, str]:
+    """Import every pure room by itself; returns what is wrong with each: heavy modules that came along, or an error."""
+    command = [sys.executable, "-c", IMPORT_EACH_ALONE, json.dumps([sorted(HEAVY), PURE_ROOMS])]
+    done = subprocess.run(command, cwd=ROOT / "lib", capture_output=True, text=True, check=True)
+    return dict(json.loads(line) for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("room", PURE_ROOMS)
+def test_a_pure_room_imports_without_the_cluster_and_the_engine(imported: dict[str, str], room: str) -> None:
+    assert imported[room] == ""
 
 
 def test_lib_is_a_folder_of_import_names_and_holds_only_judgetrace() -> None:
