@@ -107,11 +107,12 @@ def begin_output(output: Folder, corpus_id: str) -> None:
     Raises UserError for a folder that another job wrote.
     """
     for name in ("manifest.json", "contract.json"):
-        if output.exists(name) and output.read_json(name).get("job") != JOB:
+        found = output.read_json(name) if output.exists(name) else {"job": JOB}
+        # The manifests of earlier versions named no job.
+        if found.get("job") != JOB and "sampled_with" not in found:
             raise UserError(f"output = {output.url}: {name} there is of another job; give a folder of its own")
-    known = output.exists("manifest.json") or output.exists("contract.json")
-    if not known and (output / "traces").list_files():
-        raise UserError(f"output = {output.url}: the traces there are of another job; give a folder of its own")
+    if (output / "drivers").list_files():
+        raise UserError(f"output = {output.url}: the run there is of another job; give a folder of its own")
     output.write_json("contract.json", {"job": JOB, "corpus": corpus_id})
     output.delete(["manifest.json", *(f"traces/{name}" for name in (output / "traces").list_files())])
 

@@ -34,7 +34,7 @@ def test_an_output_is_emptied_of_an_earlier_call_and_names_its_corpus(tmp_path: 
         check_trace_corpus("traces", [output.url], "one")
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "contract.json", "traces/shard-00000.parquet"])
+@pytest.mark.parametrize("name", ["manifest.json", "contract.json", "drivers/driver-00000.json"])
 def test_a_folder_of_another_job_is_left_as_it_is(tmp_path: Path, name: str) -> None:
     output = Folder(str(tmp_path / "run"))
     output.write_json(name, {"job": "infer_traces"})

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from judgetrace import pacing
+from judgetrace import endpoint_engine, pacing
 from judgetrace.endpoint_client import RequestRefusedError, explain_status
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.endpoint_engine import EndpointEngine
@@ -346,8 +346,11 @@ def test_a_fault_that_stays_is_not_asked_again_and_says_whose_it_is(reply, kind)
 
 @pytest.mark.parametrize("status", [403, 404])
 @pytest.mark.parametrize(("refuses_all", "kind"), [(True, AccessRefusedError), (False, PromptRefusedError)])
-def test_what_is_forbidden_is_the_prompts_fault_where_another_request_is_answered(status, refuses_all, kind):
+def test_what_is_forbidden_is_the_prompts_fault_where_another_request_is_answered(
+    status, refuses_all, kind, monkeypatch
+):
     """A gateway that takes an item for an attack, and a key or a model that was withdrawn, say the same."""
+    monkeypatch.setattr(endpoint_engine, "FORBIDDEN_PAUSES_S", (0.0, 0.01, 0.01))
     refusal = Reply("<html>Request blocked</html>", status)
 
     def reply(asked):
@@ -360,7 +363,15 @@ def test_what_is_forbidden_is_the_prompts_fault_where_another_request_is_answere
         error = ask(server, {})[0]
     assert type(error) is kind
     assert str(status) in str(error)
-    assert len(probes) == 2
+    assert len(probes) == (2 if refuses_all else 1 + len(endpoint_engine.FORBIDDEN_PAUSES_S))
+
+
+def test_a_replica_that_knows_nothing_of_the_model_costs_no_unit(monkeypatch):
+    monkeypatch.setattr(endpoint_engine, "FORBIDDEN_PAUSES_S", (0.0, 0.01, 0.01))
+    with serving(
+        lambda n, asked: error_answer(404, "no such model") if n < 2 else Reply(chat_answer("good"))
+    ) as server:
+        assert ask(server, {})[0].text == "good"
 
 
 def test_a_request_that_is_refused_where_others_like_it_were_answered_is_the_prompts_own_fault():

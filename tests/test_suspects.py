@@ -144,17 +144,21 @@ def test_the_latest_word_about_a_unit_counts():
 def test_a_suspect_that_kills_alone_clears_the_others_of_its_death_at_once(tmp_path, corpus, mortal):  # noqa: F811
     """The second death explains the first: alone the row took no longer to kill. Most were never drawn alone."""
     script = {"latency_s": 0.01, "crowd_s": 1.0, "kills": ["shard0-0003"]}
-    worker, _, run = make_worker(tmp_path, corpus, script=script)
-    with pytest.raises(EngineDeadError):
-        call(worker, 0)
-    suspects = suspects_of(run)
+    for name in ("run", "run-2", "run-3", "run-4"):
+        worker, _, run = make_worker(tmp_path, corpus, script=script, run=name)
+        with pytest.raises(EngineDeadError):
+            call(worker, 0)
+        suspects = suspects_of(run)
+        # On a busy machine the draws beside the killer's may have ended with it.
+        if len(suspects) > 4:
+            break
     assert len(suspects) > 4
-    again, _, _ = make_worker(tmp_path, corpus, script=script)
+    again, _, _ = make_worker(tmp_path, corpus, script=script, run=name)
     with pytest.raises(EngineDeadError):
         call(again, 0)
     assert suspects_of(run) == set()
     assert again._done.num_draws < len(suspects) - 1
-    last, _, _ = make_worker(tmp_path, corpus, script=script | {"crowd_s": 0.0})
+    last, _, _ = make_worker(tmp_path, corpus, script=script | {"crowd_s": 0.0}, run=name)
     assert call(last, 0) == [40]
     assert [row["item_id"] for row in read_published(run) if row["outcome"] == "quarantined"] == ["shard0-0003"]
 

@@ -90,7 +90,7 @@ def _decode_column(name: str, column: Any, bad: dict[int, str] | None) -> Any:
         column = column.storage
     kind = column.type
     if pa.types.is_fixed_size_binary(kind):
-        return pa.array([None if value is None else value.hex() for value in column.to_pylist()], pa.string())
+        return pa.array([None if value is None else _decode_or_hex(value) for value in column.to_pylist()], pa.string())
     if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
         column = column.cast(pa.large_binary() if pa.types.is_large_string(kind) else pa.binary_view())
     elif pa.types.is_nested(kind):
@@ -146,6 +146,14 @@ def _decode_value(name: str, value: bytes | None, index: int, bad: dict[int, str
         return None
 
 
+def _decode_or_hex(value: bytes) -> str:
+    """Decode bytes, of whose length all are; what is no text is twice as long as hex, and so never the same."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.hex()
+
+
 def write_bytes(value: bytes) -> str | None:
     """Write bytes that are no text as hex; null where they are more than a hash, as a picture's."""
     return value.hex() if len(value) <= MAX_HEX_BYTES else None
@@ -153,7 +161,12 @@ def write_bytes(value: bytes) -> str | None:
 
 def write_odd(value: Any) -> str | None:
     """Write a value that JSON does not know."""
-    return write_bytes(value) if isinstance(value, bytes) else str(value)
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return write_bytes(value)
 
 
 def write_text(value: Any) -> str | None:

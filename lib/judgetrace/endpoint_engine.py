@@ -55,6 +55,8 @@ from judgetrace.top_tokens import (
 Result = TypeVar("Result")
 
 PROBE_TOKENS = 16
+FORBIDDEN_PAUSES_S = (0.0, 1.0, 3.0)
+"""Before each try of a request that is forbidden while others are answered: one replica of a server may be at fault."""
 _OUT_OF_ROOM = "output limit was reached"
 """What OpenAI says where so few tokens don't do for reasoning: key and model are right."""
 SCORE_TOKENS = 16
@@ -174,13 +176,17 @@ class EndpointEngine:
         return answer
 
     async def _post(self, path: str, body: Mapping[str, Any], read: Callable[[Any], Completion]) -> Completion:
-        try:
-            return await self._client.post(path, body, read)
-        except AccessRefusedError as error:
-            if not await self._is_served():
-                raise
-            # Another request is answered: it is this one's text that a gateway, or the server, does not let through.
-            raise PromptRefusedError(str(error)) from error
+        refusal: AccessRefusedError
+        for pause_s in FORBIDDEN_PAUSES_S:
+            await asyncio.sleep(pause_s)
+            try:
+                return await self._client.post(path, body, read)
+            except AccessRefusedError as error:
+                if not await self._is_served():
+                    raise
+                refusal = error
+        # Others are answered, and this one never: it is its text that a gateway, or the server, does not let through.
+        raise PromptRefusedError(str(refusal)) from refusal
 
     async def _is_served(self) -> bool:
         """Whether the server answers a small request now."""

@@ -53,9 +53,10 @@ class SourceConfig(BaseModel):
         default=None, min_length=1, max_length=1, description="Of CSV; null: a tab in .tsv files, else a comma."
     )
     quote: str | None = Field(
-        default='"',
+        default=None,
         max_length=1,
-        description="Of CSV: what a value with delimiters or line breaks stands in. Empty: quotes are plain text, and "
+        description="Of CSV: what a value with delimiters or line breaks stands in; null: the double quote. Empty: quotes "
+        "are plain text, and "
         "a line is a row; for files that were not written as CSV, as many .tsv.",
     )
     on_corrupt_file: Literal["stop", "quarantine"] = Field(
@@ -154,10 +155,12 @@ def _describe_file(url: str, name: str, info: dict[str, Any], wanted: str) -> So
     return SourceFile(url, kind, int(info.get("size") or 0), f"{info.get('size')}-{str(version).strip(chr(34))}")
 
 
-def plan_parts(files: Sequence[SourceFile], delimiter: str | None = None, quote: str | None = '"') -> list[SourcePart]:
+def plan_parts(files: Sequence[SourceFile], delimiter: str | None = None, quote: str | None = None) -> list[SourcePart]:
     """Cut source files into parts, in order of files and rows; reads the footers of Parquet files."""
     with ThreadPoolExecutor(max_workers=16) as pool:
-        planned = pool.map(lambda pair: _plan_file(pair[1], pair[0], delimiter, quote or ""), enumerate(files))
+        planned = pool.map(
+            lambda pair: _plan_file(pair[1], pair[0], delimiter, '"' if quote is None else quote), enumerate(files)
+        )
         return [part for parts in planned for part in parts]
 
 

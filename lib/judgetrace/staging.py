@@ -232,8 +232,7 @@ class StagePlan:
 def stage_parts(folder: Folder, parts: Sequence[SourcePart], plan: StagePlan, task: int) -> StageResult:
     """Read source parts, admit their rows and stage them; the rest goes to the task's quarantine file.
 
-    A replay writes a staging file under another name: a late twin of a task can't spoil what was handed back. Raises
-    UserError once far more of the rows are quarantined than the plan bears.
+    A replay writes a staging file under another name: a late twin of a task can't spoil what was handed back.
     """
     tally, log = RowCounts(), QuarantineLog(folder, f"quarantine/part-{plan.generation:05d}-map-{task:05d}")
     size_bytes = sum(part.size_bytes for part in parts)
@@ -253,9 +252,6 @@ def stage_parts(folder: Folder, parts: Sequence[SourcePart], plan: StagePlan, ta
                 for fault in admitted.faults:
                     tally.add_fault(part.file.url, fault)
                     log.add(part.file.url, fault)
-                if is_hopeless(tally, plan.max_quarantined_rate, size_bytes / max(plan.size_bytes, 1)):
-                    log.close()
-                    check_quarantined_rate(folder, tally, plan.max_quarantined_rate)
         writer.flush()
     return StageResult(tally, writer.list_pieces(), log.close(), size_bytes)
 
