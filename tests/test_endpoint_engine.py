@@ -368,9 +368,8 @@ def test_what_is_forbidden_is_the_prompts_fault_where_another_request_is_answere
 
 def test_a_replica_that_knows_nothing_of_the_model_costs_no_unit(monkeypatch):
     monkeypatch.setattr(endpoint_engine, "FORBIDDEN_PAUSES_S", (0.0, 0.01, 0.01))
-    with serving(
-        lambda n, asked: error_answer(404, "no such model") if n < 2 else Reply(chat_answer("good"))
-    ) as server:
+    unknown, good = error_answer(404, "no such model"), Reply(chat_answer("good"))
+    with serving(lambda n, asked: unknown if n < 2 else good) as server:
         assert ask(server, {})[0].text == "good"
 
 

@@ -55,9 +55,8 @@ class SourceConfig(BaseModel):
     quote: str | None = Field(
         default=None,
         max_length=1,
-        description="Of CSV: what a value with delimiters or line breaks stands in; null: the double quote. Empty: quotes "
-        "are plain text, and "
-        "a line is a row; for files that were not written as CSV, as many .tsv.",
+        description="Of CSV: what a value with delimiters or line breaks stands in; null: the double quote. Empty: "
+        "quotes are plain text, and a line is a row; for files that were not written as CSV, as many .tsv.",
     )
     on_corrupt_file: Literal["stop", "quarantine"] = Field(
         default="stop",
@@ -157,10 +156,9 @@ def _describe_file(url: str, name: str, info: dict[str, Any], wanted: str) -> So
 
 def plan_parts(files: Sequence[SourceFile], delimiter: str | None = None, quote: str | None = None) -> list[SourcePart]:
     """Cut source files into parts, in order of files and rows; reads the footers of Parquet files."""
+    quote_char = '"' if quote is None else quote
     with ThreadPoolExecutor(max_workers=16) as pool:
-        planned = pool.map(
-            lambda pair: _plan_file(pair[1], pair[0], delimiter, '"' if quote is None else quote), enumerate(files)
-        )
+        planned = pool.map(lambda pair: _plan_file(pair[1], pair[0], delimiter, quote_char), enumerate(files))
         return [part for parts in planned for part in parts]
 
 
