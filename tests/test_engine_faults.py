@@ -96,7 +96,7 @@ def test_a_silent_engine_is_replaced(tmp_path, corpus, undisturbed):
     check_run(run, corpus, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_a_worker_process_that_is_stopped_is_replaced(tmp_path, corpus, undisturbed, ray_session):
     run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
     config = write_config(tmp_path, corpus, run, latency_s=0.2, journal=str(journal))

@@ -15,7 +15,7 @@ from tests.test_job_infer_traces import prepare
 from tests.test_job_rate_items import read_rows
 from tests.test_vllm_engine import MODEL, save_random_adapter
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 NUM_ITEMS = 6
 CONFIG = """

@@ -40,7 +40,7 @@ def write_study(folder: Path, study: str, **sections: Any) -> str:
         "intervals": {"replicates": 50},
         "infer": {"sampling": {"max_draws": 16, "max_tokens": 100}},
         "train": {
-            "controls": ["label", "recalibrated"],
+            "controls": ["recalibrated"],
             "deepspeed": str(ROOT / "cluster/deepspeed/zero1.json"),
             "data": {"max_tokens": 256, "lanes": 2},
             "training": {"batch": 4, "micro_batch": 2, "warmup_steps": 1, "max_steps": 2},
@@ -70,7 +70,7 @@ def test_a_study_runs_once_then_skips_everything_then_does_again_what_was_asked_
     assert {state for state, _ in read_states(study).values()} == {"complete"}
     table = Folder(study).read_table("table/table.parquet").to_pylist()
     taus = {row["who"]: row for row in table if row["statistic"] == "kendall_tau_b" and row["kind"] != "raters"}
-    assert {"untuned", "tuned", "label", "recalibrated"} <= set(taus)
+    assert {"untuned", "tuned", "recalibrated"} <= set(taus)
     assert "ICC(3,1)" in (tmp_path / "study/table/table.md").read_text()
     assert Folder(study).exists("manifest.json")
     assert status.main([study]) == 0
