@@ -73,8 +73,9 @@ def main(arguments: list[str]) -> int:
             f"corpus = {new.url}: it has {buckets['corpus']} buckets, the run's corpus {buckets['run']}\n"
             f"prepare it with shards.buckets = {buckets['run']}, so that the same items lie together"
         )
-    scale = ScaleConfig.model_validate(read_finished(new)[0]["config"]["scale"])
-    begin_output(Folder(config.output), identify_corpus(read_finished(new)[0]))
+    manifest = read_finished(new)[0]
+    scale = ScaleConfig.model_validate(manifest["config"]["scale"])
+    begin_output(Folder(config.output), identify_corpus(manifest))
     decider = BucketDecider(config, new, scale, SamplingConfig(**sampled["sampling"]), buckets["run"])
     counts: Counter[str] = Counter()
     with connect_ray(config.cluster):
@@ -82,7 +83,7 @@ def main(arguments: list[str]) -> int:
         for found in run_tasks("decide_again", decider.decide, numbers, wait_s=config.cluster.wait_s):
             counts.update(found)
     outcomes = {name: count for name, count in counts.items() if name not in (NOT_HELD, TEXT_NOT_KEPT)}
-    manifest = {
+    about = {
         "job": JOB,
         "units": sum(outcomes.values()),
         "outcomes": outcomes,
@@ -91,7 +92,7 @@ def main(arguments: list[str]) -> int:
         "config": config.model_dump(mode="json"),
         "sampled_with": sampled,
     }
-    Folder(config.output).write_atomic("manifest.json", encode_json(manifest))
+    Folder(config.output).write_atomic("manifest.json", encode_json(about))
     console = open_console()
     told = outcomes | ({NOT_HELD: counts[NOT_HELD]} if counts[NOT_HELD] else {})
     console.print(", ".join(f"{count:,} {what}" for what, count in sorted(told.items())))

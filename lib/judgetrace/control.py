@@ -86,10 +86,10 @@ class RunControl:
         self, clock: Callable[[], float] = time.monotonic, accepted_before: Mapping[str, int] | None = None
     ) -> None:
         """`accepted_before` is what was accepted of each level before this call; None where nobody has to know."""
-        self._clock, self._accepted_before = clock, accepted_before
+        self._clock = clock
         self._reports: dict[str, WorkerReport] = {}
         self._accepted: dict[str, Counter[str]] = {}
-        self._all_accepted = Counter(accepted_before or {})
+        self._all_accepted = None if accepted_before is None else Counter(accepted_before)
         self._heard_at: dict[str, float] = {}
         self._drain = False
         self._fenced: str | None = None
@@ -98,20 +98,16 @@ class RunControl:
         """Take a worker's latest report; returns what it should do and know."""
         self._reports[report.worker] = report
         self._heard_at[report.worker] = self._clock()
-        if self._accepted_before is not None:
-            self._add_accepted(report.worker, Tally(units=report.done.levels).count_accepted())
-        return Orders(self._drain, self._count_elsewhere(report.worker))
+        return Orders(self._drain, {} if self._all_accepted is None else self._count_elsewhere(report))
 
-    def _count_elsewhere(self, worker: str) -> dict[str, int]:
-        if self._accepted_before is None:
-            return {}
-        return dict(self._all_accepted - self._accepted[worker])
-
-    def _add_accepted(self, worker: str, accepted: Counter[str]) -> None:
-        """Keep the sum over all workers by what has changed, since each of them asks every second."""
+    def _count_elsewhere(self, report: WorkerReport) -> dict[str, int]:
+        """Count what others accepted. The sum of all is kept by what has changed: every worker asks every second."""
+        assert self._all_accepted is not None
+        accepted = Tally(units=report.done.levels).count_accepted()
         self._all_accepted.update(accepted)
-        self._all_accepted.subtract(self._accepted.get(worker, {}))
-        self._accepted[worker] = accepted
+        self._all_accepted.subtract(self._accepted.get(report.worker, {}))
+        self._accepted[report.worker] = accepted
+        return dict(self._all_accepted - accepted)
 
     def report_fenced(self, message: str) -> None:
         """Note that a newer driver has taken the run over: everyone drains."""

@@ -73,9 +73,11 @@ def make_plan(config: PrepareCorpusConfig) -> CorpusPlan:
         max_text_bytes=config.limits.max_text_bytes,
         needs_annotator=config.target.rule == "per_annotator",
     )
-    wanted = choose_buckets(config.columns, parts)
-    num_buckets = manifests[0]["buckets"] if manifests else config.shards.buckets or wanted
-    warnings += _warn_of_few_buckets(num_buckets, wanted) if manifests else []
+    if manifests:
+        num_buckets = manifests[0]["buckets"]
+        warnings += _warn_of_few_buckets(num_buckets, choose_buckets(config.columns, parts))
+    else:
+        num_buckets = config.shards.buckets or choose_buckets(config.columns, parts)
     rules = CorpusRules(
         target=config.target,
         scales=config.scale,
@@ -129,9 +131,8 @@ def _check_sources(config: PrepareCorpusConfig, parts: list[SourcePart], appends
     faults += [fault for _, fault in found if fault]
     if faults and config.source.on_corrupt_file == "stop":
         raise UserError(describe_corrupt(faults))
-    if not appends and all(part.file.format != "jsonl" or is_head_whole(part.file) for part in readable.values()):
-        return _check_labels(config, [names for names, _ in found if names], is_sure=True)
-    return _check_labels(config, [names for names, _ in found if names], is_sure=False)
+    is_sure = not appends and all(part.file.format != "jsonl" or is_head_whole(part.file) for part in readable.values())
+    return _check_labels(config, [names for names, _ in found if names], is_sure=is_sure)
 
 
 def _check_labels(config: PrepareCorpusConfig, found: list[list[str]], is_sure: bool) -> list[str]:
