@@ -70,7 +70,7 @@ def stage_sources(plan: CorpusPlan) -> tuple[BucketResult, dict[int, list[Piece]
     folder, stage = plan.folder, plan.stage
     is_pilot = plan.config.limit is not None
     tasks = [plan.parts] if is_pilot else [[part] for part in plan.parts]
-    total, done_bytes = BucketResult(), 0
+    total, done_bytes, all_bytes = BucketResult(), 0, sum(part.size_bytes for part in plan.parts)
     pieces: dict[int, list[Piece]] = {bucket: [] for bucket in range(stage.num_buckets)}
 
     def run(number: int, parts: list[SourcePart]) -> StageResult:
@@ -80,7 +80,7 @@ def stage_sources(plan: CorpusPlan) -> tuple[BucketResult, dict[int, list[Piece]
         total.tally.add(result.tally)
         total.files += result.quarantine
         done_bytes += result.size_bytes
-        if is_hopeless(total.tally, stage.max_quarantined_rate, done_bytes / max(stage.size_bytes, 1)):
+        if is_hopeless(total.tally, plan.config.limits.max_quarantined_rate, done_bytes / max(all_bytes, 1)):
             check_quarantine(plan, total.tally)
         for bucket, piece in result.pieces.items():
             pieces[bucket].append(piece)

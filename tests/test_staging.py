@@ -15,15 +15,14 @@ from judgetrace.staging import RowCounts, StagePlan, StageResult, is_hopeless, s
 from judgetrace.storage import Folder
 
 
-def stage(tmp_path: Path, num_bad: int, num_good: int, share: float = 1.0, limit: float = 0.05) -> StageResult:
-    """Stage a file of bad rows and then good ones, which is a share of the corpus."""
+def stage(tmp_path: Path, num_bad: int, num_good: int) -> StageResult:
+    """Stage a file of bad rows and then good ones."""
     rows = [*(f"b{n},text,9\n" for n in range(num_bad)), *(f"g{n},text,1\n" for n in range(num_good))]
     (tmp_path / "a.csv").write_text("item,text,label\n" + "".join(rows))
     parts = plan_parts(list_source_files(SourceConfig(paths=[str(tmp_path / "a.csv")])))
     columns = ColumnsConfig(item_id="item", text="text", label="label")
     rules = IntakeRules(columns, ScaleConfig(values=("1", "2")), parse_guideline("Rate."))
-    size = int(parts[0].size_bytes / share)
-    plan = StagePlan(rules, 1, 0, max_quarantined_rate=limit, size_bytes=size)
+    plan = StagePlan(rules, 1, 0)
     return stage_parts(Folder(str(tmp_path / "corpus")), parts, plan, task=3)
 
 
@@ -32,7 +31,7 @@ def read_rows(folder: Folder) -> list[int]:
 
 
 def test_a_task_may_admit_no_row_at_all(tmp_path: Path) -> None:
-    result = stage(tmp_path, 3, 0, limit=1.0)
+    result = stage(tmp_path, 3, 0)
 
     assert (result.tally.rows_in, result.tally.num_quarantined, result.pieces) == (3, 3, {})
 

@@ -28,7 +28,7 @@ from judgetrace.sources import (
     list_source_files,
     plan_parts,
 )
-from judgetrace.staging import STAGED, RowCounts, StagePlan, check_quarantined_rate, limit_batches
+from judgetrace.staging import STAGED, RowCounts, StagePlan, limit_batches
 from judgetrace.storage import Folder, open_filesystem
 from judgetrace.text_files import measure_row_bytes
 from judgetrace.units import CorpusRules, find_repeats, make_units, settle_groups
@@ -89,14 +89,7 @@ def make_plan(config: PrepareCorpusConfig) -> CorpusPlan:
         file_urls=[file.url for file in files],
         names_annotators=config.source.layout == "wide" or config.columns.annotator_id is not None,
     )
-    stage = StagePlan(
-        intake,
-        num_buckets,
-        len(manifests),
-        config.limit,
-        config.limits.max_quarantined_rate,
-        sum(part.size_bytes for part in parts),
-    )
+    stage = StagePlan(intake, num_buckets, len(manifests), config.limit)
     return CorpusPlan(config, folder, guideline, files, parts, stage, rules, tuple(warnings))
 
 
@@ -202,7 +195,15 @@ def describe_run(config: PrepareCorpusConfig, guideline: Guideline) -> dict[str,
 
 def check_quarantine(plan: CorpusPlan, tally: RowCounts) -> None:
     """Raise UserError where more rows were quarantined than the config bears."""
-    check_quarantined_rate(plan.folder, tally, plan.config.limits.max_quarantined_rate)
+    limit = plan.config.limits.max_quarantined_rate
+    if tally.num_quarantined <= limit * tally.rows_in:
+        return
+    raise UserError(
+        f"{tally.num_quarantined} of {tally.rows_in} rows are unusable, over limits.max_quarantined_rate = {limit}\n"
+        f"reasons: {dict(tally.quarantined.most_common())}\nfor example:\n  "
+        + "\n  ".join(tally.examples)
+        + f"\nall of them: {plan.folder.url}/quarantine/; mend the source or the config, or raise the limit"
+    )
 
 
 def print_dry_run(plan: CorpusPlan) -> None:

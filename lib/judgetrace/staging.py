@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from judgetrace.batches import Fault, RawBatch
-from judgetrace.config import UserError
 from judgetrace.intake import ADMITTED, IntakeRules, admit_batch
 from judgetrace.readers import read_part
 from judgetrace.schema import QUARANTINE
@@ -105,18 +104,6 @@ class QuarantineLog:
         self._folder.write_atomic(name, encode_parquet(pa.table(columns, schema=QUARANTINE)))
         self._names.append(name)
         self._rows = []
-
-
-def check_quarantined_rate(folder: Folder, tally: RowCounts, limit: float) -> None:
-    """Raise UserError where more of the rows were quarantined than `limit`."""
-    if tally.num_quarantined <= limit * tally.rows_in:
-        return
-    raise UserError(
-        f"{tally.num_quarantined} of {tally.rows_in} rows are unusable, over limits.max_quarantined_rate = {limit}\n"
-        f"reasons: {dict(tally.quarantined.most_common())}\nfor example:\n  "
-        + "\n  ".join(tally.examples)
-        + f"\nall of them: {folder.url}/quarantine/; mend the source or the config, or raise the limit"
-    )
 
 
 def is_hopeless(tally: RowCounts, limit: float, share: float) -> bool:
@@ -225,8 +212,6 @@ class StagePlan:
     num_buckets: int
     generation: int
     limit: int | None = None
-    max_quarantined_rate: float = 1.0
-    size_bytes: int = 0  # of all parts
 
 
 def stage_parts(folder: Folder, parts: Sequence[SourcePart], plan: StagePlan, task: int) -> StageResult:
