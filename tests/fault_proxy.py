@@ -59,6 +59,7 @@ truncate  half of the body arrives, then the connection is closed
 short     half of the body arrives as if it were the whole
 lost      the server does what it is asked; its answer never comes
 unsent    the connection is closed before the server is asked
+abort     the connection is reset before the server is asked
 hold      the request waits until `release` is called, and is then sent if who asked is still there
 late      likewise, and it is sent in any case
 done      the server does what it is asked; its answer waits until `release` is called
@@ -172,8 +173,8 @@ class FaultProxy:
                 return web.Response()
         if seen.fault in ERRORS:
             return _make_error(request, seen)
-        if seen.fault == "unsent":
-            return _hang_up(request)
+        if seen.fault in {"unsent", "abort"}:
+            return _hang_up(request, reset=seen.fault == "abort")
         kept = CIMultiDict((n, v) for n, v in request.headers.items() if n.lower() not in _HOP - {"content-encoding"})
         async with self._client.request(
             request.method, self.target + request.raw_path, data=body, headers=kept, skip_auto_headers=["Content-Type"]

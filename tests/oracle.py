@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from judgetrace.accounting import Tally, add_tallies, tally_traces
-from judgetrace.ledger import current_shard_files, read_tally, table_keys
+from judgetrace.ledger import current_shard_files, read_tally
 from judgetrace.schema import UnitKey, unit_key
 from judgetrace.storage import Folder
 from tests.trace_tables import read_published
@@ -65,14 +65,19 @@ def check_rows(rows: Sequence[dict[str, Any]]) -> None:
             assert row["trace"], key
             hits = [draw["index"] for draw in row["draws"] if draw["reason"] == "accepted"]
             assert row["draw_index"] == min(hits), key
+            (hit,) = (draw for draw in row["draws"] if draw["index"] == row["draw_index"])
+            assert hit["rating"] == row["rating"], key
             assert set(range(row["draw_index"])) <= set(indices), key
 
 
 def check_totals(rows: Sequence[dict[str, Any]], run: str, corpus: str, is_complete: bool = True) -> None:
     """Check that the rows are those of the corpus, and that all that was counted of them is true."""
-    keys, expected = set(map(unit_key, rows)), corpus_keys(corpus)
+    labels = corpus_labels(corpus)
+    keys, expected = set(map(unit_key, rows)), set(labels)
     assert not keys - expected, f"not in the corpus: {sorted(keys - expected)[:5]}"
     assert keys == expected or not is_complete, f"{len(expected - keys)} lost: {sorted(expected - keys)[:5]}"
+    for row in rows:
+        assert (row["target_label"], row["accepted_labels"]) == labels[unit_key(row)], unit_key(row)
     folder = Folder(run) / "traces"
     names = sorted(current_shard_files(folder).values())
     for name in names:
@@ -92,12 +97,13 @@ def check_manifest(run: str, tally: Tally) -> None:
     assert Tally.from_json(manifest["tally"]) == tally
 
 
-def corpus_keys(corpus: str) -> set[UnitKey]:
-    """Return the keys of all units of a prepared corpus."""
+def corpus_labels(corpus: str) -> dict[UnitKey, tuple[str, list[str]]]:
+    """Return the target label and the accepted labels of every unit of a prepared corpus, by its key."""
     items = Folder(corpus) / "items"
-    keys = [key for name in items.list_files(".parquet") for key in table_keys(items.read_table(name))]
-    assert len(set(keys)) == len(keys), "the corpus itself has units twice"
-    return set(keys)
+    units = [unit for name in items.list_files(".parquet") for unit in items.read_table(name).to_pylist()]
+    labels = {unit_key(unit): (unit["target_label"], unit["accepted_labels"]) for unit in units}
+    assert len(labels) == len(units), "the corpus itself has units twice"
+    return labels
 
 
 def accepted_set(rows: Sequence[dict[str, Any]]) -> set[tuple[Any, ...]]:

@@ -133,7 +133,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.served
 @needs_model_file
 def test_converted_model_gives_the_logits_of_the_file_it_came_from(converted: Path) -> None:
     import torch
@@ -158,7 +158,7 @@ def test_converted_model_gives_the_logits_of_the_file_it_came_from(converted: Pa
     assert tokenizer.decode(found[0, -1].argmax()) == " Paris"
 
 
-@pytest.mark.slow
+@pytest.mark.served
 @needs_model_file
 def test_converted_model_keeps_its_embeddings_tied(converted: Path) -> None:
     num_bytes = (converted / "model.safetensors").stat().st_size
@@ -166,7 +166,7 @@ def test_converted_model_keeps_its_embeddings_tied(converted: Path) -> None:
     assert 134_515_008 * 2 <= num_bytes < 134_515_008 * 2 + 100_000  # parameters of SmolLM2-135M, two bytes each
 
 
-@pytest.mark.slow
+@pytest.mark.served
 @needs_model_file
 def test_converted_model_renders_its_chat_template(converted: Path) -> None:
     from transformers import AutoTokenizer

@@ -243,7 +243,9 @@ PASSING = {
 }
 
 
-@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=() if fault == "slow body" else pytest.mark.chaos) for fault in PASSING]
+)
 def test_a_passing_fault_loses_and_doubles_nothing(proxy, fault):
     """Two of six requests meet the fault; all six get their own answer, as they would without it."""
     spec = make_spec(proxy.base_url, timeout_s=8.0)
@@ -264,6 +266,7 @@ def test_a_passing_fault_loses_and_doubles_nothing(proxy, fault):
     assert {*asked} == {*WORDS}
 
 
+@pytest.mark.chaos
 def test_a_waiting_time_that_the_server_names_holds_for_all(proxy):
     async def work() -> tuple[float, int]:
         async with closing(load_engine(make_spec(proxy.base_url, slots=1))) as engine:

@@ -195,7 +195,7 @@ def exported(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_trl_takes_chats_and_pairs_for_conversations(exported: Path) -> None:
     datasets, trl = pytest.importorskip("datasets"), pytest.importorskip("trl")
     chats = load(datasets, exported / "trl/chats")
@@ -205,7 +205,7 @@ def test_trl_takes_chats_and_pairs_for_conversations(exported: Path) -> None:
     assert trl.is_conversational(pairs[0])
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_datasets_loads_the_folder_with_its_splits(exported: Path) -> None:
     datasets = pytest.importorskip("datasets")
     found = datasets.load_dataset(str(exported / "datasets"), cache_dir=str(exported / "cache"))
@@ -218,7 +218,7 @@ def load(datasets: Any, folder: Path) -> Any:
     return datasets.load_dataset("json", data_files=files, split="train", cache_dir=str(folder / "cache"))
 
 
-@pytest.mark.slow
+@pytest.mark.served
 @pytest.mark.skipif(not MODEL.exists(), reason="the embedded model is not prepared (python -m jobs.prepare_demo)")
 def test_a_trl_user_learns_the_text_that_train_rater_learns() -> None:
     from judgetrace.engine import ModelConfig
@@ -291,7 +291,7 @@ def review_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.port}"
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_argilla_reads_settings_and_records(exported: Path, review_server: str) -> None:
     import argilla
 

@@ -52,7 +52,7 @@ def fill(disk: Path, left: int) -> Path:
     return ballast
 
 
-@pytest.mark.slow
+@pytest.mark.served
 @pytest.mark.parametrize("left", [0, 12 << 10, 32 << 10])
 def test_a_run_on_a_full_disk_stops_with_its_reason_and_goes_on_when_there_is_room(tmp_path, small_disk, left):
     corpus, run = str(tmp_path / "corpus"), str(small_disk / "run")

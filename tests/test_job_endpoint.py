@@ -18,7 +18,7 @@ from judgetrace.storage import Folder
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.conftest import ENDPOINT_KEY
 from tests.loopback import Asked, Reply, ScriptedServer, chat_answer, error_answer
-from tests.test_job_infer_traces import NUM_UNITS, prepare
+from tests.test_job_infer_traces import NUM_UNITS
 from tests.trace_tables import read_published
 
 pytestmark = pytest.mark.slow
@@ -26,10 +26,9 @@ pytestmark = pytest.mark.slow
 ((VARIABLE, KEY),) = ENDPOINT_KEY.items()
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory, ray_session) -> str:
-    folder = tmp_path_factory.mktemp("corpus")
-    return prepare(folder, str(folder / "corpus"))
+@pytest.fixture(scope="session")
+def corpus(shared_corpus) -> str:
+    return shared_corpus
 
 
 def rate(asked: Asked) -> Reply:

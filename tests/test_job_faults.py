@@ -19,8 +19,8 @@ from judgetrace.run_folder import RunFolder
 from judgetrace.run_report import describe_state
 from judgetrace.storage import Folder
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
-from tests.oracle import accepted_set, check_run
-from tests.test_job_infer_traces import prepare, read_rows, write_config
+from tests.oracle import check_run
+from tests.test_job_infer_traces import write_config
 from tests.test_reaper import is_alive
 
 pytestmark = pytest.mark.slow
@@ -28,17 +28,14 @@ pytestmark = pytest.mark.slow
 NUM_UNITS = 200
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory, ray_session) -> str:
-    folder = tmp_path_factory.mktemp("corpus")
-    return prepare(folder, str(folder / "corpus"), num=NUM_UNITS)
+@pytest.fixture(scope="session")
+def corpus(faults_corpus) -> str:
+    return faults_corpus
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, corpus) -> set:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    assert infer_traces.main([write_config(folder, corpus, str(folder / "run"))]) == 0
-    return accepted_set(read_rows(str(folder / "run")))
+@pytest.fixture(scope="session")
+def undisturbed(faults_undisturbed) -> set:
+    return faults_undisturbed
 
 
 def wait_until(what: str, condition: Callable[[], object], seconds: float = 60) -> None:
@@ -88,6 +85,7 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(tmp_path, corpu
     assert committed.isdisjoint(line[2] for line in read_journal(journal)[drawn_before:])
 
 
+@pytest.mark.chaos
 def test_a_worker_that_is_killed_is_replaced(tmp_path, corpus, undisturbed, ray_session):
     run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
     config = write_config(tmp_path, corpus, run, latency_s=0.1, journal=str(journal))
@@ -132,6 +130,7 @@ def test_a_second_driver_fences_the_first_and_completes_the_run(tmp_path, corpus
     check_run(run, corpus, undisturbed)
 
 
+@pytest.mark.chaos
 def test_two_engines_work_on_two_nodes(tmp_path, corpus, undisturbed, ray_session):
     run, journal = str(tmp_path / "run"), tmp_path / "journal"
     config = write_config(tmp_path, corpus, run, latency_s=0.1, journal=str(journal))

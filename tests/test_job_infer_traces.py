@@ -87,10 +87,9 @@ def read_rows(run: str) -> list[dict]:
     return read_published(Folder(run))
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory, ray_session) -> str:
-    folder = tmp_path_factory.mktemp("corpus")
-    return prepare(folder, str(folder / "corpus"))
+@pytest.fixture(scope="session")
+def corpus(shared_corpus) -> str:
+    return shared_corpus
 
 
 def test_every_unit_ends_in_one_row_and_a_second_run_has_nothing_to_do(tmp_path, corpus, capsys):

@@ -13,14 +13,14 @@ import pytest
 
 from jobs import infer_traces
 from judgetrace.storage import Folder
-from tests.test_job_infer_traces import NUM_UNITS, prepare, write_config
+from tests.conftest import METRICS_EVERY_S
+from tests.test_job_infer_traces import NUM_UNITS, write_config
 
 pytestmark = pytest.mark.slow
 
 LINE = re.compile(r"^(ray_judgetrace_\w+)\{(.*)\} (\S+)$")
 DRAWS = ("ray_judgetrace_draws_total",)
-FLUSHED_S = 15.0
-"""Processes hand their metrics to their node every 10 s."""
+FLUSHED_S = 3.0 * METRICS_EVERY_S
 
 
 def scrape(run: str) -> dict[tuple[str, ...], float]:
@@ -65,16 +65,15 @@ def latest(seen: list[dict]) -> dict[tuple[str, ...], float]:
     return {key: value for scraped in seen for key, value in scraped.items()}
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory, ray_session) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("corpus")
-    return prepare(folder, str(folder / "corpus"))
+@pytest.fixture(scope="session")
+def corpus(shared_corpus) -> str:
+    return shared_corpus
 
 
 def test_scraped_metrics_match_the_manifest_and_grow_while_the_job_runs(tmp_path, corpus):
     run = str(tmp_path / "run")
     with scraping(run) as seen:
-        assert infer_traces.main([write_config(tmp_path, corpus, run, latency_s=0.8, poison=["item-00003"])]) == 0
+        assert infer_traces.main([write_config(tmp_path, corpus, run, latency_s=0.4, poison=["item-00003"])]) == 0
     manifest, found = Folder(run).read_json("manifest.json"), latest(seen)
     tokens, accepted = manifest["tokens"], manifest["outcomes"]["accepted"]
     wanted = {

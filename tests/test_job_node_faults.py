@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from judgetrace.storage import Folder
-from tests.oracle import accepted_set, check_run
-from tests.test_job_faults import NUM_UNITS, read_journal, started_job, wait_until
-from tests.test_job_infer_traces import prepare, write_config
+from tests.oracle import check_run
+from tests.test_job_faults import read_journal, started_job, wait_until
+from tests.test_job_infer_traces import write_config
 from tests.test_reaper import is_alive
 
 pytestmark = pytest.mark.timeout(900)
@@ -26,19 +26,14 @@ KILL_EVERY_S = 20
 REPLICAS = ["--engine.min_replicas=1", "--engine.max_replicas=4"]
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory, ray_session) -> str:
-    folder = tmp_path_factory.mktemp("corpus")
-    return prepare(folder, str(folder / "corpus"), num=NUM_UNITS)
+@pytest.fixture(scope="session")
+def corpus(faults_corpus) -> str:
+    return faults_corpus
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, corpus) -> set:
-    from jobs import infer_traces
-
-    folder = tmp_path_factory.mktemp("undisturbed")
-    assert infer_traces.main([write_config(folder, corpus, str(folder / "run"))]) == 0
-    return accepted_set(check_run(str(folder / "run"), corpus))
+@pytest.fixture(scope="session")
+def undisturbed(faults_undisturbed) -> set:
+    return faults_undisturbed
 
 
 class Nodes:

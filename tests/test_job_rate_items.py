@@ -18,10 +18,9 @@ from tests.trace_tables import read_published
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory, ray_session) -> str:
-    folder = tmp_path_factory.mktemp("corpus")
-    return prepare(folder, str(folder / "corpus"))
+@pytest.fixture(scope="session")
+def corpus(shared_corpus) -> str:
+    return shared_corpus
 
 
 def write_rating_config(folder: Path, corpus: str, run: str, **script: object) -> str:

@@ -45,9 +45,8 @@ keep_rejected_text = true
 """
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory, ray_session) -> Path:
-    folder = tmp_path_factory.mktemp("demo")
+def prepare_demo_corpus(folder: Path) -> None:
+    """Prepare the demo's corpus in `folder`, and the config of a run over it."""
     source = folder / "source"
     model = ROOT / ".cache/judgetrace/smollm2-135m"
     prepared = [str(ROOT / "jobs/prepare_demo.toml"), f"--model_dir={model}", f"--corpus_dir={source}"]
@@ -56,7 +55,6 @@ def demo(tmp_path_factory, ray_session) -> Path:
     study = [str(ROOT / "jobs/demo_study.toml"), f"--study={folder}/study", "--only=prepare", *paths]
     assert run_study.main(study) == 0
     (folder / "traces.toml").write_text(CONFIG.format(folder=folder, model=model, root=ROOT, limit=NUM_UNITS))
-    return folder
 
 
 def our_processes(title: str) -> list[psutil.Process]:

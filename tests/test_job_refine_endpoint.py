@@ -58,7 +58,7 @@ class Service:
         if asked.path.endswith("/chat/completions") and asked.body["messages"][-1]["content"] == "Hi":
             self.num_probes += 1
             return Reply(chat_answer("Hi"))
-        if next(self._numbers) % 10 == 0:
+        if next(self._numbers) % 30 == 0:
             return next(self._turns)
         self.answered[asked.body["model"]] += 1
         if asked.path.endswith("/embeddings"):

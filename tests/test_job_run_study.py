@@ -91,6 +91,7 @@ def test_a_study_runs_once_then_skips_everything_then_does_again_what_was_asked_
     assert (tmp_path / "study/rate/untuned/manifest.json").is_file()
 
 
+@pytest.mark.chaos
 def test_a_study_may_lie_on_s3_and_a_fault_of_one_stage_leaves_the_others(tmp_path, ray_session, s3):
     study = f"{s3}/{tmp_path.name}/study"
     rate = {"decoding": {"rating": "expected"}, "others": ["broken"]}

@@ -18,34 +18,24 @@ from judgetrace.config import UserError
 from judgetrace.storage import Folder
 from tests.test_job_faults import wait_until
 from tests.test_job_real_engine import our_processes
-from tests.train_runs import make_tiny_model, prepare_words, read_losses, write_traces, write_train_config
+from tests.train_runs import read_losses, write_traces
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-STEPS = 40
 
-
-@pytest.fixture(scope="module")
-def write_config(tmp_path_factory, ray_session) -> Callable[..., str]:
-    folder = tmp_path_factory.mktemp("shared")
-    model = make_tiny_model(folder / "tiny")
-    corpus = prepare_words(folder, str(folder / "corpus"))
-    traces = write_traces(corpus, str(folder / "traces"))
-
-    def write(own: Path, run: str | None = None) -> str:
-        config = write_train_config(own, corpus, traces, run or str(own / "run"), model)
-        text = Path(config).read_text().replace("max_steps = 6", f"max_steps = {STEPS}")
-        Path(config).write_text(text.replace("every_steps = 2\nmax_items = 8", "every_steps = 5\nmax_items = 0"))
-        return config
+@pytest.fixture(scope="session")
+def write_config(word_runs) -> Callable[..., str]:
+    def write(own: Path, run: str | None = None, traces: str | None = None) -> str:
+        config = Path(word_runs.write_long_config(own, run or str(own / "run"), traces))
+        config.write_text(config.read_text().replace("max_items = 8", "max_items = 0"))
+        return str(config)
 
     return write
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, write_config) -> dict[int, float]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    assert train_rater.main([write_config(folder)]) == 0
-    return read_losses(str(folder / "run"))
+@pytest.fixture(scope="session")
+def undisturbed(undisturbed_training) -> dict[int, float]:
+    return read_losses(undisturbed_training)
 
 
 def after_first_checkpoint(run: str, act: Callable[[], None]) -> threading.Thread:
@@ -64,10 +54,19 @@ def kill(process: psutil.Process) -> None:
     os.kill(process.pid, signal.SIGKILL)
 
 
+def tell_of_new_nodes() -> None:
+    """Have Ray's coordinator look for nodes now: it does each 20 s, and an elastic group starts on those it knows."""
+    import ray
+    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator
+
+    ray.get(default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()._tick.remote())
+
+
 def test_a_killed_worker_is_replaced_from_a_checkpoint_on_s3_and_the_losses_are_the_same(
-    write_config, undisturbed, tmp_path, s3
+    write_config, undisturbed, word_runs, tmp_path, s3
 ):
     run = f"{s3}/killed-worker/run"
+    traces = write_traces(word_runs.corpus, f"{s3}/killed-worker/traces")
     workers: list[psutil.Process] = []
 
     def kill_one() -> None:
@@ -75,10 +74,11 @@ def test_a_killed_worker_is_replaced_from_a_checkpoint_on_s3_and_the_losses_are_
         kill(workers[0])
 
     thread = after_first_checkpoint(run, kill_one)
-    assert train_rater.main([write_config(tmp_path, run)]) == 0
+    assert train_rater.main([write_config(tmp_path, run, traces)]) == 0
     thread.join()
     assert len(workers) == 2
     assert read_losses(run) == pytest.approx(undisturbed, abs=1e-4)
+    assert "model.safetensors" in (Folder(run) / "rater").list_files()
 
 
 def test_a_killed_driver_is_followed_by_one_that_goes_on_from_the_newest_checkpoint(
@@ -100,11 +100,14 @@ def test_a_killed_driver_is_followed_by_one_that_goes_on_from_the_newest_checkpo
     assert Folder(str(tmp_path / "run")).exists("drivers/driver-00001.json")
 
 
-def test_a_lost_node_leaves_the_others_to_go_on(write_config, undisturbed, tmp_path, ray_cluster):
+def test_a_lost_node_leaves_the_others_to_go_on(write_config, undisturbed, tmp_path, ray_cluster, monkeypatch):
+    # After the loss Ray Train waits so long for the node that is gone, by default a minute.
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
     # One worker a node: two of .6 CPU don't fit into one.
     nodes = [
         ray_cluster.add_node(num_cpus=1, resources={"train": 1}, object_store_memory=256 * 2**20) for _ in range(2)
     ]
+    tell_of_new_nodes()
     config = write_config(tmp_path)
     text = (
         Path(config)
@@ -144,6 +147,7 @@ def test_a_driver_that_was_replaced_stops_without_saving(write_config, tmp_path)
     assert raised.value.exit_status == 3
 
 
+@pytest.mark.chaos
 def test_a_job_that_cannot_get_its_workers_says_what_it_waits_for(write_config, tmp_path, ray_session):
     import ray
 

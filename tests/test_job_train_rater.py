@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,50 +17,25 @@ from judgetrace.training.checkpoints import STATE
 from judgetrace.training.progress import Progress
 from judgetrace.training.standing import read_standing
 from tests import scripted_scores
-from tests.train_runs import (
-    list_checkpoints,
-    make_tiny_model,
-    prepare_words,
-    read_losses,
-    write_traces,
-    write_train_config,
-)
+from tests.train_runs import LONG_STEPS, list_checkpoints, make_tiny_model, read_losses, write_traces
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 DEEPSPEED = Path(__file__).parents[1] / "cluster/deepspeed"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory, ray_session) -> str:
-    folder = tmp_path_factory.mktemp("corpus")
-    return prepare_words(folder, str(folder / "corpus"))
-
-
-@pytest.fixture(scope="module")
-def traces(tmp_path_factory, corpus) -> str:
-    return write_traces(corpus, str(tmp_path_factory.mktemp("traces")))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, corpus, traces, model) -> str:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    assert train_rater.main([write_train_config(folder, corpus, traces, str(folder / "run"), model)]) == 0
-    return str(folder / "run")
+@pytest.fixture(scope="session")
+def undisturbed(undisturbed_training) -> str:
+    return undisturbed_training
 
 
 def test_a_run_leaves_a_rater_with_its_card_its_metrics_and_a_manifest(undisturbed, capsys):
     run = Folder(undisturbed)
     losses = read_losses(undisturbed)
-    assert sorted(losses) == [1, 2, 3, 4, 5, 6]
-    assert losses[6] < losses[1]
+    assert sorted(losses) == list(range(1, LONG_STEPS + 1))
+    assert losses[LONG_STEPS] < losses[1]
     manifest = run.read_json("manifest.json")
-    assert manifest["training"]["steps"] == 6
+    assert manifest["training"]["steps"] == LONG_STEPS
     assert manifest["data"]["examples"] > 60
     names = set((run / "rater").list_files())
     assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "guideline.md"} <= names
@@ -67,61 +43,49 @@ def test_a_run_leaves_a_rater_with_its_card_its_metrics_and_a_manifest(undisturb
     card = (run / "rater").read_bytes("README.md").decode()
     assert f"{manifest['data']['examples']:,}" in card
     validated = [row for row in run.read_table("metrics.parquet").to_pylist() if row["validation"]]
-    assert [row["step"] for row in validated] == [0, 2, 4, 6]
+    assert [row["step"] for row in validated] == [0, 5, 10, 15, 20, 25]
     assert 0 <= json.loads(validated[-1]["validation"])["expected_coverage"] <= 1
 
 
-def test_the_rater_holds_the_base_with_the_trained_adapter_merged_in(undisturbed, model):
+def test_the_rater_holds_the_base_with_the_trained_adapter_merged_in(undisturbed, word_runs):
     import torch
     from transformers import AutoModelForCausalLM
 
     tuned = AutoModelForCausalLM.from_pretrained(f"{undisturbed}/rater", dtype=torch.float32).state_dict()
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).state_dict()
+    base = AutoModelForCausalLM.from_pretrained(word_runs.model, dtype=torch.float32).state_dict()
     assert tuned.keys() == base.keys()
     changed = {name for name in base if not torch.allclose(tuned[name], base[name], atol=1e-2, rtol=1e-2)}
     assert changed
     assert all("_proj" in name for name in changed)
 
 
-def test_a_finished_run_has_nothing_to_do(undisturbed, corpus, traces, model, tmp_path, capsys):
-    assert train_rater.main([write_train_config(tmp_path, corpus, traces, undisturbed, model)]) == 0
+def test_a_finished_run_has_nothing_to_do(undisturbed, word_runs, tmp_path, capsys):
+    assert train_rater.main([word_runs.write_long_config(tmp_path, undisturbed)]) == 0
     assert "is complete" in capsys.readouterr().out
 
 
-def test_another_recipe_is_refused_in_the_same_folder(undisturbed, corpus, traces, model, tmp_path):
-    config = write_train_config(tmp_path, corpus, traces, undisturbed, model)
+def test_another_recipe_is_refused_in_the_same_folder(undisturbed, word_runs, tmp_path):
+    config = word_runs.write_long_config(tmp_path, undisturbed)
     with pytest.raises(UserError, match=r"training\.learning_rate"):
         train_rater.main([config, "--training.learning_rate=0.5"])
 
 
 @pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.chaos), 3])
-def test_other_zero_stages_and_one_worker_have_the_same_losses(stage, undisturbed, corpus, traces, model, tmp_path):
-    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
+def test_other_zero_stages_and_one_worker_have_the_same_losses(stage, undisturbed, word_runs, tmp_path):
+    config = word_runs.write_config(tmp_path, str(tmp_path / "run"))
     workers = 1 if stage == 2 else 2
     changes = [f"--deepspeed={DEEPSPEED}/zero{stage}.json", f"--workers.num_workers={workers}"]
     # What is computed again is what it was.
     changes += ["--training.activation_checkpointing"] if stage == 3 else []
     assert train_rater.main([config, *changes]) == 0
-    assert read_losses(str(tmp_path / "run")) == pytest.approx(read_losses(undisturbed), abs=1e-4)
+    assert read_losses(str(tmp_path / "run")) == pytest.approx(read_losses(undisturbed, 6), abs=1e-4)
 
 
-def test_all_weights_ordinal_loss_weights_and_balance_train_from_and_to_object_storage(s3, corpus, model, tmp_path):
-    traces = write_traces(corpus, f"{s3}/train/traces")
-    run = f"{s3}/train/run"
-    config = write_train_config(tmp_path, corpus, traces, run, model)
-    changes = ["--full_weights", "--training.ordinal_loss=0.1", "--data.weights=inverse_acceptance", "--data.balance"]
-    changes += ["--training.max_steps=4", "--training.activation_checkpointing"]
-    assert train_rater.main([config, *changes]) == 0
-    rows = Folder(run).read_table("metrics.parquet").to_pylist()
-    assert all(row["squared_error"] > 0 for row in rows if row["step"])
-    assert "model.safetensors" in (Folder(run) / "rater").list_files()
-
-
-def test_the_adapter_alone_can_be_what_is_left(undisturbed, corpus, traces, model, tmp_path):
+def test_the_adapter_alone_can_be_what_is_left(undisturbed, word_runs, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model, output='form = "adapter"\n')
+    config = word_runs.write_config(tmp_path, str(tmp_path / "run"), output='form = "adapter"\n')
     changes = ["--training.max_steps=2", "--validation.max_items=0", "--lora.dropout=0.5"]
     assert train_rater.main([config, *changes]) == 0
     # An adapter begins as nothing, whatever is dropped before it; without a validation, too, it drops from then on.
@@ -130,16 +94,16 @@ def test_the_adapter_alone_can_be_what_is_left(undisturbed, corpus, traces, mode
     assert abs(losses[2] - whole[2]) > 1e-5
     rater = tmp_path / "run/rater"
     assert not (rater / "model.safetensors").exists()
-    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), rater)
+    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(word_runs.model), rater)
     assert any(float(p.abs().sum()) > 0 for name, p in tuned.named_parameters() if "lora_B" in name)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(corpus, traces, model, tmp_path):
+def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(word_runs, tmp_path):
     import torch
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     run = str(tmp_path / "run")
-    config = write_train_config(tmp_path, corpus, traces, run, model, training="max_grad_norm = 1e30\n")
+    config = word_runs.write_config(tmp_path, run, training="max_grad_norm = 1e30\n")
     # Decay that multiplies all weights by about -100 in each step: they overflow after some.
     changes = ["--training.weight_decay=1e5", "--training.warmup_steps=0", "--training.max_steps=40"]
     changes += ["--full_weights", "--validation.max_items=0", "--workers.max_failures=0"]
@@ -156,15 +120,15 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(co
     assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
 
 
-def test_traces_that_teach_nothing_are_refused_with_what_was_found(corpus, model, tmp_path):
-    traces = write_traces(corpus, str(tmp_path / "traces"), outcome="exhausted", trace=None)
-    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
+def test_traces_that_teach_nothing_are_refused_with_what_was_found(word_runs, tmp_path):
+    traces = write_traces(word_runs.corpus, str(tmp_path / "traces"), outcome="exhausted", trace=None)
+    config = word_runs.write_config(tmp_path, str(tmp_path / "run"), traces)
     with pytest.raises(UserError, match="not_accepted"):
         train_rater.main([config])
 
 
-def test_prompts_that_do_not_fit_are_refused_with_what_to_do(corpus, traces, model, tmp_path):
-    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
+def test_prompts_that_do_not_fit_are_refused_with_what_to_do(word_runs, tmp_path):
+    config = word_runs.write_config(tmp_path, str(tmp_path / "run"))
     with pytest.raises(UserError, match=r"raise it, or shorten the guideline"):
         train_rater.main([config, "--data.max_tokens=20"])
     # Advice can be followed in the same folder: nothing was trained there.
@@ -172,7 +136,7 @@ def test_prompts_that_do_not_fit_are_refused_with_what_to_do(corpus, traces, mod
         train_rater.main([config, "--training.batch=400"])
 
 
-def test_a_base_without_a_chat_template_is_refused(corpus, traces, model, tmp_path):
+def test_a_base_without_a_chat_template_is_refused(word_runs, tmp_path):
     from transformers import AutoTokenizer
 
     bare = make_tiny_model(tmp_path / "bare")
@@ -180,22 +144,31 @@ def test_a_base_without_a_chat_template_is_refused(corpus, traces, model, tmp_pa
     tokenizer.chat_template = None
     (bare / "chat_template.jinja").unlink()
     tokenizer.save_pretrained(bare)
-    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), bare)
+    config = replace(word_runs, model=bare).write_config(tmp_path, str(tmp_path / "run"))
     with pytest.raises(UserError, match="chat template"):
         train_rater.main([config])
 
 
-def test_the_best_and_the_newest_checkpoint_remain_and_the_best_becomes_the_rater(
-    corpus, traces, model, tmp_path, monkeypatch
+def test_a_score_that_does_not_rise_ends_training_and_the_best_and_the_newest_checkpoint_remain(
+    word_runs, tmp_path, monkeypatch
 ):
+    """With all that a recipe may have: full weights, the ordinal loss, weights, balance, activations computed again."""
     import torch
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
     from transformers import AutoModelForCausalLM
 
+    # Steps 4 and 6 are equally good: patience counts from the first of them, the rater is the newest.
     monkeypatch.setattr(run_module, "train", scripted_scores.train)
     run = str(tmp_path / "run")
-    config = write_train_config(tmp_path, corpus, traces, run, model, output='dtype = "float32"\n')
-    assert train_rater.main([config, "--training.max_steps=8", "--full_weights"]) == 0
+    config = word_runs.write_config(tmp_path, run, output='dtype = "float32"\n')
+    changes = ["--full_weights", "--training.ordinal_loss=0.1", "--data.weights=inverse_acceptance", "--data.balance"]
+    changes += ["--training.activation_checkpointing", "--training.max_steps=20", "--validation.patience_steps=4"]
+    assert train_rater.main([config, *changes]) == 0
+    assert sorted(read_losses(run)) == list(range(1, 9))
+    trained = Folder(run).read_json("manifest.json")["training"]
+    assert (trained["steps"], trained["best_step"]) == (8, 6)
+    rows = Folder(run).read_table("metrics.parquet").to_pylist()
+    assert all(row["squared_error"] > 0 for row in rows if row["step"])
     kept = list_checkpoints(run)
     assert {path.name for path in (tmp_path / "run/checkpoints").iterdir() if path.is_dir()} == {
         path.name for path in kept
@@ -208,19 +181,9 @@ def test_the_best_and_the_newest_checkpoint_remain_and_the_best_becomes_the_rate
     assert all(torch.equal(rater[name.removeprefix("model.")], weights) for name, weights in best.items())
 
 
-def test_a_score_that_does_not_rise_ends_training_early(corpus, traces, model, tmp_path, monkeypatch):
-    # Steps 4 and 6 are equally good: patience counts from the first of them, the rater is the newest.
-    monkeypatch.setattr(run_module, "train", scripted_scores.train)
-    run = str(tmp_path / "run")
-    config = write_train_config(tmp_path, corpus, traces, run, model)
-    assert train_rater.main([config, "--training.max_steps=20", "--validation.patience_steps=4"]) == 0
-    assert sorted(read_losses(run)) == list(range(1, 9))
-    trained = Folder(run).read_json("manifest.json")["training"]
-    assert (trained["steps"], trained["best_step"]) == (8, 6)
-
-
-def test_a_deepspeed_config_that_it_refuses_ends_the_run_at_the_first_try(corpus, traces, model, tmp_path):
-    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
+@pytest.mark.chaos
+def test_a_deepspeed_config_that_it_refuses_ends_the_run_at_the_first_try(word_runs, tmp_path):
+    config = word_runs.write_config(tmp_path, str(tmp_path / "run"))
     refused = tmp_path / "zero.json"
     refused.write_text(json.dumps({"zero_optimization": {"stage": 1, "reduce_bucketsize": 1}}))
     with pytest.raises(UserError, match=r"no engine can be made(.|\n)*reduce_bucketsize(.|\n)*Nothing was saved yet"):
@@ -229,26 +192,22 @@ def test_a_deepspeed_config_that_it_refuses_ends_the_run_at_the_first_try(corpus
 
 @pytest.mark.chaos
 @pytest.mark.parametrize(("stage", "workers"), [(1, (1, 2)), (2, (2, 1)), (3, (2, 1)), (3, (1, 2))])
-def test_another_number_of_workers_goes_on_with_the_same_losses(
-    stage, workers, undisturbed, corpus, traces, model, tmp_path
-):
+def test_another_number_of_workers_goes_on_with_the_same_losses(stage, workers, undisturbed, word_runs, tmp_path):
     run = str(tmp_path / "run")
-    config = write_train_config(tmp_path, corpus, traces, run, model)
+    config = word_runs.write_config(tmp_path, run)
     changes = [f"--deepspeed={DEEPSPEED}/zero{stage}.json"]
     first, second = ([*changes, f"--workers.num_workers={number}"] for number in workers)
     assert train_rater.main([config, *first, "--training.max_steps=4"]) == 0
     # As it is left where training has not come to its end.
     Folder(run).delete(["manifest.json"])
     assert train_rater.main([config, *second]) == 0
-    assert read_losses(run) == pytest.approx(read_losses(undisturbed), abs=1e-4)
+    assert read_losses(run) == pytest.approx(read_losses(undisturbed, 6), abs=1e-4)
 
 
 @pytest.mark.chaos
-def test_a_checkpoint_that_another_number_of_workers_cannot_load_names_the_number_that_can(
-    corpus, traces, model, tmp_path
-):
+def test_a_checkpoint_that_another_number_of_workers_cannot_load_names_the_number_that_can(word_runs, tmp_path):
     run = str(tmp_path / "run")
-    config = write_train_config(tmp_path, corpus, traces, run, model)
+    config = word_runs.write_config(tmp_path, run)
     changes = ["--validation.max_items=0", "--training.max_steps=2"]
     assert train_rater.main([config, *changes]) == 0
     Folder(run).delete(["manifest.json"])
@@ -265,7 +224,7 @@ def test_a_checkpoint_that_another_number_of_workers_cannot_load_names_the_numbe
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("stage", [2, 3])
-def test_states_in_main_memory_have_the_same_losses(stage, undisturbed, corpus, traces, model, tmp_path):
-    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
+def test_states_in_main_memory_have_the_same_losses(stage, undisturbed, word_runs, tmp_path):
+    config = word_runs.write_config(tmp_path, str(tmp_path / "run"))
     assert train_rater.main([config, f"--deepspeed={DEEPSPEED}/zero{stage}_offload.json"]) == 0
-    assert read_losses(str(tmp_path / "run")) == pytest.approx(read_losses(undisturbed), abs=1e-4)
+    assert read_losses(str(tmp_path / "run")) == pytest.approx(read_losses(undisturbed, 6), abs=1e-4)

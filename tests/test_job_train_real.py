@@ -9,7 +9,6 @@ import pytest
 from jobs import rate_items, train_rater
 from judgetrace.storage import Folder
 from tests.test_job_rate_items import read_rows
-from tests.test_job_real_engine import demo  # noqa: F401 - a fixture
 from tests.train_runs import EMBEDDED, ROOT, read_losses, write_traces, write_train_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -37,7 +36,7 @@ max_tokens = 16
 """
 
 
-def test_vllm_rates_with_what_training_made_of_the_embedded_model(demo: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_vllm_rates_with_what_training_made_of_the_embedded_model(demo: Path, tmp_path: Path) -> None:
     traces = write_traces(str(demo / "study/prepare"), str(tmp_path / "traces"))
     prompt = f'template = "{ROOT}/jobs/demo_prompt.jinja"\n'
     config = write_train_config(

@@ -12,16 +12,15 @@ from jobs import infer_traces, list_noise, render_report, status, verify_traces
 from judgetrace.config import UserError
 from judgetrace.storage import Folder
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
-from tests.test_job_infer_traces import NUM_UNITS, prepare, read_rows, write_config
+from tests.test_job_infer_traces import NUM_UNITS, read_rows, write_config
 from tests.trace_tables import read_published
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory, ray_session) -> str:
-    folder = tmp_path_factory.mktemp("corpus")
-    return prepare(folder, str(folder / "corpus"))
+@pytest.fixture(scope="session")
+def corpus(shared_corpus) -> str:
+    return shared_corpus
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ def kill_at(proxy: FaultProxy, corpus: str, run: str, plan: Plan) -> str | None:
     return f"{path}" if held else None
 
 
-@pytest.mark.slow
+@pytest.mark.served
 @pytest.mark.parametrize("fault", ["done", "late"])
 @pytest.mark.parametrize("step", STEPS)
 def test_a_run_killed_at_a_step_is_ended_by_the_next(proxy, corpus, undisturbed, run, step, fault):
@@ -149,7 +149,7 @@ def kill_at_random(proxy, corpus, undisturbed, run, times: int) -> None:
     print(f"{num_killed} kills in {num_runs} runs")
 
 
-@pytest.mark.slow
+@pytest.mark.served
 def test_a_run_killed_now_and_then_loses_and_repeats_nothing(proxy, corpus, undisturbed, run):
     kill_at_random(proxy, corpus, undisturbed, run, QUICK_KILLS)
 

@@ -20,7 +20,7 @@ from judgetrace.storage import Folder
 from judgetrace.suspects import find_suspects
 from tests.oracle import check_run
 from tests.test_job_faults import started_job, wait_until
-from tests.test_job_real_engine import NUM_UNITS, ROOT, demo, num_committed, our_processes  # noqa: F401
+from tests.test_job_real_engine import NUM_UNITS, ROOT, num_committed, our_processes
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 CORE = "VLLM::EngineCore"
@@ -42,13 +42,13 @@ def suspects_of(run: Path) -> set:
     return find_suspects(ledger.latest())
 
 
-def check(run: Path, demo: Path, num_units: int) -> None:  # noqa: F811
+def check(run: Path, demo: Path, num_units: int) -> None:
     rows = check_run(str(run), str(demo / "study/prepare"), is_complete=False)
     assert len(rows) == num_units
     assert {row["outcome"] for row in rows} <= {"accepted", "exhausted"}
 
 
-def test_a_stopped_engine_core_is_replaced_within_thirty_seconds_and_its_process_ends(demo, ray_session, tmp_path):  # noqa: F811
+def test_a_stopped_engine_core_is_replaced_within_thirty_seconds_and_its_process_ends(demo, ray_session, tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
     config = [str(demo / "traces.toml"), ray_session, log]
     with started_job(*config, f"--run={run}") as job:
@@ -67,7 +67,7 @@ def test_a_stopped_engine_core_is_replaced_within_thirty_seconds_and_its_process
     check(run, demo, NUM_UNITS)
 
 
-def test_an_engine_core_killed_at_random_moments_makes_no_suspects_and_loses_nothing(demo, ray_session, tmp_path):  # noqa: F811
+def test_an_engine_core_killed_at_random_moments_makes_no_suspects_and_loses_nothing(demo, ray_session, tmp_path):
     run, log, choice = tmp_path / "run", tmp_path / "log", random.Random(1)
     num_units, killed = 3 * NUM_UNITS, set()
     with started_job(str(demo / "traces.toml"), ray_session, log, f"--run={run}", f"--limit={num_units}") as job:
@@ -84,7 +84,7 @@ def test_an_engine_core_killed_at_random_moments_makes_no_suspects_and_loses_not
     check(run, demo, num_units)
 
 
-def test_a_long_prefill_is_not_taken_for_silence(demo):  # noqa: F811
+def test_a_long_prefill_is_not_taken_for_silence(demo):
     model = ROOT / ".cache/judgetrace/smollm2-135m"
     command = [sys.executable, "-m", "tests.beat_probe", str(model), "64", "600"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)

@@ -19,8 +19,6 @@ from judgetrace.run_folder import RunFolder
 from judgetrace.storage import Folder
 from tests.test_job_infer_traces import NUM_UNITS, prepare
 
-pytestmark = pytest.mark.slow
-
 
 def free_port() -> int:
     with socket.socket() as listener:
@@ -72,6 +70,7 @@ def rclone(tmp_path, monkeypatch) -> Iterator[str]:
         server.wait(timeout=10)
 
 
+@pytest.mark.served
 def test_files_are_written_listed_and_read(rclone):
     folder = Folder(f"{rclone}/some/where")
     folder.write_atomic("a.json", b"{}")
@@ -83,11 +82,13 @@ def test_files_are_written_listed_and_read(rclone):
     assert not folder.exists("a.json")
 
 
+@pytest.mark.served
 def test_a_run_on_a_store_that_lets_writers_overwrite_each_other_is_refused(rclone):
     with pytest.raises(UserError, match="let a second writer overwrite"):
         RunFolder(Folder(f"{rclone}/run")).check_store()
 
 
+@pytest.mark.slow
 def test_a_corpus_is_prepared_from_and_to_it(rclone, tmp_path):
     prepare(tmp_path, str(tmp_path / "local"), "--dry-run")
     Folder(f"{rclone}/raw").write_atomic("source.csv", (tmp_path / "source.csv").read_bytes())
@@ -100,6 +101,7 @@ def test_a_corpus_is_prepared_from_and_to_it(rclone, tmp_path):
     assert sum(corpus.read_table(name).num_rows for name in list_shards(corpus)) == NUM_UNITS
 
 
+@pytest.mark.served
 def test_prepare_needs_no_cluster_for_a_dry_run(rclone, tmp_path, capsys):
     prepare(tmp_path, f"{rclone}/never", "--dry-run")
     assert "single" in capsys.readouterr().out

@@ -30,7 +30,7 @@ from tests.trace_tables import make_items, table_of
 pytestmark = pytest.mark.timeout(300)
 
 CONTENT = bytes(range(256)) * 400
-PASSING = ["500", "503", "reset", "truncate", "short", "lost", "unsent"]
+PASSING = ["500", "503", "reset", "truncate", "short", "lost", "unsent", "abort"]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,15 @@ def folder(proxy, s3, tmp_path: Path) -> Iterator[Folder]:
     proxy.forget()
     yield Folder(f"{s3}/{tmp_path.name}")
     proxy.plan = never
+
+
+@pytest.mark.served
+def test_a_store_that_cannot_be_reached_is_waited_for_as_one_that_throttles(proxy, folder):
+    # botocore gives up after five.
+    folder.write_atomic("old", CONTENT)
+    proxy.plan = first(6, "abort")
+    assert folder.read_bytes("old") == CONTENT
+    assert proxy.count()["abort"] == 6
 
 
 @pytest.mark.served

@@ -27,7 +27,7 @@ from judgetrace.sampling import SamplingConfig
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import ITEMS
 from judgetrace.storage import Folder, StoreError, encode_parquet
-from judgetrace.unit_worker import LEFT_STATUS, UnitWorker, WorkerSpec
+from judgetrace.unit_worker import LEAVING_RESERVE_S, LEFT_STATUS, UnitWorker, WorkerSpec
 from judgetrace.verification import VerificationDecider, hash_trace
 from tests.loopback import Reply, ScriptedServer, chat_answer, error_answer
 from tests.oracle import accepted_set, check_rows
@@ -160,6 +160,22 @@ def test_a_worker_that_must_leave_commits_what_is_decided_at_once(tmp_path, corp
         assert not pending.done()
         assert sum(row["outcome"] == "accepted" for row in ledger.latest().to_pylist()) > 3
         pending.result(timeout=90)
+
+
+def test_a_worker_that_drains_already_still_leaves_in_time(tmp_path, corpus, monkeypatch):
+    async def stay(_: UnitWorker) -> None:
+        """Its process is the test's."""
+
+    monkeypatch.setattr(UnitWorker, "_end_when_idle", stay)
+    worker, link, _ = make_worker(tmp_path, corpus, script={"latency_s": 1e6}, drain_s=1e6)
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(call, worker, 0)
+        while not (link.last and link.last.draws_in_flight):
+            time.sleep(0.05)
+        worker._loop.call_soon_threadsafe(worker._begin_drain)
+        worker.leave(LEAVING_RESERVE_S + 0.5)
+        # Of a million seconds' mean one draw in a million ends by itself.
+        assert pending.result(timeout=60) == [0]
 
 
 def test_a_pilot_leaves_the_rest_of_its_shard_for_later(tmp_path, corpus):

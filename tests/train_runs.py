@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.trace_tables import make_decision, make_draw, table_of
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = ROOT / ".cache/judgetrace/smollm2-135m"
+LONG_STEPS = 25
 WORDS = {"1": "awful", "2": "bad", "3": "plain", "4": "good", "5": "great"}
 
 
@@ -123,10 +125,31 @@ def write_train_config(folder: Path, corpus: str, traces: str, run: str, model: 
     return str(config)
 
 
-def read_losses(run: str) -> dict[int, float]:
-    """Read the loss curve of a run."""
+@dataclass(frozen=True)
+class WordRuns:
+    """What runs of train_rater need."""
+
+    corpus: str
+    traces: str
+    model: Path
+
+    def write_config(self, folder: Path, run: str, traces: str | None = None, **sections: str) -> str:
+        """Write a config of 6 steps, validated every 2."""
+        return write_train_config(folder, self.corpus, traces or self.traces, run, self.model, **sections)
+
+    def write_long_config(self, folder: Path, run: str, traces: str | None = None) -> str:
+        """Write a config of 25 steps, validated and saved every 5."""
+        config = Path(self.write_config(folder, run, traces))
+        text = config.read_text().replace("max_steps = 6", f"max_steps = {LONG_STEPS}")
+        config.write_text(text.replace("every_steps = 2", "every_steps = 5"))
+        return str(config)
+
+
+def read_losses(run: str, num: int | None = None) -> dict[int, float]:
+    """Read the loss curve of a run, or of its first `num` steps."""
     rows = Folder(run).read_table("metrics.parquet").to_pylist()
-    return {row["step"]: row["loss"] for row in rows if row["loss"] is not None}
+    losses = {row["step"]: row["loss"] for row in rows if row["loss"] is not None}
+    return losses if num is None else {step: losses[step] for step in range(1, num + 1)}
 
 
 def list_checkpoints(run: str) -> list[Path]:

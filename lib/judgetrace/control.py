@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from judgetrace.accounting import Tally, merge_errors
 
@@ -29,7 +29,7 @@ class WorkCounts:
     engine_s: float = 0.0
     levels: Counter[str] = field(default_factory=Counter)
     """Units committed by dimension, target label and outcome, keyed as accounting.Tally.units. They lag behind
-    `outcomes` by a commit: a unit that a dead worker had decided but not committed is decided again."""
+    `outcomes` by a commit."""
 
     def __add__(self, other: WorkCounts) -> WorkCounts:
         total = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "errors"}
@@ -120,7 +120,8 @@ class RunControl:
     def snapshot(self, nodes: Collection[str] | None = None) -> RunSnapshot:
         """Add up the latest report of every worker, those of workers that died included.
 
-        Of `nodes`, the living ones, where they are known, come the workers that still count as there.
+        Of `nodes`, the living ones, where they are known, come the workers that still count as there. Of others only
+        committed units count: what else they had decided is decided again.
         """
         total = RunSnapshot(fenced=self._fenced)
         for worker, report in self._reports.items():
@@ -128,6 +129,8 @@ class RunControl:
             if not is_gone and self._clock() - self._heard_at[worker] < ALIVE_S[report.state]:
                 total.states[report.state] += 1
                 total.draws_in_flight += report.draws_in_flight
-            total.done += report.done
+                total.done += report.done
+            else:
+                total.done += replace(report.done, outcomes=Tally(units=report.done.levels).outcomes())
             total.num_restarts += report.is_restart
         return total

@@ -22,10 +22,20 @@ def wait_out_passing_errors() -> None:
 
 
 def is_passing(error: Any) -> bool:
-    """Whether a botocore ClientError says that the same request may do well a little later.
+    """Whether an error says that the same request may do well a little later.
 
-    The answer to a HEAD has a status and no code. 409 to a conditional write: another one was under way at that moment.
+    s3fs waits out a connection that breaks, but not one that can't be made: refused, reset before the answer began, or
+    to a name that is not known at this moment. The answer to a HEAD has a status and no code. 409 to a conditional
+    write: another one was under way at that moment.
     """
+    from botocore.exceptions import (  # type: ignore[import-untyped]
+        ConnectTimeoutError,
+        EndpointConnectionError,
+        ProxyConnectionError,
+    )
+
+    if isinstance(error, (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)):
+        return True
     answer = getattr(error, "response", None) or {}
     code = answer.get("Error", {}).get("Code")
     return _status_of(error) >= 500 or bool(code == "ConditionalRequestConflict")

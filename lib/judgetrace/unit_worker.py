@@ -481,8 +481,11 @@ class UnitWorker:
         os._exit(LEFT_STATUS)
 
     def _begin_drain(self, drain_s: float | None = None) -> None:
-        """Start no further draws, give those in flight a while, then cancel them."""
-        if self._draining:
+        """Start no further draws, give those in flight a while, then cancel them.
+
+        While it drains, only a time of its own, of a machine that is to go, can make it shorter.
+        """
+        if self._draining and drain_s is None:
             return
         self._draining = True
         self._report.state = "draining"

@@ -51,6 +51,7 @@ def make_engine(
     """
     import deepspeed
 
+    _leave_out_shm_comm()
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", dist_init_required=False)
     rater = add_adapter(load_base(model, torch.bfloat16 if on_gpu else torch.float32), adapter, training.seed)
     if training.activation_checkpointing:
@@ -69,6 +70,13 @@ def make_engine(
         model=module, model_parameters=learned, optimizer=optimizer, lr_scheduler=schedule, config=dict(config)
     )
     return engine
+
+
+def _leave_out_shm_comm() -> None:
+    """Keep DeepSpeed from compiling an all-reduce of its own on CPUs: its inference alone calls it."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def warm_up(step: int, warmup_steps: int) -> float:
