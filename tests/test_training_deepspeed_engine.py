@@ -30,12 +30,12 @@ print("engine:", type(engine).__name__)
 
 
 @pytest.mark.served
-@pytest.mark.parametrize("stage", ["zero1", "zero2_offload", "zero3_offload"])
+@pytest.mark.parametrize("stage", ["zero1", "zero3_offload"])
 def test_nothing_is_compiled_before_training_begins(tmp_path: Path, stage: str) -> None:
     model, extensions = make_tiny_model(tmp_path / "tiny"), tmp_path / "extensions"
     command = [sys.executable, "-c", SCRIPT, str(model), str(tmp_path / "meeting")]
     environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(extensions), "DS_ACCELERATOR": "cpu"}
-    environment["PYTHONPATH"] = f"{ROOT / 'lib'}:{ROOT}"
+    environment |= {"PYTHONPATH": f"{ROOT / 'lib'}:{ROOT}", "LOCAL_RANK": "0"}
     command.append(str(ROOT / f"cluster/deepspeed/{stage}.json"))
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
     assert "engine: DeepSpeedEngine" in done.stdout, done.stderr
