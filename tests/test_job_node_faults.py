@@ -64,6 +64,10 @@ class Nodes:
             self.cluster.remove_node(node, allow_graceful=False)
         return killed
 
+    def lose_head(self) -> None:
+        """Kill all of the head's processes; the other nodes find out by themselves, as they do with a machine's end."""
+        self.cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+
 
 @pytest.fixture
 def nodes(undisturbed) -> Iterator[Nodes]:

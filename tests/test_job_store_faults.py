@@ -21,6 +21,7 @@ from tests.fault_proxy import FaultProxy, Plan, Seen, at_random, never, proxied
 from tests.oracle import accepted_set, check_run
 from tests.test_job_faults import read_journal, started, started_job, wait_until
 from tests.test_job_infer_traces import prepare, read_rows, write_config
+from tests.test_job_node_faults import Nodes
 from tests.test_reaper import is_alive
 
 NUM_UNITS = 100
@@ -97,6 +98,38 @@ def test_a_job_through_a_throttling_store_that_then_refuses_stops_clearly_and_go
     assert "Traceback" not in told
     proxy.plan = at_random("503", 0.1, seed=1)
     finish(config, log, run, corpus, undisturbed)
+
+
+@pytest.mark.chaos
+def test_a_head_lost_under_working_engines_is_followed_by_a_new_cluster_from_the_store_alone(
+    tmp_path, s3, corpus, undisturbed
+):
+    """The driver was on the head; the engines are not, and draw on while the next cluster already works on the run."""
+    run, journal, log = f"{s3}/{tmp_path.name}/run", tmp_path / "journal", tmp_path / "log"
+    config = write_config(tmp_path, corpus, run, latency_s=1.0, journal=str(journal))
+    replicas = ["--engine.min_replicas=2", "--engine.max_replicas=2", "--engine.num_cpus=0.8"]
+    old, new = Nodes(), None
+    try:
+        nodes = [old.add(), old.add()]
+        with started_job(config, old.address, log, *replicas) as job:
+            wait_until("draws on both nodes", lambda: len({line[1] for line in read_journal(journal)}) == 2, 90)
+            wait_until("a part", lambda: Folder(f"{run}/ledger").list_files(".parquet", recursive=True))
+            job.send_signal(signal.SIGKILL)
+            old.lose_head()
+            job.wait(timeout=30)
+        lost, drawn = {line[1] for line in read_journal(journal)}, len(read_journal(journal))
+        assert len(lost) == len(nodes)
+        wait_until("the engines to draw on without a head", lambda: len(read_journal(journal)) > drawn)
+        new = Nodes()
+        new.add()
+        with started_job(config, new.address, tmp_path / "log2", *replicas[1:]) as job:
+            assert job.wait(timeout=240) == 0, (tmp_path / "log2").read_text()
+        assert {line[1] for line in read_journal(journal)} - lost
+    finally:
+        for cluster in (old, new):
+            if cluster is not None:
+                cluster.cluster.shutdown()
+    check_run(run, corpus, undisturbed)
 
 
 def kill_at(proxy: FaultProxy, config: str, log: Path, journal: Path, plan: Plan) -> None:
