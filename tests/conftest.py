@@ -58,7 +58,9 @@ def ray_cluster(s3: str) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     environment = {name: os.environ[name] for name in (*S3_ENVIRONMENT, "AWS_ENDPOINT_URL")} | ENDPOINT_KEY
-    os.environ.update(QUICK_RAY)
+    quick = pytest.MonkeyPatch()
+    for name, value in QUICK_RAY.items():
+        quick.setenv(name, value)
     cluster = Cluster()
     for own in ({"_system_config": {"metrics_report_interval_ms": METRICS_EVERY_S * 1000}}, {}):
         cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=256 * 2**20, **own)
@@ -70,8 +72,7 @@ def ray_cluster(s3: str) -> Iterator[Any]:
     yield cluster
     ray.shutdown()
     cluster.shutdown()
-    for name in QUICK_RAY:
-        del os.environ[name]
+    quick.undo()
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,7 @@ def check_manifest(run: str, tally: Tally) -> None:
     assert Tally.from_json(manifest["tally"]) == tally
 
 
-def corpus_labels(corpus: str) -> dict[UnitKey, tuple[str, list[str]]]:
+def corpus_labels(corpus: str) -> dict[UnitKey, tuple[str | None, list[str]]]:
     """Return the target label and the accepted labels of every unit of a prepared corpus, by its key."""
     items = Folder(corpus) / "items"
     units = [unit for name in items.list_files(".parquet") for unit in items.read_table(name).to_pylist()]

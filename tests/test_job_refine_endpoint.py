@@ -41,7 +41,7 @@ def corpus(tmp_path_factory, ray_session) -> tuple[str, str]:
 
 
 class Service:
-    """A server with a model that writes, two that rate, and one that embeds; every tenth request is turned away.
+    """A server with a model that writes, two that rate, and one that embeds; every thirtieth request is turned away.
 
     `answered` counts the answers by model, but for the probes of engines that start.
     """

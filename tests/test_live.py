@@ -72,8 +72,11 @@ def test_reports_of_replaced_workers_count_on_but_not_as_running():
 
 def test_a_worker_that_loads_its_engine_on_a_lost_node_is_not_waited_for():
     control = RunControl(clock=lambda: 0.0)
-    control.report(WorkerReport("loading", "starting", node="lost"))
+    done = WorkCounts(Counter(accepted=3), levels=Counter({name_level(name_level("", "5"), "accepted"): 2}))
+    control.report(WorkerReport("loading", "starting", done, node="lost"))
     control.report(WorkerReport("other", "starting", node="there"))
     assert control.snapshot({"there", "head"}).states == {"starting": 1}
     assert control.snapshot({"head"}).states == {}
+    assert control.snapshot({"lost"}).done.outcomes["accepted"] == 3
+    assert control.snapshot({"head"}).done.outcomes["accepted"] == 2
     assert control.snapshot().states == {"starting": 2}

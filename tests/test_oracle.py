@@ -64,16 +64,37 @@ def quarantine(rows):
     rows[0] |= {"outcome": "quarantined", "rating": None, "draw_index": None, "trace": None}
 
 
+def relabel(rows):
+    draws = [draw | {"rating": "5"} for draw in rows[0]["draws"]]
+    rows[0] |= {"target_label": "5", "accepted_labels": ["5"], "rating": "5", "draws": draws}
+
+
+def rate_the_accepted_draw_otherwise(rows):
+    rows[0]["draws"] = [draw | {"rating": "5"} for draw in rows[0]["draws"]]
+
+
 def end_otherwise(rows):
     rows[0] |= {"trace": "another thought"}
 
 
 @pytest.mark.parametrize(
     "fault",
-    [lose, repeat_unit, repeat_draw, accept_another_label, leave_undecided, invent_unit, quarantine, end_otherwise],
+    [
+        lose,
+        repeat_unit,
+        repeat_draw,
+        accept_another_label,
+        leave_undecided,
+        invent_unit,
+        quarantine,
+        relabel,
+        rate_the_accepted_draw_otherwise,
+        end_otherwise,
+    ],
 )
 def test_every_fault_is_seen(tmp_path, fault):
     rows = make_rows()
+    assert rows[0]["rating"] != "5"
     calm = accepted_set(rows)
     fault(rows)
     with pytest.raises(AssertionError):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from judgetrace.training.build_lock import StaleBuildLockError, extensions_root, wait_for_build_locks
+from judgetrace.training.build_lock import LEFT_OUT, StaleBuildLockError, extensions_root, wait_for_build_locks
 
 NOW = 1_000_000.0
 
@@ -19,7 +19,7 @@ def lock(root: Path, extension: str, age_s: float) -> Path:
 
 
 def test_an_old_lock_is_named_with_the_folder_to_delete(tmp_path: Path) -> None:
-    file = lock(tmp_path, "deepspeed_shm_comm", 3600)
+    file = lock(tmp_path, "deepspeed_cpu_adam", 3600)
 
     with pytest.raises(StaleBuildLockError, match="60 minutes old") as caught:
         wait_for_build_locks(tmp_path, lambda: NOW)
@@ -28,8 +28,9 @@ def test_an_old_lock_is_named_with_the_folder_to_delete(tmp_path: Path) -> None:
 
 
 def test_a_compilation_that_goes_on_is_waited_for_and_locks_of_others_are_left_alone(tmp_path: Path) -> None:
-    file = lock(tmp_path, "deepspeed_shm_comm", 60)
+    file = lock(tmp_path, "deepspeed_cpu_adam", 60)
     lock(tmp_path, "somebody_elses", 3600)
+    lock(tmp_path, LEFT_OUT, 3600)
     slept: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -42,7 +43,7 @@ def test_a_compilation_that_goes_on_is_waited_for_and_locks_of_others_are_left_a
 
 
 def test_a_compilation_that_was_killed_just_now_is_told_once_its_lock_is_too_old(tmp_path: Path) -> None:
-    lock(tmp_path, "deepspeed_shm_comm", 60)
+    lock(tmp_path, "deepspeed_cpu_adam", 60)
     slept: list[float] = []
 
     with pytest.raises(StaleBuildLockError, match="5 minutes old"):

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from judgetrace.accounting import Tally, merge_errors
 
 ALIVE_S = {"starting": 1800.0, "running": 15.0, "draining": 15.0}
-"""A worker that has said nothing for so long is not counted any more; what it did counts on. While it loads its engine
-it can say nothing."""
+"""A worker that has said nothing for so long is not counted any more; what it committed counts on. While it loads its
+engine it can say nothing."""
 
 
 @dataclass

@@ -28,13 +28,9 @@ def is_passing(error: Any) -> bool:
     to a name that is not known at this moment. The answer to a HEAD has a status and no code. 409 to a conditional
     write: another one was under way at that moment.
     """
-    from botocore.exceptions import (  # type: ignore[import-untyped]
-        ConnectTimeoutError,
-        EndpointConnectionError,
-        ProxyConnectionError,
-    )
+    from botocore.exceptions import EndpointConnectionError
 
-    if isinstance(error, (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)):
+    if isinstance(error, EndpointConnectionError):
         return True
     answer = getattr(error, "response", None) or {}
     code = answer.get("Error", {}).get("Code")

@@ -400,6 +400,8 @@ class UnitWorker:
             try:
                 for shard in list(self._shards.values()):
                     await self._commit_unless_finished(shard)
+                # Of a worker that dies the driver counts what it knows to be committed.
+                await self._report_last()
                 failures = 0
             except FencedError as error:
                 self._begin_drain()
@@ -449,7 +451,7 @@ class UnitWorker:
         return orders.drain
 
     async def _report_last(self) -> None:
-        """Tell the counts ahead of time: after this the process may end."""
+        """Tell the counts ahead of time: the process may end before the next report."""
         try:
             await self._send_report()
         except Exception:  # noqa: BLE001 - whether the driver is gone is for _report_forever to find out

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from judgetrace.engine import ModelConfig
+from judgetrace.training.build_lock import LEFT_OUT
 from judgetrace.training.config import LoraConfig, TrainingConfig
 from judgetrace.training.deepspeed_config import zero_stage
 from judgetrace.training.loss import LevelTarget, RaterModule
@@ -73,10 +74,13 @@ def make_engine(
 
 
 def _leave_out_shm_comm() -> None:
-    """Keep DeepSpeed from compiling an all-reduce of its own on CPUs: its inference alone calls it."""
+    """Keep DeepSpeed from compiling what training has no use for: minutes, on each machine.
+
+    That is all that it asks this table, which it would fill by trying all its extensions.
+    """
     import deepspeed
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.ops.__compatible_ops__ = {LEFT_OUT: False}
 
 
 def warm_up(step: int, warmup_steps: int) -> float:
