@@ -286,7 +286,7 @@ def test_the_request_rate_falls_while_the_store_throttles(proxy, folder):
 
 @pytest.mark.chaos
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("fault", ["500", "503", "unsent", "reset"])
+@pytest.mark.parametrize("fault", ["500", "503", "unsent", "reset", "abort"])
 def test_a_store_that_stays_away_is_asked_a_bounded_number_of_times(proxy, folder, fault):
     proxy.plan = lambda _: fault
     began = time.monotonic()
