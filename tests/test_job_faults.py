@@ -28,16 +28,6 @@ pytestmark = pytest.mark.slow
 NUM_UNITS = 200
 
 
-@pytest.fixture(scope="session")
-def corpus(faults_corpus) -> str:
-    return faults_corpus
-
-
-@pytest.fixture(scope="session")
-def undisturbed(faults_undisturbed) -> set:
-    return faults_undisturbed
-
-
 def wait_until(what: str, condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -66,9 +56,11 @@ def read_journal(path: Path) -> list[list[str]]:
     return [line.split("\t") for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(tmp_path, corpus, undisturbed, ray_session):
+def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(
+    tmp_path, faults_corpus, faults_undisturbed, ray_session
+):
     run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
-    config = write_config(tmp_path, corpus, run, latency_s=0.15, journal=str(journal))
+    config = write_config(tmp_path, faults_corpus, run, latency_s=0.15, journal=str(journal))
     with started_job(config, ray_session, log) as job:
         wait_until("a committed part", lambda: Folder(f"{run}/ledger").list_files(".parquet", recursive=True))
         os.kill(job.pid, signal.SIGKILL)
@@ -81,14 +73,14 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(tmp_path, corpu
     assert committed
     with started_job(config, ray_session, log) as job:
         assert job.wait(timeout=120) == 0, log.read_text()
-    check_run(run, corpus, undisturbed)
+    check_run(run, faults_corpus, faults_undisturbed)
     assert committed.isdisjoint(line[2] for line in read_journal(journal)[drawn_before:])
 
 
 @pytest.mark.chaos
-def test_a_worker_that_is_killed_is_replaced(tmp_path, corpus, undisturbed, ray_session):
+def test_a_worker_that_is_killed_is_replaced(tmp_path, faults_corpus, faults_undisturbed, ray_session):
     run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
-    config = write_config(tmp_path, corpus, run, latency_s=0.1, journal=str(journal))
+    config = write_config(tmp_path, faults_corpus, run, latency_s=0.1, journal=str(journal))
     with started_job(config, ray_session, log) as job:
         for kills in range(1, 4):
             wait_until("a new worker", lambda kills=kills: len({line[0] for line in read_journal(journal)}) == kills)
@@ -96,12 +88,12 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path, corpus, undisturbed, ray_
             os.kill(int(read_journal(journal)[-1][0]), signal.SIGKILL)
         assert job.wait(timeout=120) == 0, log.read_text()
     assert len({line[0] for line in read_journal(journal)}) == 4
-    check_run(run, corpus, undisturbed)
+    check_run(run, faults_corpus, faults_undisturbed)
 
 
-def test_sigterm_drains_commits_and_leaves_a_run_that_goes_on(tmp_path, corpus, undisturbed, ray_session):
+def test_sigterm_drains_commits_and_leaves_a_run_that_goes_on(tmp_path, faults_corpus, faults_undisturbed, ray_session):
     run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
-    config = write_config(tmp_path, corpus, run, latency_s=0.15, journal=str(journal))
+    config = write_config(tmp_path, faults_corpus, run, latency_s=0.15, journal=str(journal))
     with started_job(config, ray_session, log) as job:
         wait_until("some draws", lambda: len(read_journal(journal)) > 100)
         job.send_signal(signal.SIGTERM)
@@ -110,39 +102,41 @@ def test_sigterm_drains_commits_and_leaves_a_run_that_goes_on(tmp_path, corpus, 
     drawn = {tuple(line[2:]) for line in read_journal(journal)}
     with started_job(config, ray_session, log) as job:
         assert job.wait(timeout=120) == 0, log.read_text()
-    check_run(run, corpus, undisturbed)
+    check_run(run, faults_corpus, faults_undisturbed)
     repeated = [k for k, count in Counter(tuple(x[2:]) for x in read_journal(journal)).items() if count > 1]
     # A drained run keeps every draw that ended, also those of undecided units: only cancelled ones are made again.
     assert set(repeated) <= drawn
     assert len(repeated) <= 16
 
 
-def test_a_second_driver_fences_the_first_and_completes_the_run(tmp_path, corpus, undisturbed, ray_session):
+def test_a_second_driver_fences_the_first_and_completes_the_run(
+    tmp_path, faults_corpus, faults_undisturbed, ray_session
+):
     run, log = str(tmp_path / "run"), tmp_path / "log"
     # Slow enough that the first driver is far from done when the second one is up.
-    config = write_config(tmp_path, corpus, run, latency_s=0.5)
+    config = write_config(tmp_path, faults_corpus, run, latency_s=0.5)
     with started_job(config, ray_session, log) as first:
         wait_until("the first driver", lambda: Folder(f"{run}/ledger").list_files(".parquet", recursive=True))
         with started_job(config, ray_session, tmp_path / "log2") as second:
             assert first.wait(timeout=90) == STOPPED_EARLY_STATUS, log.read_text()
             assert "replaced by a newer one" in log.read_text()
             assert second.wait(timeout=120) == 0, (tmp_path / "log2").read_text()
-    check_run(run, corpus, undisturbed)
+    check_run(run, faults_corpus, faults_undisturbed)
 
 
 @pytest.mark.chaos
-def test_two_engines_work_on_two_nodes(tmp_path, corpus, undisturbed, ray_session):
+def test_two_engines_work_on_two_nodes(tmp_path, faults_corpus, faults_undisturbed, ray_session):
     run, journal = str(tmp_path / "run"), tmp_path / "journal"
-    config = write_config(tmp_path, corpus, run, latency_s=0.1, journal=str(journal))
+    config = write_config(tmp_path, faults_corpus, run, latency_s=0.1, journal=str(journal))
     replicas = ["--engine.min_replicas=2", "--engine.max_replicas=2", "--engine.num_cpus=0.6"]
     assert infer_traces.main([config, *replicas]) == 0
     assert len({line[1] for line in read_journal(journal)}) == 2
-    check_run(run, corpus, undisturbed)
+    check_run(run, faults_corpus, faults_undisturbed)
 
 
-def test_a_job_that_cannot_get_its_resources_says_what_it_waits_for(tmp_path, corpus, ray_session):
+def test_a_job_that_cannot_get_its_resources_says_what_it_waits_for(tmp_path, faults_corpus, ray_session):
     log = tmp_path / "log"
-    config = write_config(tmp_path, corpus, str(tmp_path / "run"))
+    config = write_config(tmp_path, faults_corpus, str(tmp_path / "run"))
     with log.open("wb") as file:
         job = [sys.executable, "-m", "jobs.infer_traces", config, f"--cluster.address={ray_session}"]
         job += ["--engine.num_gpus=4", "--cluster.wait_s=5"]

@@ -26,16 +26,6 @@ KILL_EVERY_S = 20
 REPLICAS = ["--engine.min_replicas=1", "--engine.max_replicas=4"]
 
 
-@pytest.fixture(scope="session")
-def corpus(faults_corpus) -> str:
-    return faults_corpus
-
-
-@pytest.fixture(scope="session")
-def undisturbed(faults_undisturbed) -> set:
-    return faults_undisturbed
-
-
 class Nodes:
     """A cluster of its own: a head without CPUs, and nodes that come and go."""
 
@@ -70,16 +60,18 @@ class Nodes:
 
 
 @pytest.fixture
-def nodes(undisturbed) -> Iterator[Nodes]:
+def nodes(faults_undisturbed) -> Iterator[Nodes]:
     nodes = Nodes()
     yield nodes
     nodes.cluster.shutdown()
 
 
 @pytest.mark.slow
-def test_two_nodes_lost_at_once_cost_nothing_and_a_new_one_gets_work(tmp_path, corpus, undisturbed, nodes):
+def test_two_nodes_lost_at_once_cost_nothing_and_a_new_one_gets_work(
+    tmp_path, faults_corpus, faults_undisturbed, nodes
+):
     run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
-    config = write_config(tmp_path, corpus, run, latency_s=0.4, journal=str(journal))
+    config = write_config(tmp_path, faults_corpus, run, latency_s=0.4, journal=str(journal))
     both = [nodes.add(), nodes.add()]
     with started_job(config, nodes.address, log, *REPLICAS, "--engine.num_cpus=0.8") as job:
         wait_until("draws on both nodes", lambda: len({line[1] for line in read_journal(journal)}) == 2, 90)
@@ -91,14 +83,14 @@ def test_two_nodes_lost_at_once_cost_nothing_and_a_new_one_gets_work(tmp_path, c
         wait_until("a draw on the new node", lambda: {line[1] for line in read_journal(journal)} - lost, 120)
         print(f"from the loss of both nodes to the first draw on a new one: {time.monotonic() - began:.1f} s")
         assert job.wait(timeout=240) == 0, log.read_text()
-    check_run(run, corpus, undisturbed)
+    check_run(run, faults_corpus, faults_undisturbed)
 
 
 @pytest.mark.chaos
-def test_nodes_lost_again_and_again_cost_nothing(tmp_path, corpus, undisturbed, nodes):
+def test_nodes_lost_again_and_again_cost_nothing(tmp_path, faults_corpus, faults_undisturbed, nodes):
     run, journal, log = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "log"
     # Some 200 units x 4 draws x 4 s over 16 slots: 200 s, were nothing lost.
-    config = write_config(tmp_path, corpus, run, latency_s=4.0, journal=str(journal))
+    config = write_config(tmp_path, faults_corpus, run, latency_s=4.0, journal=str(journal))
     alive = [nodes.add(), nodes.add()]
     num_killed = losses = 0
     with started_job(config, nodes.address, log, *REPLICAS, "--engine.num_cpus=0.8") as job:
@@ -113,6 +105,6 @@ def test_nodes_lost_again_and_again_cost_nothing(tmp_path, corpus, undisturbed, 
                 alive = [node for node in alive if node not in doomed]
                 alive += [nodes.add() for _ in doomed]
         assert job.wait(timeout=400) == 0, log.read_text()
-    check_run(run, corpus, undisturbed)
+    check_run(run, faults_corpus, faults_undisturbed)
     assert num_killed >= 10
     print(f"{num_killed} nodes killed, draws on {len({line[1] for line in read_journal(journal)})} nodes")

@@ -24,14 +24,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 DEEPSPEED = Path(__file__).parents[1] / "cluster/deepspeed"
 
 
-@pytest.fixture(scope="session")
-def undisturbed(undisturbed_training) -> str:
-    return undisturbed_training
-
-
-def test_a_run_leaves_a_rater_with_its_card_its_metrics_and_a_manifest(undisturbed, capsys):
-    run = Folder(undisturbed)
-    losses = read_losses(undisturbed)
+def test_a_run_leaves_a_rater_with_its_card_its_metrics_and_a_manifest(undisturbed_training, capsys):
+    run = Folder(undisturbed_training)
+    losses = read_losses(undisturbed_training)
     assert sorted(losses) == list(range(1, LONG_STEPS + 1))
     assert losses[LONG_STEPS] < losses[1]
     manifest = run.read_json("manifest.json")
@@ -47,11 +42,11 @@ def test_a_run_leaves_a_rater_with_its_card_its_metrics_and_a_manifest(undisturb
     assert 0 <= json.loads(validated[-1]["validation"])["expected_coverage"] <= 1
 
 
-def test_the_rater_holds_the_base_with_the_trained_adapter_merged_in(undisturbed, word_runs):
+def test_the_rater_holds_the_base_with_the_trained_adapter_merged_in(undisturbed_training, word_runs):
     import torch
     from transformers import AutoModelForCausalLM
 
-    tuned = AutoModelForCausalLM.from_pretrained(f"{undisturbed}/rater", dtype=torch.float32).state_dict()
+    tuned = AutoModelForCausalLM.from_pretrained(f"{undisturbed_training}/rater", dtype=torch.float32).state_dict()
     base = AutoModelForCausalLM.from_pretrained(word_runs.model, dtype=torch.float32).state_dict()
     assert tuned.keys() == base.keys()
     changed = {name for name in base if not torch.allclose(tuned[name], base[name], atol=1e-2, rtol=1e-2)}
@@ -59,29 +54,29 @@ def test_the_rater_holds_the_base_with_the_trained_adapter_merged_in(undisturbed
     assert all("_proj" in name for name in changed)
 
 
-def test_a_finished_run_has_nothing_to_do(undisturbed, word_runs, tmp_path, capsys):
-    assert train_rater.main([word_runs.write_long_config(tmp_path, undisturbed)]) == 0
+def test_a_finished_run_has_nothing_to_do(undisturbed_training, word_runs, tmp_path, capsys):
+    assert train_rater.main([word_runs.write_long_config(tmp_path, undisturbed_training)]) == 0
     assert "is complete" in capsys.readouterr().out
 
 
-def test_another_recipe_is_refused_in_the_same_folder(undisturbed, word_runs, tmp_path):
-    config = word_runs.write_long_config(tmp_path, undisturbed)
+def test_another_recipe_is_refused_in_the_same_folder(undisturbed_training, word_runs, tmp_path):
+    config = word_runs.write_long_config(tmp_path, undisturbed_training)
     with pytest.raises(UserError, match=r"training\.learning_rate"):
         train_rater.main([config, "--training.learning_rate=0.5"])
 
 
 @pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.chaos), 3])
-def test_other_zero_stages_and_one_worker_have_the_same_losses(stage, undisturbed, word_runs, tmp_path):
+def test_other_zero_stages_and_one_worker_have_the_same_losses(stage, undisturbed_training, word_runs, tmp_path):
     config = word_runs.write_config(tmp_path, str(tmp_path / "run"))
     workers = 1 if stage == 2 else 2
     changes = [f"--deepspeed={DEEPSPEED}/zero{stage}.json", f"--workers.num_workers={workers}"]
     # What is computed again is what it was.
     changes += ["--training.activation_checkpointing"] if stage == 3 else []
     assert train_rater.main([config, *changes]) == 0
-    assert read_losses(str(tmp_path / "run")) == pytest.approx(read_losses(undisturbed, 6), abs=1e-4)
+    assert read_losses(str(tmp_path / "run")) == pytest.approx(read_losses(undisturbed_training, 6), abs=1e-4)
 
 
-def test_the_adapter_alone_can_be_what_is_left(undisturbed, word_runs, tmp_path):
+def test_the_adapter_alone_can_be_what_is_left(undisturbed_training, word_runs, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -89,7 +84,7 @@ def test_the_adapter_alone_can_be_what_is_left(undisturbed, word_runs, tmp_path)
     changes = ["--training.max_steps=2", "--validation.max_items=0", "--lora.dropout=0.5"]
     assert train_rater.main([config, *changes]) == 0
     # An adapter begins as nothing, whatever is dropped before it; without a validation, too, it drops from then on.
-    losses, whole = read_losses(str(tmp_path / "run")), read_losses(undisturbed)
+    losses, whole = read_losses(str(tmp_path / "run")), read_losses(undisturbed_training)
     assert losses[1] == pytest.approx(whole[1], abs=1e-6)
     assert abs(losses[2] - whole[2]) > 1e-5
     rater = tmp_path / "run/rater"
@@ -192,7 +187,9 @@ def test_a_deepspeed_config_that_it_refuses_ends_the_run_at_the_first_try(word_r
 
 @pytest.mark.chaos
 @pytest.mark.parametrize(("stage", "workers"), [(1, (1, 2)), (2, (2, 1)), (3, (2, 1)), (3, (1, 2))])
-def test_another_number_of_workers_goes_on_with_the_same_losses(stage, workers, undisturbed, word_runs, tmp_path):
+def test_another_number_of_workers_goes_on_with_the_same_losses(
+    stage, workers, undisturbed_training, word_runs, tmp_path
+):
     run = str(tmp_path / "run")
     config = word_runs.write_config(tmp_path, run)
     changes = [f"--deepspeed={DEEPSPEED}/zero{stage}.json"]
@@ -201,7 +198,7 @@ def test_another_number_of_workers_goes_on_with_the_same_losses(stage, workers, 
     # As it is left where training has not come to its end.
     Folder(run).delete(["manifest.json"])
     assert train_rater.main([config, *second]) == 0
-    assert read_losses(run) == pytest.approx(read_losses(undisturbed, 6), abs=1e-4)
+    assert read_losses(run) == pytest.approx(read_losses(undisturbed_training, 6), abs=1e-4)
 
 
 @pytest.mark.chaos
@@ -224,7 +221,7 @@ def test_a_checkpoint_that_another_number_of_workers_cannot_load_names_the_numbe
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("stage", [2, 3])
-def test_states_in_main_memory_have_the_same_losses(stage, undisturbed, word_runs, tmp_path):
+def test_states_in_main_memory_have_the_same_losses(stage, undisturbed_training, word_runs, tmp_path):
     config = word_runs.write_config(tmp_path, str(tmp_path / "run"))
     assert train_rater.main([config, f"--deepspeed={DEEPSPEED}/zero{stage}_offload.json"]) == 0
-    assert read_losses(str(tmp_path / "run")) == pytest.approx(read_losses(undisturbed, 6), abs=1e-4)
+    assert read_losses(str(tmp_path / "run")) == pytest.approx(read_losses(undisturbed_training, 6), abs=1e-4)
