@@ -240,7 +240,9 @@ def test_a_run_under_faults_ends_as_if_undisturbed(proxy, folder, undisturbed, f
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
 def test_a_run_under_faults_of_any_kind_and_rate_ends_as_if_undisturbed(proxy, folder, undisturbed, fault, rate):
     befell = 0
-    for seed in range(3):
+    for seed in range(30):
+        if seed >= 3 and befell:
+            break  # three runs; of a rare fault as many as it takes to befall one of them
         one, befalls = folder / str(seed), at_random(fault, rate, seed)
         # Only writes may be told of a conflict.
         plan = befalls if fault != "409" else lambda seen, befalls=befalls: befalls(seen) if seen.is_write else ""
@@ -281,7 +283,9 @@ def test_the_request_rate_falls_while_the_store_throttles(proxy, folder):
         rates.append(request_rate(proxy, folder, 6))
     print(f"requests a second at 0, 10 and 50% SlowDown: {rates}")
     assert rates[2] < rates[1] < rates[0]
-    assert rates[2] < rates[0] / 4
+    # However fast the store answers: of 8 threads each waits half a second, on average, at every other request, and
+    # longer at a further try. Half as much again for the luck of 6 s.
+    assert rates[2] < 1.5 * 8 / (0.5 * 0.5)
 
 
 @pytest.mark.chaos
