@@ -82,10 +82,16 @@ def entrypoint() -> str:
     return str(read_yaml("kuberay/rayjob.yaml")["spec"]["entrypoint"])
 
 
+def wait_for_driver() -> str:
+    """Return the shell line by which a machine of the GCP launcher waits for its GPU's driver."""
+    (line,) = read_yaml("gcp.yaml")["initialization_commands"]
+    return str(line)
+
+
 def run_commands() -> list[str]:
     """Return the command lines that tests run, the `ray start` of each group and launcher among them."""
     head, gpu, cpu = groups(ray_cluster_specs()["raycluster"])
-    return [*start_commands().values(), probe(head), probe(cpu), drain_hook(gpu)[-1], entrypoint()]
+    return [*start_commands().values(), probe(head), probe(cpu), drain_hook(gpu)[-1], entrypoint(), wait_for_driver()]
 
 
 def command_lines() -> list[str]:

@@ -31,6 +31,8 @@ class ScriptedEngine:
     max_model_len     longest prompt and output, in words
     poison            item ids that the engine refuses
     fails_to_start    the engine can't be made, for this reason
+    fails_beside      a file: of the engines but the first, the next one that starts once others have drawn can't be
+                      made, and makes the file (needs `journal`)
     journal           a file that every draw appends a line to: process id, Ray node, item id, draw index
     dies_after        the engine dies for good after so many draws (a file `dies_once` makes that happen once)
     kills             item ids that the engine dies of: at the end of their draw
@@ -42,6 +44,8 @@ class ScriptedEngine:
         script: dict[str, Any] = spec.engine.args
         if "fails_to_start" in script:
             raise ValueError(script["fails_to_start"])
+        if "fails_beside" in script:
+            _fail_beside_another(script["fails_beside"], script["journal"])
         self._levels = [str(level) for level in script.get("levels", range(1, 6))]
         self._script = script
         self._slots = asyncio.Semaphore(spec.engine.slots)
@@ -143,6 +147,21 @@ class ScriptedEngine:
 
     def close(self) -> None:
         pass
+
+
+def _fail_beside_another(failed: str, journal: str) -> None:
+    try:
+        os.close(os.open(f"{failed}.first", os.O_CREAT | os.O_EXCL))
+        return
+    except FileExistsError:
+        pass
+    while not os.path.exists(journal):
+        time.sleep(0.1)
+    try:
+        os.close(os.open(failed, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    raise ValueError("scripted fault of this machine")
 
 
 def _node_id() -> str:

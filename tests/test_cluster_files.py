@@ -7,6 +7,7 @@ import copy
 import gzip
 import inspect
 import json
+import os
 import re
 import shlex
 import signal
@@ -37,6 +38,7 @@ from tests.cluster_commands import (
     run_commands,
     split_start,
     start_commands,
+    wait_for_driver,
     walk,
 )
 
@@ -361,3 +363,19 @@ def test_start_lines_that_are_not_run_for_real_are_the_same_as_others_that_are()
     assert commands["gcp-head"] == commands["aws-head"]
     for where in ("head", "gpu-spot", "cpu-on-demand"):
         assert commands[f"rayjob-{where}"] == commands[f"raycluster-{where}"]
+
+
+@pytest.mark.parametrize(("has_gpu", "looks"), [(False, 0), (True, 2)])
+def test_a_machine_waits_for_its_gpus_driver_and_only_where_it_has_one(tmp_path, has_gpu, looks):
+    asked = tmp_path / "asked"
+    scripts = {
+        "lspci": f"echo 00:04.0 {'3D controller: NVIDIA Corporation' if has_gpu else 'Ethernet controller'}",
+        "nvidia-smi": f"echo >> {asked}; test $(wc -l < {asked}) -ge 2",
+        "sleep": "true",
+    }
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", wait_for_driver()], env=environment, timeout=30, check=True)
+    assert (len(asked.read_text().splitlines()) if asked.exists() else 0) == looks

@@ -43,10 +43,21 @@ def undisturbed(tmp_path_factory, corpus) -> set:
     return accepted_set(read_rows(str(folder / "run")))
 
 
-def deaths_of(journal: Path) -> Counter[str]:
-    """How many engines each item killed; one may end several of its draws in its last moment."""
-    deaths = {(line[0], line[2].removeprefix("killed by ")) for line in read_journal(journal) if "killed by" in line[2]}
-    return Counter(item for _, item in deaths)
+def deaths_of(journal: Path) -> dict[str, set[str]]:
+    """Which engines (process ids) each item killed; one may end several of its draws in its last moment."""
+    deaths: dict[str, set[str]] = {}
+    for pid, _, note, *_ in read_journal(journal):
+        if note.startswith("killed by "):
+            deaths.setdefault(note.removeprefix("killed by "), set()).add(pid)
+    return deaths
+
+
+def crowded_engines(journal: Path, kills: list[str]) -> set[str]:
+    """Which engines had several of the items in flight when they died: a draw of theirs ends with the engine."""
+    flown: dict[str, set[str]] = {}
+    for pid, _, item, *_ in read_journal(journal):
+        flown.setdefault(pid, set()).update({item} & set(kills))
+    return {pid for pid, items in flown.items() if len(items) > 1}
 
 
 def run_with_killers(tmp_path: Path, corpus: str, undisturbed: set, how: str, kills: list[str]) -> int:
@@ -58,8 +69,11 @@ def run_with_killers(tmp_path: Path, corpus: str, undisturbed: set, how: str, ki
     assert all(row["error"].startswith(KILLED_TWICE) for row in rows if row["outcome"] == "quarantined")
     deaths = deaths_of(journal)
     assert set(deaths) <= set(kills)
-    assert max(deaths.values()) <= 2, deaths
-    return sum(deaths.values())
+    crowded = crowded_engines(journal, kills)
+    for item, pids in deaths.items():
+        # Which of two in flight killed the engine is told by times alone: the other may have to kill once more.
+        assert len(pids) <= (3 if pids & crowded else 2), (item, pids)
+    return sum(map(len, deaths.values()))
 
 
 @pytest.mark.slow
@@ -82,6 +96,18 @@ def test_any_ten_rows_that_kill_engines_are_found(tmp_path, corpus, undisturbed,
     deaths = run_with_killers(tmp_path, corpus, undisturbed, how, kills)
     print(f"{len(kills)} rows, {deaths} deaths")
     assert deaths >= len(kills)
+
+
+@pytest.mark.slow
+def test_an_engine_that_cannot_start_beside_one_that_draws_tries_again(tmp_path, corpus, undisturbed, capfd):
+    run, journal, failed = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "failed"
+    script = {"latency_s": 0.5, "journal": str(journal), "fails_beside": str(failed)}
+    config = write_config(tmp_path, corpus, run, **script)
+    assert infer_traces.main([config, "--engine.num_cpus=0.4", *TWO_ENGINES]) == 0
+    assert failed.exists()
+    assert "warning: an engine could not start, and tries again: ValueError: scripted fault" in capfd.readouterr().err
+    assert len({line[0] for line in read_journal(journal)}) == 2
+    check_run(run, corpus, undisturbed)
 
 
 @pytest.mark.slow

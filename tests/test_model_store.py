@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import subprocess
@@ -20,8 +21,8 @@ from judgetrace.engine import ModelConfig
 from judgetrace.fingerprints import fingerprint_model
 from judgetrace.folder_lock import lock_folder
 from judgetrace.model_store import PIECE_BYTES, fetch_folder, fetch_model
-from judgetrace.storage import Folder
-from tests.disk_store import ASKED, STALLS
+from judgetrace.storage import Folder, StoreError
+from tests.disk_store import ASKED, STALLS, DiskStore
 
 SPAWNING = multiprocessing.get_context("spawn")
 WEIGHTS = bytes(range(256)) * (PIECE_BYTES // 256) + b"the beginning of a second piece"
@@ -160,6 +161,19 @@ def test_a_url_without_a_model_or_adapter_is_refused(url, cache):
 def test_a_store_that_nobody_knows_is_refused_with_its_reason():
     with pytest.raises(UserError, match=r"model\.path = nonsense://a/b: can't be read: ValueError: Protocol not known"):
         fetch_folder("nonsense://a/b")
+
+
+@pytest.mark.parametrize("call", ["info", "cat_file"])
+def test_a_store_that_is_away_is_the_stores_fault_and_the_next_call_fetches_the_folder(disk, call, monkeypatch):
+    def throttle(*arguments, **options):
+        raise OSError(errno.EIO, "SlowDown")
+
+    with monkeypatch.context() as away:
+        away.setattr(DiskStore, call, throttle)
+        with pytest.raises(StoreError, match=r"can't be read: OSError: \[Errno 5\] SlowDown") as told:
+            fetch_folder(disk)
+    assert told.value.exit_status == 3
+    assert read_all(fetch_folder(disk)) == SHOWN
 
 
 @pytest.mark.served

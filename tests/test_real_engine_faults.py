@@ -36,7 +36,7 @@ def wait_for_commits(run: Path, more_than: int) -> int:
     return num_committed(run)
 
 
-def suspects_of(run: Path) -> set:
+def suspects_of(run: Path) -> dict:
     ledger = ShardLedger(Folder(str(run)), 0, TRACE_PRODUCT)
     ledger.refresh()
     return find_suspects(ledger.latest())

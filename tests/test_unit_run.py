@@ -1,10 +1,7 @@
 """What the driver decides before any work: which shards, how many at once."""
 
-from ray.exceptions import ActorDiedError
-
-from judgetrace.config import UserError
 from judgetrace.engine import EngineConfig
-from judgetrace.unit_run import ShardTask, explain_failure, plan_shards, shards_at_once, share_shards
+from judgetrace.unit_run import ShardTask, plan_shards, shards_at_once, share_shards
 
 
 def test_a_limit_cuts_the_last_shard_and_leaves_out_the_rest():
@@ -35,17 +32,3 @@ def test_no_engine_holds_more_than_its_share_of_the_shards():
     assert share(41, max_replicas=4) == (11, 11)
     assert share(3, max_replicas=8) == (2, 2)
     assert share(40, max_replicas=4, shards_at_once=16) == (16, 16)
-
-
-def test_more_deaths_than_max_deaths_end_in_an_error_that_names_it_and_can_be_continued():
-    ended = explain_failure(ActorDiedError(), max_deaths=30)
-    assert isinstance(ended, UserError)
-    assert "engine.max_deaths = 30" in str(ended)
-    assert ended.exit_status == 3
-    # An actor whose engine could not start is dead, too: that one would end the same way again.
-    died = ActorDiedError()
-    died.error_msg = "died in its creation task\nEngineStartError: no such model"
-    unstarted = explain_failure(died, max_deaths=30)
-    assert str(unstarted).startswith("the engine could not start: no such model\n")
-    other = RuntimeError("a fault of our own")
-    assert explain_failure(other, max_deaths=30) is other

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Literal
 
 from judgetrace.accounting import Tally, merge_errors
 
@@ -56,6 +57,8 @@ class WorkerReport:
     """Whether it took the place of a worker that died."""
     node: str = ""
     """Ray's id of its node."""
+    failed_start: str = ""
+    """Why its engine could not start."""
 
 
 @dataclass
@@ -66,6 +69,8 @@ class Orders:
     accepted_elsewhere: dict[str, int] = field(default_factory=dict)
     """Accepted units by level (accounting.name_level) that others committed: other workers, earlier calls, earlier
     runs. Empty where no quota asks for it."""
+    after_failed_start: Literal["fail", "wait", "again"] = "fail"
+    """To a worker whose engine could not start: raise its error, ask again, or end, so that Ray starts it anew."""
 
 
 @dataclass
@@ -76,6 +81,10 @@ class RunSnapshot:
     done: WorkCounts = field(default_factory=WorkCounts)
     draws_in_flight: int = 0
     num_restarts: int = 0
+    starts_in_row: int = 0
+    """Workers that took a dead one's place since an engine was last up."""
+    failed_start: str = ""
+    """Why an engine could not start, the last time that one could not."""
     fenced: str | None = None
 
 
@@ -83,10 +92,17 @@ class RunControl:
     """Adds up the workers' reports, and tells them when to drain."""
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, accepted_before: Mapping[str, int] | None = None
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        accepted_before: Mapping[str, int] | None = None,
+        max_starts: int = 30,
     ) -> None:
-        """`accepted_before` is what was accepted of each level before this call; None where nobody has to know."""
-        self._clock = clock
+        """`accepted_before` is what was accepted of each level before this call; None where nobody has to know.
+
+        While no engine runs, so many workers in a row may fail to start one.
+        """
+        self._clock, self._max_starts = clock, max_starts
+        self._has_run, self._starts_in_row, self._failed_start = False, 0, ""
         self._reports: dict[str, WorkerReport] = {}
         self._accepted: dict[str, Counter[str]] = {}
         self._all_accepted = None if accepted_before is None else Counter(accepted_before)
@@ -96,9 +112,34 @@ class RunControl:
 
     def report(self, report: WorkerReport) -> Orders:
         """Take a worker's latest report; returns what it should do and know."""
+        self._note_start(self._reports.get(report.worker), report)
         self._reports[report.worker] = report
         self._heard_at[report.worker] = self._clock()
-        return Orders(self._drain, {} if self._all_accepted is None else self._count_elsewhere(report))
+        elsewhere = {} if self._all_accepted is None else self._count_elsewhere(report)
+        return Orders(self._drain, elsewhere, self._decide_on_start() if report.failed_start else "fail")
+
+    def _note_start(self, before: WorkerReport | None, report: WorkerReport) -> None:
+        if report.state == "starting":
+            self._starts_in_row += before is None and report.is_restart
+            self._failed_start = report.failed_start or self._failed_start
+        elif before is None or before.state == "starting":
+            self._has_run, self._starts_in_row = True, 0
+
+    def _decide_on_start(self) -> Literal["fail", "wait", "again"]:
+        """Decide what a worker does whose engine could not start.
+
+        Where others run it is the machine, and they go on without it; where none ever could it is the config. While
+        others still start nobody knows.
+        """
+        heard = [report for report in self._reports.values() if self._is_heard(report)]
+        if any(report.state == "running" for report in heard):
+            return "again"
+        if self._has_run:
+            return "again" if self._starts_in_row < self._max_starts else "fail"
+        return "wait" if any(report.state == "starting" and not report.failed_start for report in heard) else "fail"
+
+    def _is_heard(self, report: WorkerReport) -> bool:
+        return self._clock() - self._heard_at[report.worker] < ALIVE_S[report.state]
 
     def _count_elsewhere(self, report: WorkerReport) -> dict[str, int]:
         """Count what others accepted. The sum of all is kept by what has changed: every worker asks every second."""
@@ -123,10 +164,10 @@ class RunControl:
         Of `nodes`, the living ones, where they are known, come the workers that still count as there. Of others only
         committed units count: what else they had decided is decided again.
         """
-        total = RunSnapshot(fenced=self._fenced)
-        for worker, report in self._reports.items():
+        total = RunSnapshot(fenced=self._fenced, starts_in_row=self._starts_in_row, failed_start=self._failed_start)
+        for report in self._reports.values():
             is_gone = nodes is not None and report.node not in nodes
-            if not is_gone and self._clock() - self._heard_at[worker] < ALIVE_S[report.state]:
+            if not is_gone and self._is_heard(report):
                 total.states[report.state] += 1
                 total.draws_in_flight += report.draws_in_flight
                 total.done += report.done

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from judgetrace.config import UserError
 from judgetrace.engine import ModelConfig
 from judgetrace.folder_lock import lock_folder
-from judgetrace.storage import Folder
+from judgetrace.storage import Folder, StoreError, naming
 
 Part = Literal["path", "adapter"]
 """The field of ModelConfig that names the folder."""
@@ -109,16 +109,19 @@ def list_files(url: str, part: Part = "path") -> list[StoredFile]:
     """List the files of a model's folder by URL, sorted by name; hidden ones are left out. Raises UserError."""
     folder, main_file = Folder(url), MAIN_FILES[part]
     try:
-        # Before the listing: a URL that names a whole bucket is told at once.
-        folder.filesystem.info(folder.path(main_file))
-        root = folder.path() + "/"
-        found = folder.filesystem.find(root, detail=True)
-        files = [_describe_file(folder, name.removeprefix(root), info) for name, info in sorted(found.items())]
+        with naming(url, "read"):
+            # Before the listing: a URL that names a whole bucket is told at once.
+            folder.filesystem.info(folder.path(main_file))
+            root = folder.path() + "/"
+            found = folder.filesystem.find(root, detail=True)
+            files = [_describe_file(folder, name.removeprefix(root), info) for name, info in sorted(found.items())]
     except FileNotFoundError:
         raise UserError(
             f"model.{part} = {url}: no {main_file} there\nexpected: "
             + ("a Hugging Face model folder" if part == "path" else "a folder of a LoRA adapter, as peft writes it")
         ) from None
+    except StoreError:
+        raise
     except Exception as error:
         raise UserError(f"model.{part} = {url}: can't be read: {type(error).__name__}: {error}") from error
     return [file for file in files if not any(name.startswith(".") for name in PurePosixPath(file.name).parts)]
@@ -172,7 +175,8 @@ def _copy_files(source: Folder, files: Sequence[StoredFile], target: Path) -> bo
 def _copy_piece(source: Folder, target: Path, piece: tuple[StoredFile, int]) -> bool:
     file, start = piece
     end = min(start + PIECE_BYTES, file.size)
-    data = source.filesystem.cat_file(source.path(file.name), start=start, end=end)
+    with naming(f"{source.url}/{file.name}", "read"):
+        data = source.filesystem.cat_file(source.path(file.name), start=start, end=end)
     with (target / file.name).open("r+b") as local:
         local.seek(start)
         local.write(data)

@@ -61,7 +61,7 @@ class RunFolder:
         if not first or second:
             raise UserError(
                 f"run = {self.folder.url}: the store let a second writer overwrite a file that must be written once\n"
-                "expected: a local disk, or an object store that honours If-None-Match (AWS S3, MinIO, Ceph, GCS do)"
+                "expected: a local disk, or an object store that honours If-None-Match on PUT (AWS S3, MinIO, Ceph do)"
             )
 
     def claim(self, now: float, about: Mapping[str, Any] | None = None) -> int:

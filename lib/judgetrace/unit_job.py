@@ -131,11 +131,13 @@ def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) ->
     run.check_contract(contract)
     planned = job.plan()
     total = sum(task.num_units for task in planned)
+    was_complete = run.has_manifest()
     driver = run.claim(time.time(), job.describe(total))
     tasks = drop_finished(run.folder, product, planned)
     _check_newest(run, driver, config.limits)
-    if tasks:
-        # More was appended, or failed units are retried: the run is not complete any more.
+    if tasks and was_complete:
+        # More was appended, or failed units are retried: the run is not complete any more. A manifest that was not
+        # there before is a successor's, which overtook this driver while it was held up.
         run.folder.delete(["manifest.json"])
     before = summarise_run(run, job.inputs.corpus, product, total)
     view = RunView(total, count_earlier(before), job.hit)

@@ -16,7 +16,7 @@ from typing import Any
 
 from judgetrace.config import UserError
 from judgetrace.control import Orders, RunControl, RunSnapshot, WorkerReport
-from judgetrace.engine import EngineConfig, EngineStartError
+from judgetrace.engine import EngineConfig
 from judgetrace.flight_recorder import flights_folder
 from judgetrace.gate import GateConfig, describe_breach, find_breaches
 from judgetrace.ledger import is_finished, list_shard_files, select_current
@@ -26,10 +26,11 @@ from judgetrace.loop_guard import guard_loop
 from judgetrace.metrics import RunMetrics, RunView
 from judgetrace.node_notice import watch_node
 from judgetrace.products import Product
+from judgetrace.run_failures import explain_failure, explain_starts, make_early_error
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import StageWatch
 from judgetrace.stop_signals import taking_stop_signals
-from judgetrace.storage import CorruptFileError, Folder, StoreError
+from judgetrace.storage import Folder, StoreError
 from judgetrace.unit_worker import UnitWorker, WorkerSpec
 
 STATE_EVERY_S = 10.0
@@ -181,37 +182,6 @@ def ask_control(control: Any) -> RunSnapshot:
     return snapshot
 
 
-def explain_failure(failure: BaseException, max_deaths: int) -> BaseException:
-    """Turn Ray's account of what a worker met into its own words, where it has some; anything else stays as it is."""
-    from ray.exceptions import OutOfMemoryError, RayActorError
-
-    for kind in (StoreError, CorruptFileError):
-        _, marker, reason = str(failure).rpartition(f"{kind.__name__}: ")
-        if marker:
-            return kind(reason.strip())
-    _, marker, reason = str(failure).rpartition(f"{EngineStartError.__name__}: ")
-    if marker:
-        return UserError(
-            f"the engine could not start: {reason.strip()}\nChange [model] or [engine]; the workers' own logs are in "
-            "Ray's session folder (--cluster.worker_logs shows them)."
-        )
-    if isinstance(failure, (RayActorError, OutOfMemoryError)):
-        told = str(failure).strip().partition("\n")[0]
-        return make_early_error(
-            f"engines died more often than engine.max_deaths = {max_deaths} over one shard; the last time: {told}\n"
-            "The same command goes on. Often they need more memory than there is: lower engine.max_replicas or "
-            "engine.slots; the workers' own logs are in Ray's session folder (--cluster.worker_logs shows them)."
-        )
-    return failure
-
-
-def make_early_error(message: str) -> UserError:
-    """Make the error of a run that ended early and can be continued."""
-    error = UserError(message)
-    error.exit_status = 3
-    return error
-
-
 @dataclass(frozen=True)
 class LevelGoals:
     """What is wanted of each level, and how the levels stood before this call."""
@@ -257,6 +227,7 @@ class UnitRun:
         self._levels = levels
         self._told_breaches: set[tuple[str, str]] = set()
         self._stop_reason: StopReason | None = None
+        self._told_failed_start = ""
         self._failure: BaseException | None = None
         self._began = time.monotonic()
 
@@ -268,15 +239,15 @@ class UnitRun:
         # Beside the driver: it must not go with a lost node.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         control = ray.remote(num_cpus=0, scheduling_strategy=here)(RunControl).remote(
-            accepted_before=self._levels.accepted
+            accepted_before=self._levels.accepted, max_starts=self._max_starts(spec.engine)
         )
         thread = threading.Thread(target=self._consume, args=(spec, tasks, control), name="ray-data", daemon=True)
         with StageWatch(self._job, needs_of(spec.engine), wait_s) as watch, self._signals():
             thread.start()
-            snapshot = self._watch(thread, control, watch)
+            snapshot = self._watch(thread, control, watch, self._max_starts(spec.engine))
         self._live.end()
         if self._failure is not None:
-            failure = explain_failure(self._failure, spec.engine.max_deaths)
+            failure = explain_failure(self._failure, spec.engine.max_deaths, snapshot.done.num_draws > 0)
             # Who gave up says so itself; what a worker met is a failure.
             state = f"{failure}" if isinstance(self._failure, UserError) else f"failed: {failure}"
             # Where the store is what failed, the reason is told nowhere but here.
@@ -298,7 +269,12 @@ class UnitRun:
         except BaseException as error:  # noqa: BLE001 - re-raised by work() in the main thread
             self._failure = error
 
-    def _watch(self, thread: threading.Thread, control: Any, watch: StageWatch) -> RunSnapshot:
+    @staticmethod
+    def _max_starts(engine: EngineConfig) -> int:
+        """Choose how often in a row engines may fail to start. All may lose their machines at once: that is no sign."""
+        return engine.max_deaths + engine.max_replicas
+
+    def _watch(self, thread: threading.Thread, control: Any, watch: StageWatch, max_starts: int) -> RunSnapshot:
         import ray
 
         said_at, told_at = float("-inf"), float("inf")
@@ -308,7 +284,11 @@ class UnitRun:
             at_work = f"engines: {describe_engines(seen)}" if seen.states else ""
             watch.note((seen.done.num_draws, seen.done.num_units, sorted(seen.states.items())), at_work)
             self._show(seen)
+            self._warn_of_failed_start(seen)
             self._note_reasons_to_stop(seen)
+            if seen.starts_in_row > max_starts and not seen.states["running"]:
+                self._failure = explain_starts(seen)
+                return seen
             if watch.expired and not seen.states:
                 gave_up = watch.give_up()
                 has_begun = seen.done.num_draws or seen.done.num_units
@@ -334,6 +314,15 @@ class UnitRun:
     def _show(self, seen: RunSnapshot) -> None:
         self._live.show(seen)
         self._metrics.record(seen)
+
+    def _warn_of_failed_start(self, seen: RunSnapshot) -> None:
+        """Say why an engine could not start, where the run goes on without it."""
+        if seen.failed_start == self._told_failed_start or not seen.done.num_draws:
+            return
+        self._told_failed_start = seen.failed_start
+        print(
+            f"\nwarning: an engine could not start, and tries again: {seen.failed_start}", file=sys.stderr, flush=True
+        )
 
     def _note_reasons_to_stop(self, seen: RunSnapshot) -> None:
         if self._stop_reason is not None:

@@ -29,6 +29,7 @@ from judgetrace.engine import (
     Engine,
     EngineConfig,
     EngineDeadError,
+    EngineStartError,
     ModelConfig,
     PromptRefusedError,
 )
@@ -52,6 +53,11 @@ Result = TypeVar("Result")
 
 ENGINE_DIED_STATUS = 70
 LEFT_STATUS = 71
+NOT_STARTED_STATUS = 72
+START_AGAIN_AFTER_S = 10.0
+"""A machine on which engines can't start is not to be tried without a pause."""
+OTHERS_START_WITHIN_S = 120.0
+"""Whoever could not start waits so long to hear whether others can."""
 LEAVING_RESERVE_S = 10.0
 """Kept for the last commits of the warning that a node gets."""
 LEAVING_COMMIT_EVERY_S = 0.5
@@ -162,11 +168,11 @@ class UnitWorker:
         spec = self._spec
         reporting = asyncio.create_task(self._report_forever())
         self._quota.hear((await self._link.report(self._report)).accepted_elsewhere)
-        self._engine: Engine = load_thinking_engine(
-            spec.model, spec.engine, spec.endpoint, spec.thinking, spec.prompt.chat_template_args
-        )
-        max_tokens = spec.decider.sampling.max_tokens
-        check_room(self._engine, max_tokens, f"max_tokens {max_tokens} (in [sampling], for rate_items in [decoding])")
+        try:
+            self._engine = self._load_engine()
+        except EngineStartError as error:
+            await self._end_unless_first(error)
+            raise
         guideline = parse_guideline(spec.guideline, spec.by_section)
         self._asker = UnitAsker(
             self._engine,
@@ -174,7 +180,7 @@ class UnitWorker:
             spec.template,
             guideline,
             spec.scale,
-            max_output_tokens=max_tokens,
+            max_output_tokens=spec.decider.sampling.max_tokens,
             thinks=spec.thinking.format != "none",
             tell=spec.decider.tell,
         )
@@ -190,6 +196,34 @@ class UnitWorker:
             self._scheduler.fail,
         )
         self._tasks = [reporting, asyncio.create_task(self._commit_forever()), asyncio.create_task(watching)]
+        # Others that could not start ask whether one could.
+        await self._report_last()
+
+    def _load_engine(self) -> Engine:
+        spec, max_tokens = self._spec, self._spec.decider.sampling.max_tokens
+        engine = load_thinking_engine(
+            spec.model, spec.engine, spec.endpoint, spec.thinking, spec.prompt.chat_template_args
+        )
+        check_room(engine, max_tokens, f"max_tokens {max_tokens} (in [sampling], for rate_items in [decoding])")
+        return engine
+
+    async def _end_unless_first(self, error: EngineStartError) -> None:
+        """End the process where engines of this run have started: Ray starts it anew, perhaps on a better machine.
+
+        To Ray Data an error in the start of one worker would be the end of all.
+        """
+        self._report.failed_start = str(error)[:1000]
+        until = self._loop.time() + OTHERS_START_WITHIN_S
+        while (orders := await self._link.report(self._report)).after_failed_start == "wait":
+            if self._loop.time() > until:
+                return
+            await asyncio.sleep(REPORT_EVERY_S)
+        if orders.after_failed_start == "fail":
+            return
+        await asyncio.sleep(START_AGAIN_AFTER_S)
+        if self._recorder is not None:
+            self._recorder.close()
+        os._exit(NOT_STARTED_STATUS)
 
     async def _work_on(self, number: int, num_units: int) -> int:
         self._num_calls += 1

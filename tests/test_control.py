@@ -1,0 +1,62 @@
+"""What a worker does whose engine could not start: fail, wait for the others, or start again, and how often."""
+
+from judgetrace.control import RunControl, WorkerReport
+
+
+def starts(control: RunControl, worker: str, *, is_restart: bool = False) -> None:
+    control.report(WorkerReport(worker, "starting", is_restart=is_restart))
+
+
+def fails(control: RunControl, worker: str, *, is_restart: bool = False) -> str:
+    starts(control, worker, is_restart=is_restart)
+    report = WorkerReport(worker, "starting", is_restart=is_restart, failed_start="no GPU")
+    return control.report(report).after_failed_start
+
+
+def test_where_no_engine_can_start_the_last_one_fails():
+    control = RunControl()
+    starts(control, "one")
+    assert fails(control, "two") == "wait"
+    assert fails(control, "one") == "fail"
+    assert control.snapshot().failed_start == "no GPU"
+
+
+def test_who_waited_starts_again_once_another_could():
+    control = RunControl()
+    starts(control, "one")
+    assert fails(control, "two") == "wait"
+    control.report(WorkerReport("one", "running"))
+    assert fails(control, "two") == "again"
+
+
+def test_while_another_engine_runs_one_may_fail_as_often_as_it_likes():
+    control = RunControl(max_starts=2)
+    control.report(WorkerReport("one", "running"))
+    assert {fails(control, f"two-{number}", is_restart=number > 0) for number in range(9)} == {"again"}
+    assert control.snapshot().starts_in_row == 8
+
+
+def test_where_none_runs_any_more_so_many_may_fail_in_a_row():
+    now = [0.0]
+    control = RunControl(clock=lambda: now[0], max_starts=2)
+    control.report(WorkerReport("one", "running"))
+    now[0] = 60.0  # it has not been heard of for a minute
+    assert fails(control, "two", is_restart=True) == "again"
+    assert fails(control, "three", is_restart=True) == "fail"
+
+
+def test_an_engine_that_is_up_begins_the_count_anew():
+    control = RunControl()
+    for number in range(3):
+        starts(control, f"dies-{number}", is_restart=True)
+    assert control.snapshot().starts_in_row == 3
+    control.report(WorkerReport("dies-2", "running", is_restart=True))
+    control.report(WorkerReport("dies-2", "running", is_restart=True))
+    assert control.snapshot().starts_in_row == 0
+
+
+def test_engines_that_join_are_no_restarts():
+    control = RunControl()
+    for number in range(64):
+        starts(control, f"node-{number}")
+    assert control.snapshot().starts_in_row == 0
