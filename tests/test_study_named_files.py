@@ -22,6 +22,7 @@ def write_files(folder: Path) -> dict[str, Any]:
     """Write a file of each kind that a study can name; returns the sections that name them."""
     for name in ("merge.jinja", "critiques.jinja", "rater.jinja"):
         (folder / name).write_text("Rate by {{ guideline }}.")
+    (folder / "zero.json").write_text("{}")
     for name in ("generator", "embedder", "other"):
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps({"size": 1}))
@@ -29,6 +30,7 @@ def write_files(folder: Path) -> dict[str, Any]:
     (folder / "people.parquet").write_bytes(encode_parquet(pa.table({"item_id": ["a"]})))
     templates = {name: str(folder / f"{name}.jinja") for name in ("merge", "critiques")}
     return {
+        "train": {"deepspeed": str(folder / "zero.json")},
         "rate": {"others": ["other"], "other": {"model": {"path": str(folder / "other")}}},
         "refine": {
             "generator": {"model": {"path": str(folder / "generator")}},
@@ -56,6 +58,7 @@ def count(folder: Path, sections: dict[str, Any]) -> dict[str, dict[str, Any]]:
         ("generator/config.json", "refine", "generator.model (its files)"),
         ("embedder/config.json", "refine", "embedding.model (its files)"),
         ("other/config.json", "refine", "raters.2.model (its files)"),
+        ("zero.json", "train.tuned", "deepspeed (its text)"),
         ("people.parquet", "agreement.all", "tables.0.paths (their files)"),
         ("rationales.parquet", "report", "rationales.paths (their files)"),
     ],
@@ -88,3 +91,5 @@ def test_how_fast_raters_and_generator_are_is_no_change(tmp_path: Path) -> None:
 def test_a_template_that_is_not_there_is_found_before_the_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"candidates\.rubric_template = nowhere\.jinja"):
         count(tmp_path, {"refine": {"candidates": {"rubric_template": "nowhere.jinja"}}})
+    with pytest.raises(UserError, match=r"deepspeed = nowhere\.json: can't be read"):
+        count(tmp_path, {"train": {"deepspeed": "nowhere.json"}})

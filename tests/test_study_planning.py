@@ -117,6 +117,16 @@ def test_a_key_that_an_earlier_record_lacks_has_changed_only_where_it_says_somet
     assert list(list_changes(earlier, {"engine.args": {}})) == ["seed"]
 
 
+def test_a_file_that_an_earlier_version_named_and_did_not_read_is_no_change() -> None:
+    # Else every training of an earlier version would be refused as another one.
+    earlier = {"deepspeed": "zero1.json"}
+    read = earlier | {"deepspeed (its text)": "a"}
+
+    assert list_changes(earlier, read) == {}
+    assert list(list_changes(earlier, {"deepspeed": "zero2.json", "deepspeed (its text)": "b"})) == ["deepspeed"]
+    assert list(list_changes(read, read | {"deepspeed (its text)": "b"})) == ["deepspeed (its text)"]
+
+
 @pytest.mark.parametrize("state", ["failed", "stopped", "running"])
 def test_what_is_not_complete_goes_on_in_its_folder_whatever_its_config(state: str) -> None:
     # The job itself refuses rows that must not mix; a config that was mended must be tried.

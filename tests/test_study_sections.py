@@ -21,6 +21,14 @@ def test_false_drops_a_shared_section_and_stays_the_value_of_a_plain_key() -> No
     assert merge({"engine": {"slots": 1}, "dropped": True}, {"engine": False, "dropped": False}) == {"dropped": False}
 
 
+def test_null_drops_a_key_of_any_kind_and_leaves_the_rest() -> None:
+    below = {"limit": 3, "prompt": {"system": "Rate.", "severity": "strict"}, "engine": {"slots": 1}}
+
+    assert merge(below, {"limit": None, "prompt": {"system": None}, "engine": None, "nothing": None}) == {
+        "prompt": {"severity": "strict"}
+    }
+
+
 def test_the_command_line_wins_over_the_file_and_spells_values_as_toml_or_as_text(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text('study = "here"\n[infer]\nlimit = 3\n')

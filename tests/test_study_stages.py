@@ -1,13 +1,17 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from judgetrace.config import UserError
+from judgetrace.config import UserError, load_config
+from judgetrace.corpus_config import PrepareCorpusConfig
 from judgetrace.study.config import load_study
 from judgetrace.study.records import name_folder
 from judgetrace.study.refs import Ref
 from judgetrace.study.resolving import check_stages, resolve_stage
+from judgetrace.study.sections import write_toml
 from judgetrace.study.stages import Stage, build_stages
+from judgetrace.training.config import Target
 from tests.study_files import make_config
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
@@ -114,6 +118,175 @@ def test_a_tuned_rater_has_the_trained_folder_as_its_model_and_an_adapter_its_ba
     assert values["model"] == {"path": "study/train/tuned/rater"}
     values = resolve_stage(adapter["rate.tuned"], folders_of(adapter)).values
     assert values["model"] == {"path": "scripted/model", "adapter": "study/train/tuned/rater"}
+
+
+LABEL = {"data": {"target": "label"}}
+
+
+@pytest.mark.parametrize(
+    ("train", "name", "thinking"),
+    [
+        (LABEL, "tuned", {"format": "none"}),
+        ({"controls": ["plain"], "plain": LABEL}, "plain", {"format": "none"}),
+        ({"controls": ["first"], "first": {"data": {"target": "label_first"}}}, "first", {"format": "none"}),
+        (LABEL | {"thinking": {"format": "none"}}, "tuned", {"format": "none"}),
+        ({"controls": ["plain"], "plain": LABEL}, "tuned", {"format": "tags", "stop": ["."]}),
+        (
+            {"controls": ["label"], "label": {"data": {"target": "traces"}}},
+            "label",
+            {"format": "tags", "stop": ["."]},
+        ),
+    ],
+)
+def test_an_arm_rates_without_thinking_where_it_learns_to_whatever_it_is_called(
+    tmp_path: Path, train: dict, name: str, thinking: dict
+) -> None:
+    # It went by the names `label` and `label_first`; other arms were taught without thinking and asked to think.
+    stages = build(tmp_path, thinking={"format": "tags", "stop": ["."]}, train=train)
+
+    assert stages[f"rate.{name}"].config["thinking"] == thinking
+
+
+@pytest.mark.parametrize("target", get_args(Target))
+def test_a_study_and_training_agree_on_who_thinks(tmp_path: Path, target: str) -> None:
+    stages = build(tmp_path, train={"data": {"target": target}})
+    training, rating = (resolve_stage(stages[f"{kind}.tuned"], folders_of(stages)).config for kind in ("train", "rate"))
+
+    assert (rating.thinking.format != "none") is training.thinks
+
+
+def test_a_tuned_rater_is_asked_as_it_was_taught_and_the_others_as_all_are(tmp_path: Path) -> None:
+    # What [train] says of prompt, thinking and guideline did not reach the rating.
+    stages = build(
+        tmp_path,
+        thinking={"format": "parser", "parser": "some", "stop": ["."]},
+        prompt={"system": "Rate.", "on_overlong": "shorten"},
+        train={
+            "thinking": {"format": "tags", "tags": ["[T]", "[/T]"]},
+            "prompt": {"severity": "strict"},
+            "guideline": "taught.md",
+        },
+        rate={
+            "prompt": {"system": "Judge.", "chat_template_args": {"enable_thinking": True}},
+            "guideline": "all.md",
+        },
+    )
+    tuned, untuned = stages["rate.tuned"].config, stages["rate.untuned"].config
+
+    assert tuned["prompt"] == {"system": "Rate.", "on_overlong": "shorten", "severity": "strict"}
+    assert tuned["thinking"] == {"format": "tags", "tags": ["[T]", "[/T]"], "stop": ["."]}
+    assert tuned["guideline"] == "taught.md"
+    assert untuned["prompt"] == {
+        "system": "Judge.",
+        "on_overlong": "shorten",
+        "chat_template_args": {"enable_thinking": True},
+    }
+    assert untuned["thinking"] == {"format": "parser", "parser": "some", "stop": ["."]}
+    assert untuned["guideline"] == "all.md"
+    assert resolve_stage(stages["rate.tuned"], folders_of(stages)).config.thinking.marks == ("[T]", "[/T]")
+
+
+def test_refining_asks_a_tuned_rater_as_it_was_taught_but_for_the_guideline(tmp_path: Path) -> None:
+    train = {"thinking": {"format": "tags"}, "prompt": {"system": "Taught."}, "guideline": "taught.md"}
+    stages = build(tmp_path, train=train, refine={})
+    again = stages["rate.tuned.refined"]
+
+    assert again.wires["guideline"] == Ref("refine", "guideline.md")
+    assert "guideline" not in again.config
+    assert (again.config["thinking"], again.config["prompt"]) == ({"format": "tags"}, {"system": "Taught."})
+    untuned, tuned = resolve_stage(stages["refine"], folders_of(stages)).config.raters
+    assert (tuned.thinking.format, tuned.prompt.system) == ("tags", "Taught.")
+    assert (untuned.thinking.format, untuned.prompt.system) == ("plain", None)
+
+
+def test_a_raters_own_section_wins_over_how_it_was_taught_and_tuned_speaks_for_those_taught_alike(
+    tmp_path: Path,
+) -> None:
+    train = {"controls": ["shuffled", "mine"], "prompt": {"system": "Taught."}}
+    train["mine"] = {"prompt": {"system": "Mine."}}
+    rate = {"tuned": {"prompt": {"system": "Asked."}, "guideline": "asked.md", "decoding": {"max_tokens": 99}}}
+
+    stages = build(tmp_path, train=train, rate=rate)
+    systems = {name: stages[f"rate.{name}"].config["prompt"]["system"] for name in ("tuned", "shuffled", "mine")}
+    assert systems == {"tuned": "Asked.", "shuffled": "Asked.", "mine": "Mine."}
+    assert stages["rate.tuned"].config["guideline"] == "asked.md"
+    assert stages["rate.mine"].config["decoding"] == {"max_tokens": 99}
+    stages = build(tmp_path, train=train, rate=rate | {"mine": {"prompt": {"system": "Last."}}})
+    assert stages["rate.mine"].config["prompt"]["system"] == "Last."
+
+
+def test_what_becomes_of_an_item_that_is_too_long_may_be_said_of_all_raters(tmp_path: Path) -> None:
+    train, rate = {"prompt": {"on_overlong": "shorten"}}, {"prompt": {"on_overlong": "quarantine"}}
+
+    assert build(tmp_path, train=train)["rate.tuned"].config["prompt"] == {"on_overlong": "shorten"}
+    assert build(tmp_path, train=train, rate=rate)["rate.tuned"].config["prompt"] == {"on_overlong": "quarantine"}
+
+
+def test_an_adapter_is_loaded_onto_the_base_that_it_was_trained_on(tmp_path: Path) -> None:
+    # It was loaded onto the shared model: the generator.
+    stages = build(
+        tmp_path,
+        model={"path": "generator", "revision": "g1"},
+        train={
+            "controls": ["mine"],
+            "output": {"form": "adapter"},
+            "model": {"path": "base", "revision": "b1"},
+            "mine": {"model": {"path": "other", "revision": "o1"}},
+        },
+        rate={"untuned": {"model": {"path": "judge"}}},
+        refine={},
+    )
+    models = {
+        name: resolve_stage(stages[name], folders_of(stages)).values["model"]
+        for name in ("rate.untuned", "rate.tuned", "rate.mine", "rate.tuned.refined")
+    }
+
+    base = {"path": "base", "revision": "b1", "adapter": "study/train/tuned/rater"}
+    assert models == {
+        "rate.untuned": {"path": "judge", "revision": "g1"},
+        "rate.tuned": base,
+        "rate.mine": {"path": "other", "revision": "o1", "adapter": "study/train/mine/rater"},
+        "rate.tuned.refined": base,
+    }
+    assert stages["refine"].wires["raters"][1]["model"] == base | {"adapter": Ref("train.tuned", "rater")}
+
+
+def test_a_base_without_a_revision_has_none_of_the_shared_model_and_may_lie_elsewhere(tmp_path: Path) -> None:
+    shared = {"path": "generator", "revision": "g1"}
+    train = {"output": {"form": "adapter"}, "model": False, "tuned": {"model": {"path": "base"}}}
+
+    assert build(tmp_path, model=shared, train=train)["rate.tuned"].config["model"] == {"path": "base"}
+    rate = {"model": {"path": "judge"}, "tuned": {"model": {"path": "copy/of/base"}}}
+    stages = build(tmp_path, model=shared, train=train, rate=rate)
+    assert stages["rate.tuned"].config["model"] == {"path": "copy/of/base"}
+
+
+def test_a_whole_tuned_model_has_no_adapter_of_the_shared_one(tmp_path: Path) -> None:
+    train = {"model": False, "tuned": {"model": {"path": "base"}}}
+    stages = build(tmp_path, model={"path": "generator", "adapter": "lora"}, train=train)
+
+    values = resolve_stage(stages["rate.tuned"], folders_of(stages)).values
+    assert values["model"] == {"path": "study/train/tuned/rater"}
+
+
+@pytest.mark.parametrize("word", ["none", "None"])
+def test_no_limit_of_the_sd_is_a_word_in_a_file_and_on_the_command_line(tmp_path: Path, word: str) -> None:
+    # TOML has no null: the documented one could not be written, and run_study refused the text.
+    file, job = tmp_path / "study.toml", tmp_path / "prepare.toml"
+    file.write_text(write_toml(make_config(tmp_path, target={"rule": "median"}).model_dump()))
+    prepare = next(iter(build_stages(load_study(file, [f"--target.max_sd={word}"]))))
+    resolved = resolve_stage(prepare, {"prepare": "study/prepare"})
+    assert resolved.config.target.max_sd is None
+
+    job.write_text(write_toml(resolved.values))
+    assert f'target.max_sd = "{word}"' in job.read_text()
+    assert load_config(PrepareCorpusConfig, "prepare_corpus", [str(job)]).target.max_sd is None
+    given = [str(job), "--target.max_sd=2"]
+    assert load_config(PrepareCorpusConfig, "prepare_corpus", given).target.max_sd == 2
+    given = [str(job), f"--target.max_sd={word}"]
+    assert load_config(PrepareCorpusConfig, "prepare_corpus", given).target.max_sd is None
+    with pytest.raises(UserError, match=r"target\.max_sd: .* \(found 'never'\)"):
+        load_config(PrepareCorpusConfig, "prepare_corpus", [str(job), "--target.max_sd=never"])
 
 
 def test_all_faults_of_all_stages_are_told_before_anything_starts(tmp_path: Path) -> None:

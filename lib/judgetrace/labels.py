@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from judgetrace.scale import HalfPointRule, Scale, ScaleConfig
 from judgetrace.schema import DROPPED, ITEMS, TARGET_AGGREGATE
@@ -45,7 +45,8 @@ class TargetConfig(BaseModel):
     max_sd: float | None = Field(
         default=1.0,
         ge=0,
-        description="Rule median drops items whose sample SD (ddof=1), in scale units, is above; null keeps all.",
+        description="Rule median drops items whose sample SD (ddof=1), in scale units, is above; none (the word: TOML "
+        "has no null) keeps all.",
     )
     half_point: HalfPointRule = Field(
         default="floor",
@@ -57,6 +58,11 @@ class TargetConfig(BaseModel):
         description="Rule majority, where levels are equally frequent: drop the item, take the lowest or highest of "
         "them, or either (the target is the lowest, all of them are accepted). Nominal scales: drop or either.",
     )
+
+    @field_validator("max_sd", mode="before")
+    @classmethod
+    def _read_none(cls, given: Any) -> Any:
+        return None if isinstance(given, str) and given.lower() == "none" else given
 
 
 def check_rule(target: TargetConfig, scales: ScaleConfig) -> None:

@@ -62,9 +62,11 @@ class StudyConfig(BaseModel):
     rate: Section = Field(
         default={},
         description="rate_items. The raters are untuned, tuned, the controls, and those that `others` names; "
-        "[rate.NAME] says what differs, and [rate.tuned] holds for all tuned raters that think. `refined` names those "
-        "that rate with the refined guideline, too, where refine.dimension is given that dimension alone: all but the "
-        "controls by default.",
+        "[rate.NAME] says what differs, and [rate.tuned] holds for all tuned raters that think. A tuned rater is asked "
+        "as it was taught: its training's prompt, thinking.format and tags, guideline and (of an adapter) base hold, "
+        "whatever [rate] says; [rate.NAME] may say otherwise, and [rate.tuned] of all that were taught as tuned was. "
+        "`refined` names those that rate with the refined guideline, too, where refine.dimension is given that "
+        "dimension alone: all but the controls by default.",
     )
     recalibrate: Section = Field(default={}, description="recalibrate_rater, for the control `recalibrated`.")
     refine: Section | None = Field(

@@ -20,6 +20,9 @@ from judgetrace.reporting.config import RationalesConfig
 from judgetrace.sources import SourceConfig, list_source_files
 from judgetrace.storage import open_filesystem
 
+TEXTS = ("guideline", "deepspeed")
+"""Keys at the top of a config that name a text."""
+
 
 def fingerprint_files(config: BaseModel, made: Collection[str]) -> dict[str, str]:
     """Fingerprint what a config names, but for what other stages make: key and what is counted -> fingerprint.
@@ -29,9 +32,10 @@ def fingerprint_files(config: BaseModel, made: Collection[str]) -> dict[str, str
     """
     sections = [(key, section, above) for key, section, above in _walk(config) if not _is_made(key, made)]
     found = {name: value for own in sections for name, value in _fingerprint_section(*own)}
-    guideline = getattr(config, "guideline", None)
-    if isinstance(guideline, str) and not _is_made("guideline", made):
-        found["guideline (its text)"] = hash_text(_read_text("guideline", guideline))
+    for key in TEXTS:
+        path = getattr(config, key, None)
+        if isinstance(path, str) and not _is_made(key, made):
+            found[f"{key} (its text)"] = hash_text(_read_text(key, path))
     return found
 
 

@@ -97,6 +97,9 @@ def _differs(key: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> bo
     """Whether a key changed; one that is missing, as in records of earlier versions, says the same as nothing."""
     if key in earlier and key in now:
         return bool(earlier[key] != now[key])
+    if key not in earlier and key.removesuffix(" (its text)") in earlier:
+        # An earlier version named the file and did not read it: whether it changed since nobody can tell.
+        return False
     return {**earlier, **now}[key] not in (None, [], {})
 
 

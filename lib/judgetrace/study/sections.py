@@ -50,18 +50,28 @@ def nest(key: str, value: Any) -> dict[str, Any]:
 
 
 def merge(*layers: Sections) -> dict[str, Any]:
-    """Merge sections, later ones over earlier ones; `false` for a section drops what earlier layers say of it."""
+    """Merge sections, later ones over earlier ones; `false` for a section drops what earlier layers say of it.
+
+    So does null, which no file has, for a key of any kind.
+    """
     merged: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
             below = merged.get(key)
-            if isinstance(value, Mapping):
+            if value is None or (value is False and isinstance(below, Mapping)):
+                merged.pop(key, None)
+            elif isinstance(value, Mapping):
                 merged[key] = merge(below if isinstance(below, Mapping) else {}, value)
-            elif value is False and isinstance(below, Mapping):
-                del merged[key]
             else:
                 merged[key] = value
     return merged
+
+
+def find(section: Any, key: str) -> Any:
+    """Find what sections say of a dotted key; null where they say nothing."""
+    for part in key.split("."):
+        section = section.get(part) if isinstance(section, Mapping) else None
+    return section
 
 
 def flatten(sections: Sections, prefix: str = "") -> Iterator[tuple[str, Any]]:

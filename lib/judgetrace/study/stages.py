@@ -14,7 +14,8 @@ from judgetrace.config import UserError
 from judgetrace.study.config import StudyConfig
 from judgetrace.study.kinds import KINDS
 from judgetrace.study.refs import Ref, list_refs
-from judgetrace.study.sections import merge
+from judgetrace.study.sections import find, merge, nest
+from judgetrace.study.taught_form import layer_form, makes_adapter, thinks
 
 CONTROLS: dict[str, dict[str, Any]] = {
     "label": {"data": {"target": "label"}},
@@ -31,8 +32,6 @@ GENERATOR_SECTIONS = ("model", "engine")
 """What the generator of refine_guideline takes of the shared sections."""
 REPORT_LISTS = {"traces": "infer", "training": "train", "ratings": "rate", "verification": "verify"}
 """Keys of render_report that take runs, and which kinds of stages these are."""
-RATES_AT_ONCE = frozenset({"label", "label_first"})
-"""Arms that learn to rate without thinking first."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,6 @@ class Rater:
 
     name: str
     arm: str | None = None
-    thinks: bool = True
     is_control: bool = False
 
 
@@ -125,7 +123,7 @@ class _Builder:
         taken = [name for name in others if name in (UNTUNED, *arms, RECALIBRATED)]
         if taken:
             raise UserError(f"rate.others: {taken} are names of the study's own raters; give others")
-        tuned = [Rater(name, f"train.{name}", name not in RATES_AT_ONCE, name != TUNED) for name in arms]
+        tuned = [Rater(name, f"train.{name}", name != TUNED) for name in arms]
         return [Rater(UNTUNED), *tuned, *(Rater(name) for name in others)]
 
     def _check_raters(self, where: str, names: Sequence[str]) -> list[str]:
@@ -238,19 +236,29 @@ class _Builder:
         common, own = self._split_names("rate", self._rate, [known.name for known in self._raters])
         is_recalibrated = rater.name == UNTUNED and not refined and RECALIBRATED in self._controls
         splits = ["validation", "test"] if is_recalibrated else ["test"]
-        layers: list[Mapping[str, Any]] = [{"splits": splits, "dropped": True}, common]
-        if rater.arm is not None and not rater.thinks:
-            # Dropped first: nothing of another form of thinking stays.
-            layers += [{"thinking": {}}, {"thinking": False}, {"thinking": {"format": "none"}}]
-        elif rater.arm is not None and rater.name != TUNED:
-            layers.append(own[TUNED])
-        return [*layers, own[rater.name]]
+        rated = {"splits": splits, "dropped": True}
+        if rater.arm is None:
+            return [rated, common, own[rater.name]]
+        training = self._stages[rater.arm].config
+        # No part of the form: where [rate] says what becomes of items that are too long, that holds.
+        overlong = nest("prompt.on_overlong", find(training, "prompt.on_overlong"))
+        taught = self._layer_taught(rater, own[TUNED], refined)
+        return [rated, overlong, common, *taught, own[rater.name]]
+
+    def _layer_taught(self, rater: Rater, of_tuned: Mapping[str, Any], refined: bool) -> list[Mapping[str, Any]]:
+        """Layer how a tuned rater was taught, and `of_tuned`, which is said of all that think."""
+        training, tuned = (self._stages[f"train.{name}"].config for name in (rater.name, TUNED))
+        form = layer_form(training, refined=refined)
+        if rater.name == TUNED or not thinks(training):
+            return [*form]
+        # What is said of the form itself fits those that were taught the same one.
+        is_same = form == layer_form(tuned, refined=refined)
+        return [*form, of_tuned] if is_same else [of_tuned, *form]
 
     def _wire_model(self, rater: Rater) -> dict[str, Any]:
         if rater.arm is None:
             return {}
-        output = self._stages[rater.arm].config.get("output", {})
-        key = "model.adapter" if output.get("form") == "adapter" else "model.path"
+        key = "model.adapter" if makes_adapter(self._stages[rater.arm].config) else "model.path"
         return {key: Ref(rater.arm, "rater")}
 
     def _build_recalibrate(self) -> Stage:
@@ -356,7 +364,7 @@ class _Builder:
         **about: str,
     ) -> Stage:
         for key in wires:
-            if _find(merge(*layers), key) is not None:
+            if find(merge(*layers), key) is not None:
                 raise UserError(f"stage {name}: {key}: is set by the study, which wires its stages; drop it")
         shared = {key: getattr(self._study, key) for key in KINDS[kind].shared if getattr(self._study, key)}
         config = merge(shared, *layers)
@@ -371,12 +379,6 @@ class _Builder:
 
 def _is_refined(stage: Stage) -> bool:
     return stage.about.get("guideline") == "refined"
-
-
-def _find(section: Any, key: str) -> Any:
-    for part in key.split("."):
-        section = section.get(part) if isinstance(section, Mapping) else None
-    return section
 
 
 def _drop(section: dict[str, Any], key: str) -> None:
