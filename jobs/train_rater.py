@@ -41,11 +41,11 @@ def main(arguments: list[str]) -> int:
         if RunFolder(Folder(config.run)).has_manifest():
             print_complete(console, config)
             return 0
-        survey = survey_traces(inputs)
         try:
+            survey = survey_traces(inputs)
             plan = inputs.plan(survey)
         except UserError:
-            release_run(inputs)
+            release_run(inputs, driver)
             raise
         tidy_checkpoints(console, inputs)
         trained = run_training(console, inputs, survey, plan, driver)

@@ -75,7 +75,20 @@ def test_a_card_has_the_metrics_that_were_measured_of_both() -> None:
 
 
 def test_a_card_without_validation_says_so() -> None:
-    assert "Not measured" in write_card(make_facts(untuned=None, best=None))
+    card = write_card(make_facts(untuned=None, best=None))
+
+    assert "Not measured: the corpus has no validation split, or validation was off. Measure agreement on" in card
+    assert "chose the step" not in card
+
+
+def test_a_card_of_a_rater_that_learned_the_validation_split_says_that_and_not_that_there_is_none() -> None:
+    facts = make_facts(untuned=None, best=None)
+    facts["config"]["data"]["split"] = "validation"
+
+    card = write_card(facts)
+
+    assert "Not measured: the rater was trained on the validation split. Measure agreement on the test split." in card
+    assert "no validation split" not in card
 
 
 def test_a_base_whose_folder_states_no_licence_is_said_to() -> None:

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from jobs import train_rater
 from judgetrace.config import UserError, load_config
-from judgetrace.corpus import FORMAT_VERSION
-from judgetrace.storage import Folder, encode_parquet
+from judgetrace.storage import Folder
 from judgetrace.training.config import TrainRaterConfig
+from judgetrace.training.dry_run import print_dry_run
 from judgetrace.training.estimate import ModelShape, Sharing, WorkerPass
 from judgetrace.training.inputs import TrainInputs
 from judgetrace.training.order import EpochOrder, share_padding
@@ -24,7 +24,7 @@ from judgetrace.training.outlook import Outlook, measure_shape, plan_pass, print
 from judgetrace.training.sample import EpochEstimate, ExampleSample, estimate_epoch, sample_examples
 from tests.disk_store import ASKED
 from tests.trace_tables import make_items
-from tests.train_runs import make_tiny_model, prepare_model, write_traces, write_train_config
+from tests.train_runs import make_tiny_model, prepare_model, write_corpus, write_traces, write_train_config
 
 SHARDS, UNITS = 4, 30
 
@@ -33,31 +33,7 @@ SHARDS, UNITS = 4, 30
 def corpus(tmp_path_factory) -> str:
     """Write a corpus of four shards with 30 units each, labels 1 to 5."""
     folder = Folder(str(tmp_path_factory.mktemp("corpus")))
-    names = [f"shard-{n:05d}.parquet" for n in range(SHARDS)]
-    for number, name in enumerate(names):
-        folder.write_atomic(f"items/{name}", encode_parquet(make_items(UNITS, prefix=f"item-{number}")))
-    scale = {"values": [1, 2, 3, 4, 5], "type": "ordinal"}
-    config = {
-        "scale": scale,
-        "guideline": {"by_section": False},
-        "columns": {},
-        "target": {},
-        "split": {},
-        "shards": {},
-    }
-    shards = [{"name": name, "units": UNITS} for name in names]
-    manifest = {
-        "generation": 0,
-        "format_version": FORMAT_VERSION,
-        "config": config,
-        "buckets": 1,
-        "shards": shards,
-        "files": [],
-        "input": [],
-    }
-    folder.write_json("manifest-00000.json", manifest | {"files": [], "input": []})
-    folder.write_atomic("guideline.md", b"Rate the text from 1 to 5.\n")
-    return folder.url
+    return write_corpus(folder, [make_items(UNITS, prefix=f"item-{number}") for number in range(SHARDS)])
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +113,36 @@ def test_a_dry_run_refuses_what_a_run_would_refuse(tmp_path, corpus, model, caps
     with pytest.raises(UserError, match="no unit of the split teaches anything: 120 not_accepted"):
         train_rater.main([config, "--dry-run"])
     assert "0 usable; left out: 120 not_accepted" in capsys.readouterr().out
+
+
+def write_template(folder: Path, text: str) -> str:
+    (folder / "prompt.jinja").write_text(text)
+    return f"--prompt.template={folder / 'prompt.jinja'}"
+
+
+def test_items_that_lack_a_field_of_the_template_are_left_out_with_what_they_lack(tmp_path, model, capsys):
+    items = make_items(30)
+    fields = [json.dumps({"text": "so"} | ({"note": "a note"} if n % 3 else {})) for n in range(30)]
+    items = items.set_column(items.schema.get_field_index("fields"), "fields", [fields])
+    corpus = write_corpus(Folder(str(tmp_path / "corpus")), [items])
+    traces = write_traces(corpus, str(tmp_path / "traces"))
+    config = write_train_config(tmp_path, corpus, traces, str(tmp_path / "run"), model)
+    assert train_rater.main([config, "--dry-run", write_template(tmp_path, "{{ fields.note }}")]) == 0
+    told = capsys.readouterr().out
+    assert "20 usable; left out: 10 not_rendered (prompt template: 'dict object' has no attribute 'note'" in told
+
+
+@pytest.mark.parametrize("max_units", [1000, 45])
+def test_a_template_that_no_item_fits_is_refused_with_what_is_wrong_with_it(tmp_path, corpus, traces, model, max_units):
+    text = io.StringIO()
+    inputs = read_inputs(tmp_path, corpus, traces, model, write_template(tmp_path, "{{ guidline }} {{ fields.text }}"))
+    with pytest.raises(UserError) as raised:
+        print_dry_run(Console(file=text, width=500), inputs, max_units)
+    found = f"{min(max_units, 120)} not_rendered (prompt template: 'guidline' is undefined; known variables: guideline,"
+    assert found in text.getvalue()
+    if max_units > 120:
+        assert f"no unit of the split teaches anything: {found}" in str(raised.value)
+        assert "Mend prompt.template" in str(raised.value)
 
 
 def test_a_dry_run_holds_the_config_against_the_contract_of_a_begun_run(tmp_path, corpus, traces, model):

@@ -170,6 +170,23 @@ def test_a_dimension_without_a_section_in_the_guideline_is_skipped_and_others_ke
     assert "Criterion to rate: tone" in read(tokenizer, found[0].tokens)
 
 
+def test_an_item_that_lacks_a_field_of_the_template_is_skipped_and_its_neighbours_are_as_without_it(
+    tokenizer: Any,
+) -> None:
+    # columns.fields_json may name a field in some rows only; rate_items quarantines the others.
+    encoder = ExampleEncoder(make_spec(template="{{ fields.text }} {{ fields.note }}"), tokenizer)
+    rows = [example() | {"fields": json.dumps({"text": "so"} | note)} for note in ({"note": "a"}, {}, {"note": "b"})]
+
+    found = encoder.encode(rows)
+
+    assert str(found[1].reason).startswith("not_rendered: prompt template: 'dict object' has no attribute 'note'")
+    assert len(found[1].tokens) == 0
+    alone = encoder.encode([rows[0], rows[2]])
+    assert [found[0].tokens.tolist(), found[2].tokens.tolist()] == [e.tokens.tolist() for e in alone]
+    assert [prompt is None for prompt in encoder.encode_prompts(rows, [4096] * 3)] == [False, True, False]
+    assert [encoder.has_prompt(row) for row in rows] == [True, False, True]
+
+
 def test_examples_encoded_together_are_those_encoded_alone(tokenizer: Any) -> None:
     rows = [example("a" * n, thinking="because " * (7 - n)) for n in range(1, 7)]
     encoder = ExampleEncoder(make_spec(), tokenizer)

@@ -64,6 +64,26 @@ def test_controls_learn_from_the_same_units_as_traces(target: Any, thinking: str
     assert columns(examples, "thinking", "rating", "reason") == [(thinking, "1", None), (None, None, "not_accepted")]
 
 
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("label", [(None, "1"), (None, "2")]),
+        ("label_first", [("nearly", "2"), ("half", "3")]),
+        ("traces", [("nearly", "2"), ("half", "3")]),
+    ],
+)
+def test_a_rating_beside_the_human_label_stays_with_its_trace_and_the_label_alone_is_the_humans(
+    target: Any, expected: list[tuple[str | None, str]]
+) -> None:
+    # The labels are 1 and, of people at 2.5 who are met by 2 and by 3, 2.
+    traces = make_traces(accepted("2", "nearly"), accepted("3", "half"), labels="12")
+    named = {"accepted_by": pa.array(["tolerance", "half_point"]), "accepted_labels": pa.array([["1"], ["2", "3"]])}
+    for name, values in named.items():
+        traces = traces.set_column(traces.schema.get_field_index(name), traces.schema.field(name), values)
+
+    assert columns(make_examples(traces, target, "train", 0), "thinking", "rating") == expected
+
+
 def test_the_first_draw_counts_with_its_own_rating_whether_or_not_it_matches() -> None:
     traces = make_traces(
         accepted("1", "so bad"),

@@ -8,7 +8,13 @@ from rich.console import Console
 
 from judgetrace.storage import Folder
 from judgetrace.training.config import TrainRaterConfig
-from judgetrace.training.outcome import Trained, list_ignored, print_complete, print_outcome
+from judgetrace.training.outcome import (
+    Trained,
+    explain_no_items,
+    list_ignored,
+    print_complete,
+    print_outcome,
+)
 from judgetrace.training.progress import Progress
 
 
@@ -58,3 +64,10 @@ def test_an_untuned_base_is_called_best_only_where_something_was_measured():
     nothing = tell_outcome(-1.0, -1.0)
     assert "No validation had a score" in nothing
     assert "untuned base" not in nothing
+
+
+def test_a_validation_split_that_is_trained_on_is_not_said_to_be_without_labels():
+    trained_on = explain_no_items("validation")
+    assert trained_on.startswith("The validation split is what is trained on")
+    assert "aggregated label" not in trained_on
+    assert explain_no_items("train").startswith("No item of the validation split has an aggregated label: nothing")

@@ -46,7 +46,50 @@ def test_a_unit_that_several_runs_hold_was_decided_once() -> None:
 
     assert survey.decided == {("", "a"): 2, ("", "b"): 1}
     assert survey.accepted == {("", "a"): 2}
-    assert survey.reasons == {"not_accepted": 3}
+    # Of three units a1 and a2 teach; b1 was missed twice, and is one unit.
+    assert survey.reasons == {"not_accepted": 1}
+
+
+def test_units_that_a_second_proposal_accepts_are_not_left_out() -> None:
+    # The first proposal accepts 3 of 10 units; the second takes the other 7, and accepts 3 of these.
+    names = [f"a{n}" for n in range(10)]
+    first = index_of(*((name, None if n < 3 else "not_accepted", False) for n, name in enumerate(names)))
+    second = index_of(*((name, None if n < 3 else "not_accepted", False) for n, name in enumerate(names[3:])))
+
+    survey = sum_up([first, second], READING)
+
+    assert survey.usable.num_rows == 6
+    assert survey.describe_left_out() == "4 not_accepted"
+    # As where the files come the other way round, and where they are cut otherwise.
+    assert sum_up([second, first], READING).reasons == {"not_accepted": 4}
+    assert sum_up([first.slice(0, 5), first.slice(5), second], READING).reasons == {"not_accepted": 4}
+
+
+def test_of_the_reasons_that_runs_have_for_a_unit_the_one_nearest_to_teaching_counts() -> None:
+    first = index_of(
+        ("a1", "over_quota", False),
+        ("a2", "not_accepted", False),
+        ("a3", "hinted_unverified", True),
+        ("a4", "x", False),
+    )
+    second = index_of(
+        ("a1", "not_accepted", False), ("a2", "overlong: 9", False), ("a3", "not_accepted", False), ("a4", "y", False)
+    )
+
+    # Of a4 both runs have a trace that may not teach: the last one's reason counts.
+    expected = {"not_accepted": 1, "overlong": 1, "hinted_unverified": 1}
+    assert sum_up([first, second], READING).reasons == expected | {"y": 1}
+    assert sum_up([second, first], READING).reasons == expected | {"x": 1}
+
+
+def test_a_hinted_example_beyond_its_share_is_not_left_out_where_another_run_teaches_the_unit() -> None:
+    plain = index_of(("a1", None, False), ("a2", "not_accepted", False))
+    told = index_of(("a1", None, True), ("a2", None, True))
+
+    survey = sum_up([plain, told], replace(READING, max_hinted_share=0.0))
+
+    assert survey.usable.num_rows == 1
+    assert survey.reasons == {"hinted_over_share": 1}
 
 
 def test_of_first_draws_a_unit_teaches_the_very_first_alone() -> None:
@@ -59,7 +102,9 @@ def test_of_first_draws_a_unit_teaches_the_very_first_alone() -> None:
         (0, 1),
         (1, 2),
     ]
-    assert survey.reasons == {"first_draw_unrated": 1, "over_quota": 1, "drawn_before": 2}
+    # Of three units a2 and b1 teach; the first draw of a1 gave no rating, whatever a later run drew.
+    assert survey.reasons == {"first_draw_unrated": 1}
+    assert survey.decided == {("", "a"): 2, ("", "b"): 1}
 
 
 def test_units_over_quota_were_not_decided_by_draws() -> None:

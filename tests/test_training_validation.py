@@ -186,9 +186,9 @@ class ScriptedModel:
 
 
 def make_validator(
-    tokenizer: Any, form: str, max_new_tokens: int = 64, shares_prefix: bool = True
+    tokenizer: Any, form: str, max_new_tokens: int = 64, shares_prefix: bool = True, **spec: Any
 ) -> tuple[ExampleEncoder, Validator]:
-    encoder = ExampleEncoder(make_spec(form=form, thinks=form != "none"), tokenizer)
+    encoder = ExampleEncoder(make_spec(form=form, thinks=form != "none", **spec), tokenizer)
     thinking = ThinkingConfig(format=form)
     settings = (encoder.stop_ids, encoder.pad_id, max_new_tokens)
     return encoder, Validator(encoder, thinking, *settings, shares_prefix=shares_prefix)
@@ -305,6 +305,40 @@ def test_a_prompt_that_is_longer_than_all_an_example_may_be_has_no_rating_and_co
     assert model.longest_prompt <= encoder.max_tokens
     found = measure_ratings(ratings, {"": SCALE}, "expected")
     assert (found["sampled_coverage"], found["expected_coverage"]) == (0.5, 0.5)
+
+
+def make_noted_rows(*notes: str | None) -> list[dict[str, Any]]:
+    """Items with a field `note`, but for those of None."""
+    fields = [{"text": "so"} | ({} if note is None else {"note": note}) for note in notes]
+    return [{"dimension": "", "fields": json.dumps(own), "target_label": "1"} for own in fields]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_an_item_that_lacks_a_field_of_the_template_has_no_rating_and_changes_no_other(batch: int) -> None:
+    # columns.fields_json may name a field in some rows only; such an item must not end training.
+    tokenizer = make_tokenizer()
+    _, validator = make_validator(tokenizer, "none", template="Rate: {{ fields.text }} {{ fields.note }}")
+    model = make_model(len(tokenizer)).eval()
+
+    found = validator.rate(model, make_noted_rows(None, "a", "b", None, "c"), synced=False, batch=batch)
+
+    alone = validator.rate(model, make_noted_rows("a", "b", "c"), synced=False, batch=1)
+    assert [found[n].text for n in (1, 2, 4)] == [rating.text for rating in alone]
+    assert [found[n].expected for n in (1, 2, 4)] == pytest.approx([rating.expected for rating in alone], rel=1e-4)
+    assert [found[n] for n in (0, 3)] == [ItemRating("", "1", None, None, "")] * 2
+    assert measure_ratings(found, {"": SCALE}, "expected")["expected_coverage"] == 3 / 5
+
+
+def test_workers_that_share_a_model_pass_it_equally_often_where_items_have_no_prompt() -> None:
+    tokenizer = make_tokenizer()
+    template = "Rate: {{ fields.text }} {{ fields.note }}"
+    _, validator = make_validator(tokenizer, "plain", shares_prefix=False, template=template)
+    model = ScriptedModel(tokenizer, ["Good.\n<rating>10</rating><|im_end|>"] * 4)
+
+    ratings = validator.rate(model, make_noted_rows(None, None, "a", None), synced=True, batch=2)
+
+    assert model.num_passes == 2
+    assert [rating.sampled for rating in ratings] == [None, None, "10", None]
 
 
 def test_ratings_do_not_depend_on_how_many_items_are_asked_at_once() -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from jobs import prepare_corpus
 from judgetrace import embedded
 from judgetrace.accounting import tally_traces
+from judgetrace.corpus import FORMAT_VERSION
 from judgetrace.ledger import encode_shard, join_decisions
 from judgetrace.schema import TRACES
-from judgetrace.storage import Folder
+from judgetrace.storage import Folder, encode_parquet
 from judgetrace.training.progress import Progress
 from tests.trace_tables import make_decision, make_draw, table_of
 
@@ -86,6 +89,21 @@ buckets = 2
     )
     assert prepare_corpus.main([str(folder / "corpus.toml")]) == 0
     return corpus
+
+
+def write_corpus(folder: Folder, shards: Sequence[pa.Table]) -> str:
+    """Write a corpus of these shards (schema.ITEMS), labels 1 to 5, without preparing it."""
+    names = [f"shard-{n:05d}.parquet" for n in range(len(shards))]
+    for name, items in zip(names, shards, strict=True):
+        folder.write_atomic(f"items/{name}", encode_parquet(items))
+    scale = {"values": [1, 2, 3, 4, 5], "type": "ordinal"}
+    config = {"scale": scale, "guideline": {"by_section": False}}
+    config |= {name: {} for name in ("columns", "target", "split", "shards")}
+    listed = [{"name": name, "units": len(items)} for name, items in zip(names, shards, strict=True)]
+    manifest = {"generation": 0, "format_version": FORMAT_VERSION, "config": config, "buckets": 1, "shards": listed}
+    folder.write_json("manifest-00000.json", manifest | {"files": [], "input": []})
+    folder.write_atomic("guideline.md", b"Rate the text from 1 to 5.\n")
+    return folder.url
 
 
 def write_traces(corpus: str, run: str, outcome: str = "accepted", **more: Any) -> str:

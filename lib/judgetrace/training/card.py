@@ -40,9 +40,7 @@ Rates items by the guideline in `guideline.md`. Made by judgetrace from `{base["
 
 ## On the validation split
 
-{_tabulate(facts["untuned"], facts["best"], corpus["validation_items"])}
-
-The validation split chose the step, so these figures flatter. Measure agreement on the test split.
+{_describe_validation(facts)}
 
 ## How to rate with it
 
@@ -76,11 +74,17 @@ def _describe_adapter(config: Mapping[str, Any]) -> str:
     return f"LoRA, r {lora['r']}, alpha {lora['alpha']}, on {lora['target_modules']}; {kept}"
 
 
-def _tabulate(
-    untuned: Mapping[str, float | None] | None, best: Mapping[str, float | None] | None, num_items: int
-) -> str:
-    if best is None:
-        return "Not measured: the corpus has no validation split, or validation was off."
+def _describe_validation(facts: Mapping[str, Any]) -> str:
+    advice = "Measure agreement on the test split."
+    if facts["best"] is not None:
+        table = _tabulate(facts["untuned"], facts["best"], facts["corpus"]["validation_items"])
+        return f"{table}\n\nThe validation split chose the step, so these figures flatter. {advice}"
+    if facts["config"]["data"]["split"] == "validation":
+        return f"Not measured: the rater was trained on the validation split. {advice}"
+    return f"Not measured: the corpus has no validation split, or validation was off. {advice}"
+
+
+def _tabulate(untuned: Mapping[str, float | None] | None, best: Mapping[str, float | None], num_items: int) -> str:
     before = untuned or {}
     rows = [f"| {name} | {_write(before[name])} | {_write(value)} |" for name, value in best.items() if name in before]
     return "\n".join([f"Of {num_items:,} items:", "", "| metric | untuned | tuned |", "|---|---|---|", *rows])

@@ -21,11 +21,11 @@ class DataConfig(TeachableConfig):
 
     target: Target = Field(
         default="traces",
-        description="traces: the accepted trace, then the rating; label: the human label alone; label_first: the "
-        "label, then the trace (with thinking.format = 'tags' between its tags); first_draw: the first draw with its "
-        "own rating, whether or not it matches (needs traces sampled with ledger.keep_rejected_text); "
-        "shuffled_traces: the trace of another item with the same label. All but traces are controls: they tell what "
-        "the traces themselves are worth.",
+        description="traces: the accepted trace, then its rating; label: the human label alone (target_label), also "
+        "where another rating was accepted; label_first: the accepted rating, then its trace (with thinking.format = "
+        "'tags' between its tags); first_draw: the first draw with its own rating, whether or not it matches (needs "
+        "traces sampled with ledger.keep_rejected_text); shuffled_traces: the trace of another item with the same "
+        "rating. All but traces are controls: they tell what the traces themselves are worth.",
     )
     weights: Literal["none", "inverse_acceptance"] = Field(
         default="none",

@@ -34,6 +34,8 @@ from judgetrace.tokenization import (
 from judgetrace.training.examples import AnswerText, write_answer
 
 _PROBE = "judgetrace"
+NOT_RENDERED = "not_rendered"
+"""Why a unit has no prompt: the template needs what its item does not have."""
 
 
 @dataclass(frozen=True)
@@ -87,36 +89,52 @@ class ExampleEncoder:
         """Encode the prompts of units (rows with dimension and fields), with their texts.
 
         With prompt.on_overlong = "shorten", an item whose prompt has more tokens than its room is shortened, as by a
-        rating engine. None where the guideline has no section for the dimension.
+        rating engine. None where there is no prompt, as `has_prompt` tells.
         """
-        return [self._fit(*parts) for parts in zip(rows, self._encode_whole(rows), rooms, strict=True)]
+        fitted = (self._fit(*parts) for parts in zip(rows, self._encode_whole(rows), rooms, strict=True))
+        return [None if isinstance(prompt, str) else prompt for prompt in fitted]
 
-    def _encode_whole(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[int]] | None]:
-        messages = [self._render(row, json.loads(row["fields"])) for row in rows]
-        known = [some for some in messages if some is not None]
+    def has_prompt(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether a unit has a prompt: its guideline has a section, and its item what the template needs."""
+        return not isinstance(self._try_to_render(row), str)
+
+    def _encode_whole(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[int]] | str]:
+        """Encode the prompts of units whatever their length; the reason of a unit that has none."""
+        messages = [self._try_to_render(row) for row in rows]
+        known = [some for some in messages if not isinstance(some, str)]
         texts = render_chats(self._tokenizer, known, self._spec.prompt.chat_template_args)
         encoded = iter(zip(texts, encode_texts(self._tokenizer, texts), strict=True))
-        return [None if some is None else next(encoded) for some in messages]
+        return [some if isinstance(some, str) else next(encoded) for some in messages]
 
     def _fit(
-        self, row: Mapping[str, Any], prompt: tuple[str, list[int]] | None, room: int
-    ) -> tuple[str, list[int]] | None:
-        if prompt is None or len(prompt[1]) <= room or self._spec.prompt.on_overlong != "shorten":
+        self, row: Mapping[str, Any], prompt: tuple[str, list[int]] | str, room: int
+    ) -> tuple[str, list[int]] | str:
+        if isinstance(prompt, str) or len(prompt[1]) <= room or self._spec.prompt.on_overlong != "shorten":
             return prompt
 
         def encode(fields: Mapping[str, str]) -> tuple[str, list[int]]:
             messages = self._render(row, fields)
-            assert messages is not None
             (text,) = render_chats(self._tokenizer, [messages], self._spec.prompt.chat_template_args)
             return text, self.encode_text(text)
 
         shorter = shorten_fields(json.loads(row["fields"]), lambda fields: len(encode(fields)[1]), room)
         return prompt if shorter is None else encode(shorter)
 
-    def _render(self, row: Mapping[str, Any], fields: Mapping[str, str]) -> list[dict[str, str]] | None:
+    def _try_to_render(self, row: Mapping[str, Any]) -> list[dict[str, str]] | str:
+        """Render a unit's messages, or say why there are none.
+
+        A row that lacks a field must not end training: infer_traces and rate_items quarantine it.
+        """
+        if self._guideline.guideline_for(row["dimension"]) is None:
+            return "no_guideline_section"
+        try:
+            return self._render(row, json.loads(row["fields"]))
+        except UserError as error:
+            return f"{NOT_RENDERED}: {error}"
+
+    def _render(self, row: Mapping[str, Any], fields: Mapping[str, str]) -> list[dict[str, str]]:
         guideline = self._guideline.guideline_for(row["dimension"])
-        if guideline is None:
-            return None
+        assert guideline is not None, f"no section for dimension {row['dimension']!r}"
         return self._renderer.render(fields, guideline, row["dimension"], self.scale_of(row["dimension"]))
 
     def scale_of(self, dimension: str) -> Scale:
@@ -150,17 +168,17 @@ class ExampleEncoder:
         closed = self._encode_within_tag([level + RATING_CLOSE for level in levels])
         return len(self.encode_text(RATING_OPEN)) + max(map(len, closed))
 
-    def _write_answer(self, row: Mapping[str, Any], prompt: tuple[str, list[int]] | None) -> AnswerText:
-        opens = prompt is not None and prompt[0].rstrip().endswith(self._spec.tags[0])
+    def _write_answer(self, row: Mapping[str, Any], prompt: tuple[str, list[int]] | str) -> AnswerText:
+        opens = not isinstance(prompt, str) and prompt[0].rstrip().endswith(self._spec.tags[0])
         # What acts as a tag or a special token inside the thinking would end it, or the turn, too early.
         marks = [*self._special, *self._spec.tags]
         thinking = None if row["thinking"] is None else neutralise(row["thinking"], marks)
         spec = self._spec
         return write_answer(thinking, row["rating"], spec.form, spec.rating_first, opens, tags=spec.tags)
 
-    def _join(self, prompt: tuple[str, list[int]] | None, before: list[int], after: list[int]) -> Encoded:
-        if prompt is None:
-            return _skip("no_guideline_section")
+    def _join(self, prompt: tuple[str, list[int]] | str, before: list[int], after: list[int]) -> Encoded:
+        if isinstance(prompt, str):
+            return _skip(prompt)
         limit = self._spec.max_tokens
         tokens = [*prompt[1], *before, *after, *self._turn_end]
         if len(prompt[1]) >= limit:

@@ -79,8 +79,9 @@ def _choose(row: Mapping[str, Any], target: Target, fault: str | None) -> _Choic
     if fault is not None:
         return _Choice(reason=fault)
     if target == "label":
-        # Of the same units as the traces, so that the traces are all that the two differ in.
-        return _Choice(None, row["rating"])
+        # Of the same units as the traces. What was accepted by more than exact may lie beside the human label, which
+        # is what this control learns; where a trace is learned, its own rating stays with it.
+        return _Choice(None, row["target_label"])
     return _Choice(row["trace"] or "", row["rating"])
 
 

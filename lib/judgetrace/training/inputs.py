@@ -6,7 +6,7 @@ Imports neither Ray nor torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from judgetrace.trace_shards import list_trace_shards
 from judgetrace.traces import check_trace_corpus
 from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.deepspeed_config import read_deepspeed_config, zero_stage
-from judgetrace.training.encoding import EncodingSpec, load_tokenizer
+from judgetrace.training.encoding import NOT_RENDERED, EncodingSpec, ExampleEncoder, load_tokenizer
 from judgetrace.training.order import EpochOrder
 from judgetrace.training.reading import ExampleSurvey, ReadingSpec
 from judgetrace.training.validation_items import choose_items
@@ -151,6 +151,11 @@ class TrainInputs:
             seed=config.training.seed,
         )
 
+    def count_unasked(self, items: Sequence[Mapping[str, Any]]) -> int:
+        """Count the items that have no prompt."""
+        encoder = ExampleEncoder(self.encoding, self.tokenizer)
+        return sum(not encoder.has_prompt(row) for row in items)
+
     def plan(self, survey: ExampleSurvey) -> TrainPlan:
         """Plan the run's length. Raises UserError where there is not enough to learn from."""
         training = self.config.training
@@ -210,6 +215,8 @@ def _advise(reasons: Collection[str]) -> str:
         "no_partner": "Infer more traces: no two items of a shard have the same rating.",
         "overlong_prompt": "The prompt alone is longer than data.max_tokens: raise it, or shorten the guideline.",
         "overlong": "Raise data.max_tokens.",
+        NOT_RENDERED: "Mend prompt.template; a field that not every item has wants {% if fields.NAME is defined %} "
+        "around it.",
         "not_verified": "Run verify_traces over these runs and name its run in data.verification.",
         "hinted_unverified": "Hinted traces need verify_traces: name its run in data.verification.",
         "not_recovered": "A second model could not tell the rating from these traces; look at its verifications.",

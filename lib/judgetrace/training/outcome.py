@@ -1,8 +1,8 @@
-"""What a run of train_rater came to, for its card, its manifest and people. Imports neither Ray nor torch."""
+"""What a run of train_rater begins with and came to, for card, manifest and people. Imports neither Ray nor torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,38 @@ def describe_training(trained: Trained, plan: TrainPlan) -> dict[str, Any]:
         "tokens": sum(row["num_tokens"] for row in progress.history),
         "seconds": sum(row["seconds"] for row in progress.history),
     }
+
+
+def print_start(
+    console: Console, inputs: TrainInputs, survey: ExampleSurvey, plan: TrainPlan, items: Sequence[Mapping[str, Any]]
+) -> None:
+    """Show what is learned, for how long, and what the rater is held against meanwhile: the validation `items`."""
+    config = inputs.config
+    console.print(
+        f"{survey.usable.num_rows:,} examples, {plan.steps_per_epoch:,} steps an epoch, {plan.num_steps:,} steps at "
+        f"most; {len(items):,} validation items\nUnits left out: {survey.describe_left_out()}",
+        soft_wrap=True,
+        markup=False,
+    )
+    if not items and config.validation.max_items:
+        console.print(explain_no_items(config.data.split), soft_wrap=True)
+    unasked = inputs.count_unasked(items)
+    if unasked:
+        console.print(
+            f"{unasked:,} of the validation items lack what the prompt template needs: they have no rating, which "
+            "counts against the score.",
+            soft_wrap=True,
+        )
+
+
+def explain_no_items(split: str) -> str:
+    """Say why there is no item to hold the rater against, and what follows; `split` is what is trained on."""
+    why = (
+        "The validation split is what is trained on, so that the rater can't be held against it"
+        if split == "validation"
+        else "No item of the validation split has an aggregated label"
+    )
+    return f"{why}: nothing stops training early, and the newest checkpoint becomes the rater."
 
 
 def print_outcome(console: Console, run: str, trained: Trained) -> None:

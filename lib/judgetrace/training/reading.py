@@ -8,14 +8,12 @@ No text is copied: examples are read and tokenized again as they are learned.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,10 +24,11 @@ from judgetrace.teachable import OVER_SHARE, find_faults, read_verdicts
 from judgetrace.trace_shards import TraceShard
 from judgetrace.traces import read_traces
 from judgetrace.training.config import Target
-from judgetrace.training.encoding import Encoded, EncodingSpec, make_encoder
+from judgetrace.training.encoding import NOT_RENDERED, Encoded, EncodingSpec, make_encoder
 from judgetrace.training.examples import make_examples
 from judgetrace.training.hinted import choose_dropped
 from judgetrace.training.order import ExampleIndex
+from judgetrace.training.unit_tally import OVER_QUOTA, UnitTally, hash_keys
 
 READ_COLUMNS = (
     "item_id",
@@ -165,17 +164,24 @@ class ExampleSurvey:
     labels: list[tuple[str, str]]
     """(dimension, rating) by the label's number."""
     reasons: Counter[str]
-    """Units that teach nothing, by the reason's name."""
+    """Units that teach nothing, by the reason's name; one that several runs hold counts once."""
     num_tokens: int
     num_answer_tokens: int
     accepted: Counter[tuple[str, str]]
     """Usable units by (dimension, target label)."""
     decided: Counter[tuple[str, str]]
     """All units likewise."""
+    unrendered: str | None = None
+    """Why the template can't be rendered with the first item that lacks what it needs; None where there is none."""
 
     def describe_left_out(self) -> str:
-        """Write how many units teach nothing, by reason, the most common first; "none" where all do."""
-        return ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common()) or "none"
+        """Write how many units teach nothing, by reason, the most common first; "none" where all do.
+
+        What the template lacks only the template's own message tells.
+        """
+        told = {NOT_RENDERED: f" ({self.unrendered})"} if self.unrendered else {}
+        counts = self.reasons.most_common()
+        return ", ".join(f"{count:,} {reason}{told.get(reason, '')}" for reason, count in counts) or "none"
 
     def index(self) -> ExampleIndex:
         """Return the usable examples as arrays."""
@@ -197,79 +203,71 @@ def sum_up(indexes: Iterable[pa.Table], reading: ReadingSpec) -> ExampleSurvey:
     """Sum indexes (INDEX) of shards up; a shard's number is its place among them.
 
     Hinted examples beyond their share are left out, and of first draws those of units that an earlier run drew. A unit
-    that several runs hold was decided once.
+    that several runs hold was decided once, and is left out once, where it teaches in none of them.
     """
     drawn: set[int] | None = set() if reading.target == "first_draw" else None
+    tally = UnitTally()
+    unrendered: str | None = None
     labels: dict[tuple[str, str], int] = {}
-    reasons: Counter[str] = Counter()
-    targets: dict[tuple[str, str], int] = {}
-    tables, hinted, units, target_codes = [_COUNTED.empty_table()], [], [], []
+    tables, hinted = [_COUNTED.empty_table()], []
     for number, read in enumerate(indexes):
-        table = read if drawn is None else _mark_drawn_before(read, drawn)
-        tried = table.filter(pc.not_equal(pc.fill_null(table["reason"], ""), "over_quota"))
-        units.append(_hash_keys(table_keys(tried)))
-        target_codes += [targets.setdefault(pair, len(targets)) for pair in _pairs(tried, "target_label")]
-        reasons.update(reason.partition(":")[0] for reason in table["reason"].drop_null().to_pylist())
-        usable = table.filter(table["reason"].is_null())
-        codes = [labels.setdefault(pair, len(labels)) for pair in _pairs(usable, "rating")]
-        marks = pc.fill_null(usable["hinted"], False)
-        hinted += table_keys(usable.filter(marks))
-        columns = [pa.array([number] * len(usable), pa.int32()), usable["row"], usable["num_tokens"]]
-        columns += [pa.array(codes, pa.int32()), marks, *(usable[name] for name in _COUNTED.names[5:])]
-        tables.append(pa.table(columns, schema=_COUNTED))
-    usable = _drop_hinted(pa.concat_tables(tables), hinted, reading, reasons)
+        table = read if drawn is None else _drop_drawn_before(read, drawn)
+        tally.add(table)
+        unrendered = unrendered or _find_unrendered(table)
+        usable = _take_usable(table, number, labels)
+        tables.append(usable)
+        hinted += table_keys(table.filter(table["reason"].is_null()).filter(usable["hinted"]))
+    usable = _drop_hinted(pa.concat_tables(tables), hinted, reading, tally)
     num_tokens, num_prompt = (int(pc.sum(usable[name]).as_py() or 0) for name in ("num_tokens", "num_prompt_tokens"))
     return ExampleSurvey(
         usable.select(USABLE.names),
         list(labels),
-        reasons,
+        tally.count_left_out(),
         num_tokens,
         num_tokens - num_prompt,
         Counter(_pairs(usable, "target_label")),
-        _count_once(units, target_codes, list(targets)),
+        tally.count_decided(),
+        unrendered,
     )
 
 
-def _mark_drawn_before(index: pa.Table, drawn: set[int]) -> pa.Table:
-    """Give the usable examples of units that are in `drawn` the reason drawn_before, and add all tried ones to it."""
-    units = _hash_keys(table_keys(index)).tolist()
-    reasons = index["reason"].to_pylist()
-    marked = [reason or ("drawn_before" if n in drawn else None) for n, reason in zip(units, reasons, strict=True)]
-    drawn.update(n for n, reason in zip(units, reasons, strict=True) if reason != "over_quota")
-    position = index.schema.get_field_index("reason")
-    return index.set_column(position, INDEX.field("reason"), pa.array(marked, pa.string()))
+def _drop_drawn_before(index: pa.Table, drawn: set[int]) -> pa.Table:
+    """Drop the units in `drawn`, whose first draw an earlier run made, and add to it those that this run drew."""
+    units = hash_keys(table_keys(index)).tolist()
+    is_new = [unit not in drawn for unit in units]
+    drawn.update(n for n, reason in zip(units, index["reason"].to_pylist(), strict=True) if reason != OVER_QUOTA)
+    return index.filter(pa.array(is_new, pa.bool_()))
 
 
-def _drop_hinted(usable: pa.Table, hinted: list[UnitKey], reading: ReadingSpec, reasons: Counter[str]) -> pa.Table:
-    """Drop the hinted examples (in the order of their rows) beyond their share, and count them as a reason."""
+def _find_unrendered(index: pa.Table) -> str | None:
+    """Find what the template said of the first item that it can't be rendered with."""
+    reasons = (reason.partition(": ") for reason in index["reason"].drop_null().to_pylist())
+    return next((said for name, _, said in reasons if name == NOT_RENDERED), None)
+
+
+def _take_usable(index: pa.Table, number: int, labels: dict[tuple[str, str], int]) -> pa.Table:
+    """Take the usable examples of a shard (_COUNTED); labels that are new are added to `labels`."""
+    usable = index.filter(index["reason"].is_null())
+    codes = [labels.setdefault(pair, len(labels)) for pair in _pairs(usable, "rating")]
+    columns = [pa.array([number] * len(usable), pa.int32()), usable["row"], usable["num_tokens"]]
+    columns += [pa.array(codes, pa.int32()), pc.fill_null(usable["hinted"], False)]
+    return pa.table([*columns, *(usable[name] for name in _COUNTED.names[5:])], schema=_COUNTED)
+
+
+def _drop_hinted(usable: pa.Table, hinted: list[UnitKey], reading: ReadingSpec, tally: UnitTally) -> pa.Table:
+    """Drop the hinted examples (in the order of their rows) beyond their share, and tell the tally of it."""
     dropped = choose_dropped(hinted, len(usable) - len(hinted), reading.max_hinted_share, reading.seed)
     if not dropped:
         return usable
-    reasons[OVER_SHARE] += len(dropped)
+    positions = np.flatnonzero(usable["hinted"].to_numpy())[dropped]
+    tally.leave_out(positions.tolist(), OVER_SHARE)
     keeps = np.ones(len(usable), dtype=bool)
-    keeps[np.flatnonzero(usable["hinted"].to_numpy())[dropped]] = False
+    keeps[positions] = False
     return usable.filter(pa.array(keeps))
 
 
 def _pairs(table: pa.Table, name: str) -> list[tuple[str, str]]:
     return list(zip(table["dimension"].to_pylist(), table[name].to_pylist(), strict=True))
-
-
-def _count_once(
-    units: list[npt.NDArray[np.uint64]], codes: list[int], targets: list[tuple[str, str]]
-) -> Counter[tuple[str, str]]:
-    """Count units by target, each once whatever the number of runs that hold it."""
-    if not codes:
-        return Counter()
-    _, first = np.unique(np.concatenate(units), return_index=True)
-    counts = np.bincount(np.array(codes)[first], minlength=len(targets))
-    return Counter({target: int(count) for target, count in zip(targets, counts, strict=True)})
-
-
-def _hash_keys(keys: Sequence[UnitKey]) -> npt.NDArray[np.uint64]:
-    """Shorten keys to eight bytes each: every unit's are held at once."""
-    texts = ("\x1f".join(key).encode("utf-8", "surrogatepass") for key in keys)
-    return np.frombuffer(b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts), dtype=np.uint64)
 
 
 def write_usable(folder: Folder, usable: pa.Table) -> None:

@@ -26,7 +26,7 @@ from judgetrace.training.examples import weigh_labels
 from judgetrace.training.export import ExportSpec, await_export, describe_base, export_checkpoint
 from judgetrace.training.feed import READ_CPUS, FeedSpec
 from judgetrace.training.inputs import TrainInputs, TrainPlan
-from judgetrace.training.outcome import Trained, describe_corpus, describe_data, describe_training
+from judgetrace.training.outcome import Trained, describe_corpus, describe_data, describe_training, print_start
 from judgetrace.training.progress import Progress
 from judgetrace.training.rater_config import write_rating_config
 from judgetrace.training.reading import ExampleSurvey, IndexTask, run_index_task, survey_examples, write_usable
@@ -103,17 +103,7 @@ def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, p
         weights=weigh_examples(config, survey),
         items=tuple(inputs.validation_items()),
     )
-    console.print(
-        f"{survey.usable.num_rows:,} examples, {plan.steps_per_epoch:,} steps an epoch, {plan.num_steps:,} steps at "
-        f"most; {len(spec.items):,} validation items\nUnits left out: {survey.describe_left_out()}",
-        soft_wrap=True,
-        markup=False,
-    )
-    if not spec.items and config.validation.max_items:
-        console.print(
-            "No item of the validation split has an aggregated label: nothing stops training early, and the newest "
-            "checkpoint becomes the rater."
-        )
+    print_start(console, inputs, survey, plan, spec.items)
     count = config.workers.num_workers
     needs = needs_of(config.workers)
     # Without a CPU for reading, workers would wait for their first examples for ever.
@@ -220,9 +210,14 @@ def write_manifest(inputs: TrainInputs, summary: Mapping[str, Any], files: list[
     run.write_atomic("manifest.json", encode_json(json.loads(json.dumps(manifest))))
 
 
-def release_run(inputs: TrainInputs) -> None:
-    """Let go of a folder in which no step was trained, so that the config can be changed as an error advises."""
+def release_run(inputs: TrainInputs, driver: int) -> None:
+    """Let go of a folder in which no step was trained, so that the config can be changed as an error advises.
+
+    Not where a newer driver has taken it over: that one may train by now.
+    """
     run = Folder(inputs.config.run)
+    if RunFolder(run).newest_driver() > driver:
+        return
     if not (run / CHECKPOINTS).list_files(recursive=True):
         run.delete(["contract.json", *(f"examples/{name}" for name in (run / "examples").list_files(recursive=True))])
 

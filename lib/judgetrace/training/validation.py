@@ -65,7 +65,7 @@ class Validator:
             self._limit = max(RATING_TOKENS, encoder.count_rating_tokens() + END_TOKENS)
 
     def rate(self, model: Any, items: Sequence[Mapping[str, Any]], synced: bool, batch: int) -> list[ItemRating]:
-        """Rate items that the guideline covers, `batch` at once; one whose prompt alone is too long has no rating.
+        """Rate items, `batch` at once; one without a prompt, or whose prompt alone is too long, has no rating.
 
         `synced` keeps workers that share a model's parts in step, where all have as many items: each goes through the
         model as often as the others, whatever it wrote.
@@ -79,12 +79,9 @@ class Validator:
     def _rate_batch(self, model: Any, items: Sequence[Mapping[str, Any]], synced: bool) -> list[ItemRating]:
         room = self._encoder.max_tokens - self._limit
         encoded = self._encoder.encode_prompts(items, [room] * len(items))
-        prompts = [prompt[1] for prompt in encoded if prompt is not None]
-        is_whole = [len(prompt) < self._encoder.max_tokens for prompt in prompts]
-        # Workers stay in step whatever is too long; what the rater says of a prompt's end is no rating of the item.
-        prompts = [
-            prompt if whole else prompt[-max(1, room) :] for prompt, whole in zip(prompts, is_whole, strict=True)
-        ]
+        known = [None if prompt is None else prompt[1] for prompt in encoded]
+        is_whole = [prompt is not None and len(prompt) < self._encoder.max_tokens for prompt in known]
+        prompts = self._fill_in(known, room)
         texts, was_cut = self._write(model, prompts, synced)
         scales = [self._encoder.scale_of(row["dimension"]) for row in items]
         parsed = [
@@ -102,6 +99,18 @@ class Validator:
                 items, parsed, expected, texts, was_cut, is_whole, strict=True
             )
         ]
+
+    def _fill_in(self, known: Sequence[list[int] | None], room: int) -> list[list[int]]:
+        """Give every item of a batch tokens to ask: the end of a prompt that is too long, another's where it has none.
+
+        Workers stay in step whatever can't be asked; what the rater says to these tokens is no rating of the item.
+        """
+        cut = [
+            prompt if prompt is None or len(prompt) < self._encoder.max_tokens else prompt[-max(1, room) :]
+            for prompt in known
+        ]
+        other = next((prompt for prompt in cut if prompt is not None), self._encoder.encode_text(RATING_OPEN))
+        return [other if prompt is None else prompt for prompt in cut]
 
     def _write(self, model: Any, prompts: Sequence[Sequence[int]], synced: bool) -> tuple[list[str], list[bool]]:
         """Let the model answer; returns texts, and whether each ran into the limit."""
