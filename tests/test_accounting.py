@@ -23,7 +23,7 @@ from judgetrace.accounting import (
 )
 from judgetrace.control import WorkCounts
 from judgetrace.ledger import join_decisions
-from judgetrace.schema import RATER_ANNOTATIONS, RATINGS, TRACES
+from judgetrace.schema import ITEMS, RATER_ANNOTATIONS, RATINGS, TRACES
 from tests.trace_tables import make_decision, make_draw, make_items, table_of
 
 
@@ -129,6 +129,47 @@ def test_a_uniform_guesser_is_at_chance():
 def test_one_level_only_leaves_kappa_at_zero_and_not_at_one():
     result = acceptance_beyond_chance(Tally(first_draws=Counter({"\x1f1\x1f1": 9})), "", 5)
     assert result["kappa"] == 0.0
+
+
+def tally_first_draws(*units: tuple[list[str], str, str], **more: object) -> Tally:
+    """Tally units of one draw each, given the labels that are accepted, what the draw said, and what came of it."""
+    rows = [
+        unit | {"target_label": labels[0], "accepted_labels": labels}
+        for unit, (labels, _, _) in zip(make_items(len(units)).to_pylist(), units, strict=True)
+    ]
+    items = pa.Table.from_pylist(rows, ITEMS)
+    decisions = [
+        make_decision(items, row, "accepted" if reason == "accepted" else "exhausted", [make_draw(0, reason, rating)])
+        for row, (_, rating, reason) in enumerate(units)
+    ]
+    return tally_traces(join_decisions(items, table_of(*(row | more for row in decisions)), TRACES))
+
+
+def test_a_first_draw_that_says_either_accepted_label_is_a_match_and_luck_has_two_levels_to_hit():
+    tally = tally_first_draws(
+        (["1", "2"], "2", "accepted"),
+        (["1", "2"], "1", "accepted"),
+        (["3"], "3", "accepted"),
+        (["3"], "2", "disagrees"),
+    )
+    result = acceptance_beyond_chance(tally, "", 5)
+
+    # It is what the page calls data utilisation at one draw.
+    assert result["observed"] == utilisation_by_draws(tally, 1)[1] == 0.75
+    # A guess matches (2 + 2 + 1 + 1) / (4 * 5) = .3 of them.
+    assert result["corrected"] == pytest.approx((0.75 - 0.3) / 0.7)
+    # Draws say 1, 2, 3 in 1/4, 1/2, 1/4: half of the units match the first two, half of them the last: 3/8 + 1/8.
+    assert result["kappa"] == pytest.approx(0.5)
+
+
+def test_where_every_level_is_accepted_nothing_is_beyond_chance():
+    result = acceptance_beyond_chance(tally_first_draws((["No", "Yes"], "Yes", "accepted")), "", 2)
+    assert result == {"observed": 1.0, "corrected": 0.0, "kappa": 0.0}
+
+
+def test_a_draw_that_was_told_the_label_matches_that_one_alone():
+    tally = tally_first_draws((["1", "2"], "2", "disagrees"), hinted=True)
+    assert acceptance_beyond_chance(tally, "", 5)["observed"] == 0.0
 
 
 def test_units_without_any_draw_are_counted():

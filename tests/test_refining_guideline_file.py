@@ -42,6 +42,16 @@ def test_headings_of_a_text_do_not_start_sections_and_code_stays_as_it_is() -> N
     assert "### Steps\nread\n```\n## comment\n```\n### Levels" in read_shown(file, True, "Plot")
 
 
+def test_code_that_a_text_leaves_open_does_not_swallow_the_sections_behind_it() -> None:
+    # The headings behind an open fence would be code: this dimension's raters would be shown the others' sections.
+    for mark in ("```", "~~~"):
+        file = replace_guideline(parse_guideline(FILE, True), "Plot", f"1 is thin.\n{mark}\n## 2 is rich")
+
+        assert list(parse_guideline(file, True).sections) == ["plot", "style/voice"]
+        assert read_shown(file, True, "Plot") == f"Rate stories.\n\n## Plot\n\n1 is thin.\n{mark}\n## 2 is rich\n{mark}"
+        assert read_shown(file, True, "Style / Voice") == read_shown(FILE, True, "Style / Voice")
+
+
 def test_a_difference_names_what_went_and_what_came() -> None:
     assert diff_guidelines("same\nold\n", "same\nnew\n").splitlines()[3:] == [" same", "-old", "+new"]
     assert diff_guidelines("same\n", "same\n") == ""

@@ -18,6 +18,7 @@ OTHER_ERRORS = "other errors"
 _VARYING = re.compile(r"\b(?=[\w-]*\d)[\w-]{12,}\b|\b\d{4,}\b")
 """Ids, and numbers from four digits on: statuses of servers stay."""
 _SEPARATOR = "\x1f"  # in no label or dimension that a person types
+_EITHER = "\x1e"  # nor this: it stands between labels of which a draw may match any
 
 
 def name_level(dimension: str, label: str) -> str:
@@ -59,7 +60,7 @@ class Tally:
     draws: Counter[str] = field(default_factory=Counter)
     """Draws by reason."""
     first_draws: Counter[str] = field(default_factory=Counter)
-    """Units by dimension, target label and the rating of draw 0, or the label given ("" where there is none)."""
+    """Units by dimension, labels that draw 0 may match (_EITHER), and its rating, or the label given ("": none)."""
     errors: Counter[str] = field(default_factory=Counter)
     """Quarantined and failed units by outcome and error."""
     tokens: Counter[str] = field(default_factory=Counter)
@@ -134,7 +135,7 @@ def tally_traces(table: pa.Table) -> Tally:
         accepted_by=_count(accepted.column("accepted_by")),
         draws=_count(reason),
         first_draws=_count(
-            first_units.column("dimension"), first_units.column("target_label"), flat.field("rating").filter(first)
+            first_units.column("dimension"), _name_matching(first_units), flat.field("rating").filter(first)
         ),
         errors=_count_errors(faulty),
         tokens=Counter(
@@ -144,6 +145,12 @@ def tally_traces(table: pa.Table) -> Tally:
             accepted=_total(output.filter(pc.fill_null(accepted_draw, False))),
         ),
     )
+
+
+def _name_matching(units: pa.Table) -> Any:
+    """Name the labels that a draw of each unit may match, the target label first; a hinted one may match that alone."""
+    hinted = pc.fill_null(units.column("hinted"), False)
+    return pc.if_else(hinted, units.column("target_label"), pc.binary_join(units.column("accepted_labels"), _EITHER))
 
 
 def tally_ratings(table: pa.Table) -> Tally:
@@ -249,29 +256,43 @@ def label_counts(tally: Tally, dimension: str) -> tuple[Counter[str], Counter[st
     return _sum_by(own, 1), _sum_by(own, 2)
 
 
-def acceptance_beyond_chance(tally: Tally, dimension: str, num_levels: int) -> dict[str, float] | None:
-    """Compare how often draw 0 gives the target label with chance; None where no unit of the dimension was drawn.
-
-    Returns `observed`; `corrected` = (observed - 1/V) / (1 - 1/V), chance being a uniform guess among the V levels;
-    `kappa`, chance being the product of both marginals (Cohen 1960). A draw without a rating is a miss.
-    """
-    pairs: list[tuple[str, str, int]] = []
+def count_first_draws(tally: Tally, dimension: str) -> Counter[tuple[tuple[str, ...], str]]:
+    """Count a dimension's units by the labels that draw 0 may match, the target label first, and its rating or ""."""
+    counts: Counter[tuple[tuple[str, ...], str]] = Counter()
     for key, n in tally.first_draws.items():
-        own_dimension, label, rating = key.split(_SEPARATOR)
+        own_dimension, labels, rating = split_key(key)
         if own_dimension == dimension:
-            pairs.append((label, rating, n))
-    total = sum(n for _, _, n in pairs)
+            counts[tuple(labels.split(_EITHER)), rating] += n
+    return counts
+
+
+def acceptance_beyond_chance(tally: Tally, dimension: str, num_levels: int) -> dict[str, float] | None:
+    """Compare how often draw 0 matches with chance; None where no unit of the dimension was drawn.
+
+    It matches with the target label, or another one that the target rule accepts; not by what the acceptance rule adds.
+    Returns `observed`; `corrected` = (observed - e) / (1 - e), chance e being a uniform guess among the V levels, which
+    matches k labels in k / V; `kappa`, chance being the product of both marginals: of units and of ratings (Cohen 1960,
+    where each unit has one label). A draw without a rating is a miss.
+    """
+    counts = count_first_draws(tally, dimension)
+    total = counts.total()
     if not total:
         return None
-    observed = sum(n for label, rating, n in pairs if label == rating) / total
-    labels: Counter[str] = Counter()
+    units: Counter[tuple[str, ...]] = Counter()
     ratings: Counter[str] = Counter()
-    for label, rating, n in pairs:
-        labels[label] += n
+    for (labels, rating), n in counts.items():
+        units[labels] += n
         ratings[rating] += n
-    expected = sum(labels[level] * ratings[level] for level in labels) / total**2
+    observed = sum(n for (labels, rating), n in counts.items() if rating in labels) / total
+    guessed = sum(n * len(labels) for labels, n in units.items()) / (num_levels * total)
+    expected = sum(n * sum(ratings[label] for label in labels) for labels, n in units.items()) / total**2
     return {
         "observed": observed,
-        "corrected": (observed - 1 / num_levels) / (1 - 1 / num_levels),
-        "kappa": 0.0 if expected == 1 else (observed - expected) / (1 - expected),
+        "corrected": correct_for_chance(observed, guessed),
+        "kappa": correct_for_chance(observed, expected),
     }
+
+
+def correct_for_chance(observed: float, chance: float) -> float:
+    """Compute which share of what chance leaves to be matched is matched; 0 where it leaves nothing."""
+    return 0.0 if chance == 1 else (observed - chance) / (1 - chance)

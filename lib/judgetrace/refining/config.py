@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
@@ -27,6 +27,9 @@ from judgetrace.run_config import check_cost_limit
 from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.session import RayConfig
 
+ItemLimit = Annotated[int, Field(ge=1)] | Literal["all"]
+"""How many items at most. "all" is a word, since TOML has no null."""
+
 
 class ScoringConfig(BaseModel):
     """What candidates are raced and confirmed on."""
@@ -38,11 +41,10 @@ class ScoringConfig(BaseModel):
         description="exact: whether a rating is the target label; squared: 1 - (rating - target)^2 / range^2. By "
         "default exact for nominal scales, squared for the others.",
     )
-    max_items: int | None = Field(
+    max_items: ItemLimit = Field(
         default=1000,
-        ge=1,
-        description="Items of each half of the validation split at most (whole groups are taken, so some more); "
-        "nothing: all.",
+        description="Items of each half of the validation split at most (whole groups are taken, so some more), or "
+        "'all'.",
     )
 
 
@@ -58,10 +60,9 @@ class TestConfig(BaseModel):
         description="Rate the test split with the original and the refined guideline. Off where a study measures the "
         "test split itself: then agreement is measured on the confirming half of the validation split.",
     )
-    max_items: int | None = Field(
+    max_items: ItemLimit = Field(
         default=1000,
-        ge=1,
-        description="Items of it at most (whole groups are taken, so some more); nothing: all, which the driver then "
+        description="Items of it at most (whole groups are taken, so some more), or 'all', which the driver then "
         "holds.",
     )
 
@@ -165,8 +166,8 @@ class RefineGuidelineConfig(BaseModel):
             dimension,
             self.seed,
             test="test" if self.test.enabled else None,
-            max_items=self.scoring.max_items,
-            max_test_items=self.test.max_items,
+            max_items=None if self.scoring.max_items == "all" else self.scoring.max_items,
+            max_test_items=None if self.test.max_items == "all" else self.test.max_items,
         )
 
     def score_kind(self, scale: Scale) -> ScoreKind:

@@ -9,7 +9,8 @@ import asyncio
 import importlib.util
 import math
 import os
-from collections.abc import Callable, Sequence
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,10 +18,12 @@ import numpy as np
 import pyarrow as pa
 
 from judgetrace.config import UserError
-from judgetrace.engine import ModelConfig
+from judgetrace.engine import EngineDeadError, ModelConfig, PromptRefusedError, RequestFailedError
 from judgetrace.fingerprints import fingerprint_model, hash_text
 from judgetrace.model_store import fetch_folder, is_folder
-from judgetrace.refining.candidate_config import EmbeddingConfig
+from judgetrace.pacing import OutOfTriesError
+from judgetrace.refining.candidate_config import EMBEDDER, EmbeddingConfig
+from judgetrace.refining.driver_watch import StoppedEarlyError
 from judgetrace.refining.part_log import PartLog, Row
 
 EMBEDDINGS = pa.schema(
@@ -37,7 +40,7 @@ EMBEDDING_KEY = ("embedder", "text")
 MAX_RETRIES = 3
 NOTICE_S = 55.0
 COMMITTED_AT_ONCE = 2048
-"""Sentences: what an end costs to embed again."""
+"""Sentences: what a killed driver costs to embed again."""
 
 
 class Embedder(Protocol):
@@ -73,16 +76,27 @@ class EndpointEmbedder:
         self._config, self._endpoint, self._model = config, config.endpoint, config.model or ""
 
     def embed(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
-        """Embed sentences, in their order. Raises RuntimeError that names the server where it does not answer."""
+        """Embed sentences, in their order.
+
+        Raises StoppedEarlyError where the server fails at every try, since it may answer the next run; UserError where
+        the key is not set, or the server refuses key, model or sentences.
+        """
         return asyncio.run(self._embed(texts))
 
     async def _embed(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
         from judgetrace.endpoint_client import EndpointClient
 
-        client = EndpointClient(self._endpoint, self._model, 1)
+        try:
+            client = EndpointClient(self._endpoint, self._model, 1)
+        except ValueError as error:
+            raise UserError(f"{EMBEDDER}: {error}\nSet it where Ray's workers are started.") from None
         try:
             body = {"model": self._model, "input": list(texts), **self._endpoint.extra_body}
             return await client.post("/embeddings", body, lambda answer: read_embeddings(answer, len(texts)))
+        except OutOfTriesError as error:
+            raise StoppedEarlyError(f"{EMBEDDER} at {client.base_url}: {error}") from None
+        except (EngineDeadError, PromptRefusedError, RequestFailedError) as error:
+            raise UserError(f"{EMBEDDER} at {client.base_url}: {error}\nCorrect [embedding].") from None
         finally:
             await client.close()
 
@@ -133,22 +147,46 @@ class EmbeddingStage:
         self._embedder: Embedder = LocalEmbedder(config) if config.endpoint is None else EndpointEmbedder(config)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Embed the column `text`; returns `position`, `vector` and `prompt_tokens`."""
-        vectors, tokens = self._embedder.embed([str(text) for text in batch["text"]])
-        counted = np.zeros(len(vectors), np.int64)
-        counted[0] = tokens
-        return {"position": batch["position"], "vector": vectors, "prompt_tokens": counted}
+        """Embed the column `text`; returns one row, whose `result` is pickled: an error, or positions, vectors, tokens.
+
+        What ends the run is a result: raised here, Ray Data would wrap it and print its traces.
+        """
+        try:
+            vectors, tokens = self._embedder.embed([str(text) for text in batch["text"]])
+            result: Any = ([int(position) for position in batch["position"]], vectors.astype(np.float32), tokens)
+        except (StoppedEarlyError, UserError) as error:
+            result = error
+        return {"result": np.array([pickle.dumps(result)], dtype=object)}
 
 
-def embed_on_ray(texts: Sequence[str], config: EmbeddingConfig, wait_s: float) -> list[dict[str, Any]]:
-    """Embed sentences on a pool of Ray Data workers; returns vector and prompt_tokens of each, in their order.
+def embed_on_ray(texts: Sequence[str], config: EmbeddingConfig, wait_s: float) -> Iterator[dict[int, dict[str, Any]]]:
+    """Embed sentences on a pool of Ray Data workers; yields vector and prompt_tokens by position, as batches come.
 
-    Raises UserError where no worker is up within `wait_s`.
+    Raises UserError where no worker is up within `wait_s` or can start, StoppedEarlyError where workers keep dying, and
+    what EndpointEmbedder raises.
     """
-    import ray
-    from ray.exceptions import GetTimeoutError
+    from ray.exceptions import GetTimeoutError, RayActorError
 
     from judgetrace.session import StageWatch
+
+    needs = {"CPU": config.num_cpus, "GPU": config.num_gpus}
+    with StageWatch("embed critiques", needs, limit_s=math.inf, notice_s=NOTICE_S) as watch:
+        try:
+            for row in _lay_out(texts, config, wait_s).iter_rows():
+                watch.progress()
+                yield _read_result(pickle.loads(row["result"]))
+        except GetTimeoutError as error:
+            raise watch.give_up() from error
+        except RayActorError as error:
+            if error.actor_init_failed:
+                raise UserError(f"{EMBEDDER}: no worker could start: {error}\nCorrect [embedding].") from error
+            raise StoppedEarlyError(f"{EMBEDDER}: its workers died: {error}") from error
+
+
+def _lay_out(texts: Sequence[str], config: EmbeddingConfig, wait_s: float) -> Any:
+    """Lay out the stage as a Ray dataset, which does nothing before it is read."""
+    import ray
+
     from judgetrace.tasks import quieten_ray_data
 
     quieten_ray_data()
@@ -166,17 +204,17 @@ def embed_on_ray(texts: Sequence[str], config: EmbeddingConfig, wait_s: float) -
     )
     # Else it would wait for ever where the generator's engines, which stay up, leave it no room.
     stage.context.wait_for_min_actors_s = math.ceil(wait_s)
-    found: dict[int, dict[str, Any]] = {}
-    needs = {"CPU": config.num_cpus, "GPU": config.num_gpus}
-    with StageWatch("embed critiques", needs, limit_s=math.inf, notice_s=NOTICE_S) as watch:
-        try:
-            for row in stage.iter_rows():
-                watch.progress()
-                vector = np.asarray(row["vector"], np.float32).tolist()
-                found[int(row["position"])] = {"vector": vector, "prompt_tokens": int(row["prompt_tokens"])}
-        except GetTimeoutError as error:
-            raise watch.give_up() from error
-    return [found[position] for position in range(len(texts))]
+    return stage
+
+
+def _read_result(result: Any) -> dict[int, dict[str, Any]]:
+    """Read what EmbeddingStage made of a batch; its tokens are those of its first sentence. Raises its error."""
+    if isinstance(result, Exception):
+        raise result
+    positions, vectors, tokens = result
+    counted = [tokens, *[0] * (len(positions) - 1)]
+    rows = zip(positions, vectors, counted, strict=True)
+    return {position: {"vector": vector.tolist(), "prompt_tokens": number} for position, vector, number in rows}
 
 
 def embed_texts(
@@ -188,8 +226,8 @@ def embed_texts(
 ) -> np.ndarray:
     """Embed sentences [N], those that the log does not have on Ray; returns vectors [N, D].
 
-    `note` is told the rows of EMBEDDINGS as they are committed, and may raise to end the run. Raises UserError where no
-    worker is up within `wait_s`.
+    `note` is told the rows of EMBEDDINGS as they come, and may raise to end the run; what has come is committed.
+    Raises what `embed_on_ray` raises.
     """
     embedder = fingerprint_embedder(config)
     keys = [hash_text(text) for text in texts]
@@ -198,12 +236,27 @@ def embed_texts(
         if config.endpoint is not None:
             # Workers must not see another address than the fingerprint has.
             config = config.model_copy(update={"endpoint": config.endpoint.resolve()})
-        left, known = list(missing.items()), {"embedder": embedder, "outcome": "embedded"}
+        left = list(missing.items())
         for start in range(0, len(left), COMMITTED_AT_ONCE):
             some = left[start : start + COMMITTED_AT_ONCE]
-            rows = embed_on_ray([text for _, text in some], config, wait_s)
-            made = [known | {"text": key} | row for (key, _), row in zip(some, rows, strict=True)]
-            log.commit(made)
-            note(made)
+            batches = embed_on_ray([text for _, text in some], config, wait_s)
+            keep_rows((_name_rows(batch, embedder, [key for key, _ in some]) for batch in batches), log, note)
     found = [log.find(embedder, key) for key in keys]
     return np.array([row["vector"] for row in found if row is not None], dtype=np.float32)
+
+
+def _name_rows(batch: Mapping[int, Row], embedder: str, keys: Sequence[str]) -> list[Row]:
+    """Make rows of EMBEDDINGS of what embed_on_ray yields, given the keys of its sentences."""
+    return [{"embedder": embedder, "text": keys[at], "outcome": "embedded", **row} for at, row in batch.items()]
+
+
+def keep_rows(batches: Iterable[list[Row]], log: PartLog, note: Callable[[Sequence[Row]], None]) -> None:
+    """Tell `note` of batches of rows as they come, and commit them as one part, whatever ends the batches or `note`."""
+    made: list[Row] = []
+    try:
+        for rows in batches:
+            made += rows
+            note(rows)
+    finally:
+        # They are paid for.
+        log.commit(made)

@@ -19,7 +19,7 @@ def replace_guideline(original: Guideline, dimension: str, text: str) -> str:
     """Write the whole file with a candidate's text in place of what the original tells the rater of a dimension.
 
     By section the text takes the place of the section alone: a preamble that it repeats is left out, its own headings
-    of the second level become ones of the third, and the section keeps its heading.
+    of the second level become ones of the third, code that it leaves open is closed, and the section keeps its heading.
     """
     if not original.by_section:
         return text.strip() + "\n"
@@ -30,19 +30,22 @@ def replace_guideline(original: Guideline, dimension: str, text: str) -> str:
     first, _, rest = body.partition("\n")
     if normalise_heading(first.lstrip("#")) == name:
         body = rest.strip()
-    sections = {**original.sections, name: f"{heading}\n\n{_demote_headings(body)}"}
+    sections = {**original.sections, name: f"{heading}\n\n{_fit_into_section(body)}"}
     return "\n\n".join(part for part in (original.preamble, *sections.values()) if part) + "\n"
 
 
-def _demote_headings(text: str) -> str:
-    """Make headings of the second level ones of the third; code in fences stays as it is."""
+def _fit_into_section(text: str) -> str:
+    """Make headings of the second level ones of the third, outside of fenced code, and close a fence that stays open.
+
+    Else the headings of the sections behind it would be code, and their texts this section's.
+    """
     lines, fence = [], ""
     for line in text.splitlines():
         mark = _FENCE.match(line)
         if mark and fence in ("", mark[1]):
             fence = "" if fence else mark[1]
         lines.append(f"#{line}" if not fence and _HEADING.match(line) else line)
-    return "\n".join(lines)
+    return "\n".join([*lines, fence] if fence else lines)
 
 
 def read_shown(file: str, by_section: bool, dimension: str) -> str:

@@ -5,11 +5,19 @@ Takes the tallies that runs keep; counts nothing itself.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from judgetrace.accounting import Tally, acceptance_beyond_chance, utilisation_by_draws, utilisation_by_label
+from judgetrace.accounting import (
+    Tally,
+    acceptance_beyond_chance,
+    correct_for_chance,
+    count_first_draws,
+    utilisation_by_draws,
+    utilisation_by_label,
+)
 from judgetrace.reporting import blocks
 from judgetrace.reporting.blocks import Block, Cell, Cells, Section, Table
 from judgetrace.reporting.charts import Line, draw_lines, draw_shares
@@ -135,9 +143,9 @@ def _order(run: TraceRun, dimension: str, label: str) -> int:
 def make_acceptance(runs: Sequence[TraceRun]) -> Section:
     """Make the section that holds the first draw against chance, by label."""
     lead = (
-        "A label is matched by luck about once in as many guesses as there are levels. The first draw, which is never "
-        "selected, tells reasoning from luck: what it matches beyond a uniform guess, and κ, which also forgives a "
-        "generator that prefers some levels."
+        "A label is matched by luck about once in as many guesses as there are levels, twice as often where either of "
+        "two labels is accepted. The first draw, which is never selected, tells reasoning from luck: what it matches "
+        "beyond a uniform guess, and κ, which also forgives a generator that prefers some levels."
     )
     if any(run.asks_the_rest for run in runs):
         lead += " Of runs that ask what others have left this says less: their units are those that were missed before."
@@ -148,7 +156,9 @@ def make_acceptance(runs: Sequence[TraceRun]) -> Section:
         ["run", *(["dimension"] if named else []), "matches", "beyond a uniform guess", "κ"],
         [row if named else [row[0], *row[2:]] for row in rows if row],
         num_heads=1 + named,
-        note="The tables below: a high match may be mere habit where the first draw says a level often at all.",
+        note="A match is the label, or either one where the target rule accepts either; what a wider acceptance rule "
+        "accepts besides is none here. The tables below: a high match may be mere habit where the first draw says a "
+        "level often at all.",
     )
     tables = [_tabulate_first_draws(run, dimension) for run in runs for dimension in _list_dimensions(run)]
     made: list[Block] = [overall, *tables[:MAX_PLOTS]]
@@ -184,22 +194,19 @@ def show_signed(share: float) -> str:
 def _tabulate_first_draws(run: TraceRun, dimension: str) -> Table:
     scale = run.scale.of(dimension)
     levels = () if scale is None else scale.values
-    matrix: dict[str, dict[str, int]] = {}
-    for key, count in run.tally.first_draws.items():
-        own, label, rating = key.split("\x1f")
-        if own == dimension:
-            matrix.setdefault(label, {})[rating] = matrix.get(label, {}).get(rating, 0) + count
-    given = {level: sum(row.get(level, 0) for row in matrix.values()) for level in levels}
-    total = sum(sum(row.values()) for row in matrix.values())
-    chance = 1 / len(levels) if levels else 0.0
+    counts = count_first_draws(run.tally, dimension)
+    units, ratings = Counter[tuple[str, ...]](), Counter[str]()
+    for (labels, rating), count in counts.items():
+        units[labels] += count
+        ratings[rating] += count
     rows: list[Cells] = []
-    for label in sorted(matrix, key=lambda label: _order(run, dimension, label)):
-        units = sum(matrix[label].values())
-        share = matrix[label].get(label, 0) / units
-        corrected = (share - chance) / (1 - chance)
-        often = given.get(label, 0) / total if total else 0.0
-        tone = "bad" if corrected <= 0 else ""
-        rows.append([label, f"{units:,}", f"{share:.1%}", Cell(show_signed(corrected), tone=tone), f"{often:.1%}"])
+    for labels, number in sorted(units.items(), key=lambda own: [_order(run, dimension, label) for label in own[0]]):
+        share = sum(counts[labels, label] for label in labels) / number
+        corrected = correct_for_chance(share, len(labels) / len(levels) if levels else 0.0)
+        often = sum(ratings[label] for label in labels) / counts.total()
+        tone = "bad" if corrected <= 0 and share < 1 else ""
+        shown = Cell(show_signed(corrected), tone=tone)
+        rows.append([" or ".join(labels), f"{number:,}", f"{share:.1%}", shown, f"{often:.1%}"])
     about = " · ".join(filter(None, [run.title, dimension]))
     columns = ["target label", "units", "first draw matches", "beyond a uniform guess", "share of all first draws"]
     return Table(f"First draw by target label: {about}", columns, rows)
