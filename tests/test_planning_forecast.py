@@ -108,6 +108,12 @@ def test_the_error_of_the_rate_widens_hours_and_nothing_else():
     assert unsure["wall_s"].high - unsure["wall_s"].low > 1.5 * (sure["wall_s"].high - sure["wall_s"].low)
 
 
+def test_machines_that_stay_up_through_the_run_cost_its_wall_time():
+    free = {"gpu_hour": 0.0, "million_writes": 0.0, "million_reads": 0.0}
+    figures = make_forecaster(prices=free | {"cluster_hour": 1.5}).forecast(100_000, 4).figures
+    assert figures["money"].value == pytest.approx(1.5 * figures["wall_s"].value / 3600)
+
+
 def test_more_engines_take_less_time_but_never_fewer_gpu_hours():
     forecaster = make_forecaster()
     walls, hours = [], []

@@ -45,6 +45,11 @@ class Prices(BaseModel):
         default=None, ge=0, description="One GPU for an hour; without it, money is that of requests and endpoint only."
     )
     gpu_source: str = Field(default="", description="Where that price is from; printed with the plan.")
+    cluster_hour: float = Field(
+        default=0.0,
+        ge=0,
+        description="An hour of all machines that stay up as long as the run: head, CPU workers. 0: not in the money.",
+    )
     million_writes: float = Field(
         default=5.0,
         ge=0,

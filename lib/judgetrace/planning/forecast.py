@@ -149,7 +149,7 @@ class Forecaster:
             "prompt_tokens": prompt,
             "wall_s": walls,
             "gpu_hours": hours,
-            "money": self._cost(hours, shape) + self._cost_of_answers(prompt, output),
+            "money": self._cost(hours, walls / 3600, shape) + self._cost_of_answers(prompt, output),
         }
         figures = {name: self._figure(value) for name, value in values.items()}
         return Scenario(rows, units, replicas, figures, demands)
@@ -190,11 +190,11 @@ class Forecaster:
             **{**vars(shape), "wall_s": shape.wall_s * stretch, "engine_share": shape.engine_share / stretch}
         )
 
-    def _cost(self, hours: np.ndarray, shape: RunShape) -> np.ndarray:
+    def _cost(self, gpu_hours: np.ndarray, wall_hours: np.ndarray, shape: RunShape) -> np.ndarray:
         prices, requests = self._config.prices, count_requests(shape)
         of_requests = (requests.writes + requests.lists) * prices.million_writes + requests.reads * prices.million_reads
-        cost: np.ndarray = hours * (prices.gpu_hour or 0.0) + of_requests / 1e6
-        return cost
+        of_machines: np.ndarray = gpu_hours * (prices.gpu_hour or 0.0) + wall_hours * prices.cluster_hour
+        return of_machines + of_requests / 1e6
 
     def _cost_of_answers(self, prompt: np.ndarray, output: np.ndarray) -> np.ndarray:
         endpoint = self._pilot.config.endpoint

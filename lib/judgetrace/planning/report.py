@@ -77,7 +77,8 @@ def describe_basis(pilot: Pilot, forecaster: Forecaster, config: PlanRunConfig) 
         "Engines are held, and paid, from the start to the end.",
         f"{forecaster.units_per_row:.3g} units a row. GPU hour: "
         + (f"{prices.gpu_hour:g} {prices.currency} {prices.gpu_source}".rstrip() if prices.gpu_hour else "no price")
-        + ".",
+        + ". An hour of the machines that stay up through the run (head, CPU workers): "
+        + (f"{prices.cluster_hour:g} {prices.currency}." if prices.cluster_hour else "not in the money."),
         "A part's percentage is what is asked of it over what it can give ([capacities] in the config, with sources). "
         "No deaths, retries or throttling are in it.",
     ]
