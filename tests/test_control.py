@@ -60,3 +60,13 @@ def test_engines_that_join_are_no_restarts():
     for number in range(64):
         starts(control, f"node-{number}")
     assert control.snapshot().starts_in_row == 0
+
+
+def test_where_none_runs_and_more_die_in_their_start_than_may_the_run_cannot_start():
+    control = RunControl(max_starts=2)
+    for number in range(3):
+        assert not control.snapshot().cannot_start
+        starts(control, f"dies-{number}", is_restart=True)
+    assert control.snapshot().cannot_start
+    control.report(WorkerReport("other", "running"))
+    assert not control.snapshot().cannot_start

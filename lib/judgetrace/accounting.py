@@ -266,6 +266,16 @@ def count_first_draws(tally: Tally, dimension: str) -> Counter[tuple[tuple[str, 
     return counts
 
 
+def sum_margins(counts: Counter[tuple[tuple[str, ...], str]]) -> tuple[Counter[tuple[str, ...]], Counter[str]]:
+    """Sum what count_first_draws counted: units by the labels that they accept, first draws by their rating."""
+    units: Counter[tuple[str, ...]] = Counter()
+    ratings: Counter[str] = Counter()
+    for (labels, rating), n in counts.items():
+        units[labels] += n
+        ratings[rating] += n
+    return units, ratings
+
+
 def acceptance_beyond_chance(tally: Tally, dimension: str, num_levels: int) -> dict[str, float] | None:
     """Compare how often draw 0 matches with chance; None where no unit of the dimension was drawn.
 
@@ -278,11 +288,7 @@ def acceptance_beyond_chance(tally: Tally, dimension: str, num_levels: int) -> d
     total = counts.total()
     if not total:
         return None
-    units: Counter[tuple[str, ...]] = Counter()
-    ratings: Counter[str] = Counter()
-    for (labels, rating), n in counts.items():
-        units[labels] += n
-        ratings[rating] += n
+    units, ratings = sum_margins(counts)
     observed = sum(n for (labels, rating), n in counts.items() if rating in labels) / total
     guessed = sum(n * len(labels) for labels, n in units.items()) / (num_levels * total)
     expected = sum(n * sum(ratings[label] for label in labels) for labels, n in units.items()) / total**2

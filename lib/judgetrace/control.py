@@ -85,6 +85,8 @@ class RunSnapshot:
     """Workers that took a dead one's place since an engine was last up."""
     failed_start: str = ""
     """Why an engine could not start, the last time that one could not."""
+    cannot_start: bool = False
+    """Whether no engine runs, and too many workers in a row ended before one did."""
     fenced: str | None = None
 
 
@@ -174,4 +176,5 @@ class RunControl:
             else:
                 total.done += replace(report.done, outcomes=Tally(units=report.done.levels).outcomes())
             total.num_restarts += report.is_restart
+        total.cannot_start = self._starts_in_row > self._max_starts and not total.states["running"]
         return total

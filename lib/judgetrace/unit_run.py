@@ -239,12 +239,14 @@ class UnitRun:
         # Beside the driver: it must not go with a lost node.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         control = ray.remote(num_cpus=0, scheduling_strategy=here)(RunControl).remote(
-            accepted_before=self._levels.accepted, max_starts=self._max_starts(spec.engine)
+            accepted_before=self._levels.accepted,
+            # All may lose their machines at once, and start anew: that is no sign.
+            max_starts=spec.engine.max_deaths + spec.engine.max_replicas,
         )
         thread = threading.Thread(target=self._consume, args=(spec, tasks, control), name="ray-data", daemon=True)
         with StageWatch(self._job, needs_of(spec.engine), wait_s) as watch, self._signals():
             thread.start()
-            snapshot = self._watch(thread, control, watch, self._max_starts(spec.engine))
+            snapshot = self._watch(thread, control, watch)
         self._live.end()
         if self._failure is not None:
             failure = explain_failure(self._failure, spec.engine.max_deaths, snapshot.done.num_draws > 0)
@@ -269,12 +271,7 @@ class UnitRun:
         except BaseException as error:  # noqa: BLE001 - re-raised by work() in the main thread
             self._failure = error
 
-    @staticmethod
-    def _max_starts(engine: EngineConfig) -> int:
-        """Choose how often in a row engines may fail to start. All may lose their machines at once: that is no sign."""
-        return engine.max_deaths + engine.max_replicas
-
-    def _watch(self, thread: threading.Thread, control: Any, watch: StageWatch, max_starts: int) -> RunSnapshot:
+    def _watch(self, thread: threading.Thread, control: Any, watch: StageWatch) -> RunSnapshot:
         import ray
 
         said_at, told_at = float("-inf"), float("inf")
@@ -286,7 +283,7 @@ class UnitRun:
             self._show(seen)
             self._warn_of_failed_start(seen)
             self._note_reasons_to_stop(seen)
-            if seen.starts_in_row > max_starts and not seen.states["running"]:
+            if seen.cannot_start:
                 self._failure = explain_starts(seen)
                 return seen
             if watch.expired and not seen.states:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -221,9 +221,7 @@ class UnitWorker:
         if orders.after_failed_start == "fail":
             return
         await asyncio.sleep(START_AGAIN_AFTER_S)
-        if self._recorder is not None:
-            self._recorder.close()
-        os._exit(NOT_STARTED_STATUS)
+        self._exit(NOT_STARTED_STATUS)
 
     async def _work_on(self, number: int, num_units: int) -> int:
         self._num_calls += 1
@@ -512,9 +510,7 @@ class UnitWorker:
         while idle_s < IDLE_BEFORE_LEAVING_S:
             await asyncio.sleep(0.2)
             idle_s = 0.0 if self._num_calls else idle_s + 0.2
-        if self._recorder is not None:
-            self._recorder.close()
-        os._exit(LEFT_STATUS)
+        self._exit(LEFT_STATUS)
 
     def _begin_drain(self, drain_s: float | None = None) -> None:
         """Start no further draws, give those in flight a while, then cancel them.
@@ -535,9 +531,13 @@ class UnitWorker:
                 await self._commit_unless_finished(shard)
             await self._report_last()
         finally:
-            if self._recorder is not None:
-                self._recorder.close()
-            os._exit(ENGINE_DIED_STATUS)
+            self._exit(ENGINE_DIED_STATUS)
+
+    def _exit(self, status: int) -> NoReturn:
+        """End the process, for Ray to start it anew; what was in flight is told of otherwise."""
+        if self._recorder is not None:
+            self._recorder.close()
+        os._exit(status)
 
 
 def _level_of(unit: AskedUnit) -> str:

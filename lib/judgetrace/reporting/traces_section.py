@@ -5,7 +5,6 @@ Takes the tallies that runs keep; counts nothing itself.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from judgetrace.accounting import (
     acceptance_beyond_chance,
     correct_for_chance,
     count_first_draws,
+    sum_margins,
     utilisation_by_draws,
     utilisation_by_label,
 )
@@ -195,10 +195,7 @@ def _tabulate_first_draws(run: TraceRun, dimension: str) -> Table:
     scale = run.scale.of(dimension)
     levels = () if scale is None else scale.values
     counts = count_first_draws(run.tally, dimension)
-    units, ratings = Counter[tuple[str, ...]](), Counter[str]()
-    for (labels, rating), count in counts.items():
-        units[labels] += count
-        ratings[rating] += count
+    units, ratings = sum_margins(counts)
     rows: list[Cells] = []
     for labels, number in sorted(units.items(), key=lambda own: [_order(run, dimension, label) for label in own[0]]):
         share = sum(counts[labels, label] for label in labels) / number
