@@ -9,6 +9,7 @@ from judgetrace.config import UserError, load_config, run_job
 from judgetrace.console import open_console
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import connect_ray
+from judgetrace.stop_signals import ending_at_once
 from judgetrace.storage import Folder
 from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.dry_run import print_dry_run
@@ -25,9 +26,14 @@ from judgetrace.training.run import (
     write_manifest,
 )
 
+GOES_ON = "The same command goes on, from the newest checkpoint where one was saved."
+
 
 def main(arguments: list[str]) -> int:
-    """Run the job; returns its exit status, 0. Raises UserError for unusable input, and for what needs a hand."""
+    """Run the job; returns its exit status, 0.
+
+    Raises UserError for unusable input, for what needs a hand, and for a signal.
+    """
     config = load_config(TrainRaterConfig, "train_rater", arguments)
     console = open_console()
     inputs = TrainInputs(config)
@@ -35,7 +41,7 @@ def main(arguments: list[str]) -> int:
         RunFolder(Folder(config.run)).check_earlier_contract(inputs.contract())
         print_dry_run(console, inputs)
         return 0
-    with connect_ray(config.cluster) as started_here:
+    with connect_ray(config.cluster) as started_here, ending_at_once(GOES_ON):
         check_cluster(config, started_here)
         driver = claim_run(inputs)
         if RunFolder(Folder(config.run)).has_manifest():
@@ -52,7 +58,7 @@ def main(arguments: list[str]) -> int:
         files = make_rater(inputs, survey, trained, plan)
     summary = {"data": describe_data(survey), "training": describe_training(trained, plan)}
     write_manifest(inputs, summary, files)
-    print_outcome(console, config.run, trained)
+    print_outcome(console, config, trained)
     return 0
 
 

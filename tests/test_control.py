@@ -1,6 +1,6 @@
 """What a worker does whose engine could not start: fail, wait for the others, or start again, and how often."""
 
-from judgetrace.control import RunControl, WorkerReport
+from judgetrace.control import RunControl, WorkCounts, WorkerReport
 
 
 def starts(control: RunControl, worker: str, *, is_restart: bool = False) -> None:
@@ -70,3 +70,28 @@ def test_where_none_runs_and_more_die_in_their_start_than_may_the_run_cannot_sta
     assert control.snapshot().cannot_start
     control.report(WorkerReport("other", "running"))
     assert not control.snapshot().cannot_start
+
+
+def test_who_replaces_a_dead_worker_stands_for_its_engine_alone():
+    control = RunControl()
+    drawn = WorkCounts(num_draws=4, engine_s=2.0)
+    control.report(WorkerReport("first", "running", drawn, draws_in_flight=3, actor="a"))
+    for number in range(10):
+        worker = WorkerReport(f"again-{number}", "starting", is_restart=True, actor="a")
+        control.report(worker)
+    control.report(WorkerReport("idle", "running", actor="b"))
+    seen = control.snapshot()
+    assert seen.states == {"starting": 1, "running": 1}
+    assert (seen.draws_in_flight, seen.done.num_draws) == (0, 4)
+    assert (seen.num_restarts, seen.num_engines) == (10, 1)
+
+
+def test_an_engine_whose_process_is_gone_is_not_waited_for():
+    control = RunControl()
+    control.report(WorkerReport("one", "starting", actor="a"))
+    control.report(WorkerReport("two", "starting", actor="b"))
+    failed = WorkerReport("one", "starting", actor="a", failed_start="no GPU")
+    assert control.report(failed).after_failed_start == "wait"
+    # The other's process is replaced by one that fails as well: nobody is left to be waited for.
+    again = WorkerReport("three", "starting", is_restart=True, actor="b", failed_start="no GPU")
+    assert control.report(again).after_failed_start == "fail"

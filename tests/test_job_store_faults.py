@@ -17,7 +17,7 @@ import pytest
 from jobs import infer_traces
 from judgetrace.storage import Folder
 from judgetrace.unit_job import STOPPED_EARLY_STATUS
-from tests.fault_proxy import FaultProxy, Plan, Seen, at_random, never, proxied
+from tests.fault_proxy import FaultProxy, Plan, at_random, never, proxied
 from tests.oracle import accepted_set, check_run
 from tests.test_job_faults import read_journal, started, started_job, wait_until
 from tests.test_job_infer_traces import prepare, read_rows, write_config
@@ -76,6 +76,11 @@ def finish(config: str, log: Path, run: str, corpus: str, undisturbed: set) -> N
     check_run(run, corpus, undisturbed)
 
 
+def ends_with_after_a_part(proxy: FaultProxy, fault: str, meanwhile: Plan) -> Plan:
+    """Let a fault befall all requests from soon after a second part on, and those before what `meanwhile` says."""
+    return lambda seen: fault if any("part-00001" in one.path for one in proxy.seen[:-10]) else meanwhile(seen)
+
+
 @pytest.mark.slow
 def test_a_job_through_a_throttling_store_that_then_refuses_stops_clearly_and_goes_on(
     tmp_path, s3, corpus, undisturbed, proxy
@@ -83,21 +88,34 @@ def test_a_job_through_a_throttling_store_that_then_refuses_stops_clearly_and_go
     run, log = f"{s3}/{tmp_path.name}/run", tmp_path / "log"
     # Shards take longer than two commits: draws of half a second, some of them one after another, commits every second.
     config = write_config(tmp_path, corpus, run, latency_s=0.5)
-    throttle = at_random("503", 0.1)
-
-    def refuse_after_a_part(seen: Seen) -> str:
-        return "403" if any("part-00001" in one.path for one in proxy.seen[:-10]) else throttle(seen)
-
-    proxy.plan = refuse_after_a_part
-    with job_on_its_own_ray(config, log) as job:
-        assert job.wait(timeout=180) == STOPPED_EARLY_STATUS, log.read_text()
-    told = log.read_text()
-    assert f"error: {s3}" in told, told
-    assert "PermissionError" in told
-    assert "the same command goes on" in told
-    assert "Traceback" not in told
+    proxy.plan = ends_with_after_a_part(proxy, "403", at_random("503", 0.1))
+    check_stop(config, log, s3, 180)
+    assert "PermissionError" in log.read_text()
     proxy.plan = at_random("503", 0.1, seed=1)
     finish(config, log, run, corpus, undisturbed)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("fault", ["503", "abort"])
+def test_a_store_that_stays_away_stops_the_job_clearly_and_it_goes_on(tmp_path, s3, corpus, undisturbed, proxy, fault):
+    run, log = f"{s3}/{tmp_path.name}/run", tmp_path / "log"
+    config = write_config(tmp_path, corpus, run, latency_s=0.5)
+    proxy.plan = ends_with_after_a_part(proxy, fault, never)
+    began = time.monotonic()
+    check_stop(config, log, s3, 600)
+    print(f"{fault} for ever: ended after {time.monotonic() - began:.0f} s")
+    proxy.plan = never
+    finish(config, log, run, corpus, undisturbed)
+
+
+def check_stop(config: str, log: Path, s3: str, seconds: float) -> None:
+    """Run a job to its early end, and check what it tells."""
+    with job_on_its_own_ray(config, log) as job:
+        assert job.wait(timeout=seconds) == STOPPED_EARLY_STATUS, log.read_text()
+    told = log.read_text()
+    assert f"error: {s3}" in told, told
+    assert "the same command goes on" in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.chaos

@@ -16,9 +16,10 @@ import pytest
 from jobs import train_rater
 from judgetrace.config import UserError
 from judgetrace.storage import Folder
+from judgetrace.training.checkpoints import count_workers
 from tests.test_job_faults import wait_until
 from tests.test_job_real_engine import our_processes
-from tests.train_runs import read_losses, write_traces
+from tests.train_runs import list_checkpoints, read_losses, write_traces
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -100,6 +101,24 @@ def test_a_killed_driver_is_followed_by_one_that_goes_on_from_the_newest_checkpo
     assert Folder(str(tmp_path / "run")).exists("drivers/driver-00001.json")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_job_with_status_3_and_the_same_command_goes_on(
+    write_config, undisturbed, tmp_path, ray_session, number
+):
+    config, log = write_config(tmp_path), tmp_path / "log"
+    command = [sys.executable, "-m", "jobs.train_rater", config, f"--cluster.address={ray_session}"]
+    with log.open("wb") as file:
+        job = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    thread = after_first_checkpoint(str(tmp_path / "run"), lambda: job.send_signal(number))
+    assert job.wait(timeout=120) == 3, log.read_text()
+    thread.join()
+    told = log.read_text()
+    assert f"error: {number.name} received\nThe same command goes on, from the newest checkpoint" in told, told
+    wait_until("the ended job's workers to end", lambda: not our_processes("RayTrainWorker"))
+    assert train_rater.main([config]) == 0
+    assert read_losses(str(tmp_path / "run")) == pytest.approx(undisturbed, abs=1e-4)
+
+
 def test_a_lost_node_leaves_the_others_to_go_on(write_config, undisturbed, tmp_path, ray_cluster, monkeypatch):
     # After the loss Ray Train waits so long for the node that is gone, by default a minute.
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
@@ -135,6 +154,8 @@ def test_a_lost_node_leaves_the_others_to_go_on(write_config, undisturbed, tmp_p
         assert len(lost) == 1
         assert len(nodes) == 1
         assert not lost[0].is_running()
+        # The node that is left has room for one.
+        assert count_workers(list_checkpoints(str(tmp_path / "run"))[-1]) == 1
     finally:
         for node in nodes:
             ray_cluster.remove_node(node)

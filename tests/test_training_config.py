@@ -125,6 +125,7 @@ def test_the_contract_holds_what_checkpoints_depend_on_and_not_how_long_or_where
         ({"verified": True}, "verified = true needs `verification`"),
         ({"verified": True, "verification": "v", "target": "first_draw"}, "draws that nobody verifies"),
         ({"weights": "inverse_acceptance", "target": "first_draw"}, "leave out `weights`"),
+        ({"weights": "inverse_acceptance", "balance": True}, "balance gives rare labels their share already"),
     ],
 )
 def test_choices_of_traces_that_do_not_go_together_are_refused(data: dict[str, Any], said: str) -> None:

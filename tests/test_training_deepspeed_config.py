@@ -38,6 +38,10 @@ def test_all_stages_are_shipped() -> None:
         ({"zero_optimization": {"stage": 4}}, "stage is 4; expected 1, 2 or 3"),
         ({}, "stage is 0; expected 1, 2 or 3"),
         ({"zero_optimization": {"stage": "auto"}}, "stage is 'auto'; expected 1, 2 or 3"),
+        ({"zero_optimization": None}, "stage is 0; expected 1, 2 or 3"),
+        ({"zero_optimization": 2}, "stage is 2; expected 1, 2 or 3"),
+        ({"zero_optimization": {"stage": 2, "offload_param": "cpu"}}, "offload_param is 'cpu'; expected an object"),
+        ({"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}}, "zero_optimization.reduce_bucket_size is"),
         ({"train_batch_size": "auto", "zero_optimization": {"stage": 1}}, r"remove \['train_batch_size'\]"),
         ({"bf16": {}, "optimizer": {}, "zero_optimization": {"stage": 1}}, r"remove \['optimizer', 'bf16'\]"),
     ],
@@ -45,6 +49,13 @@ def test_all_stages_are_shipped() -> None:
 def test_a_config_that_cannot_be_used_is_refused_by_its_path(tmp_path: Path, config: Any, said: str) -> None:
     with pytest.raises(UserError, match=rf"^deepspeed = .*own\.json: .*{said}"):
         read_deepspeed_config(write(tmp_path, config))
+
+
+def test_what_is_null_is_left_to_deepspeeds_default(tmp_path: Path) -> None:
+    config = read_deepspeed_config(write(tmp_path, {"zero_optimization": {"stage": 2, "offload_optimizer": None}}))
+
+    assert config == {"zero_optimization": {"stage": 2}}
+    assert not offloads(config)
 
 
 def test_a_missing_config_says_where_others_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ def make_survey(labels: list[tuple[str, str]], num: int, **reasons: int) -> Exam
     codes = np.arange(num) % max(1, len(labels))
     usable = pa.table([codes * 0, np.arange(num), codes * 0 + 50, codes], names=USABLE.names).cast(USABLE)
     empty: Counter[tuple[str, str]] = Counter()
-    return ExampleSurvey(usable, labels, Counter(reasons), 50 * num, 10 * num, empty, empty)
+    return ExampleSurvey(usable, labels, Counter(reasons), 50 * num, 10 * num, empty, empty, Counter())
 
 
 def refuse(survey: ExampleSurvey, target: str = "traces", batch: int = 4) -> str:

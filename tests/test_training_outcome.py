@@ -14,6 +14,7 @@ from judgetrace.training.outcome import (
     list_ignored,
     print_complete,
     print_outcome,
+    warn_of_warmup,
 )
 from judgetrace.training.progress import Progress
 
@@ -46,7 +47,7 @@ def test_what_an_earlier_version_did_not_know_and_where_a_job_runs_is_no_change(
     assert list_ignored(earlier, changed) == []
 
 
-def tell_outcome(*scores: float) -> str:
+def tell_outcome(*scores: float, **metrics: float) -> str:
     """Print the outcome of a run validated after these many steps, each of another score; the last one is kept."""
     progress = Progress()
     for step, score in enumerate(scores):
@@ -54,7 +55,8 @@ def tell_outcome(*scores: float) -> str:
         progress.history.append({"step": step, "validation": None})
         progress.note_validation({"score": score})
     text = io.StringIO()
-    print_outcome(Console(file=text, width=500), "run", Trained(progress, None, {"step": step, "score": scores[-1]}))
+    best = {"step": step, "score": scores[-1], **metrics}
+    print_outcome(Console(file=text, width=500), make_config(), Trained(progress, None, best))
     return text.getvalue()
 
 
@@ -64,6 +66,26 @@ def test_an_untuned_base_is_called_best_only_where_something_was_measured():
     nothing = tell_outcome(-1.0, -1.0)
     assert "No validation had a score" in nothing
     assert "untuned base" not in nothing
+
+
+def test_why_no_validation_had_a_score_is_told_by_how_many_items_had_a_rating():
+    few = {"expected_coverage": 0.25, "sampled_coverage": 1.0}
+    assert "since too few answers had a rating" in tell_outcome(-1.0, -1.0, **few)
+    assert "since all of the ratings, or all of the labels, were the same" in tell_outcome(
+        -1.0, -1.0, expected_coverage=1.0, sampled_coverage=0.25
+    )
+
+
+def test_a_run_that_is_shorter_than_its_warm_up_is_warned_of():
+    def warn(num_steps: int, warmup_steps: int) -> str:
+        text = io.StringIO()
+        warn_of_warmup(Console(file=text, width=500), num_steps, warmup_steps)
+        return text.getvalue()
+
+    assert "warm-up has 100 steps and the run 20: the learning rate ends at 20% of training.learning_rate" in warn(
+        20, 100
+    )
+    assert warn(100, 100) == warn(3, 0) == ""
 
 
 def test_a_validation_split_that_is_trained_on_is_not_said_to_be_without_labels():

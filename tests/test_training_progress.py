@@ -28,11 +28,11 @@ def make_progress(num_steps: int) -> Progress:
     return Progress(step=num_steps, best_score=0.25, best_step=2, history=rows)
 
 
-def train(scores: dict[int, float], end: int, patience: int) -> Progress:
+def train(scores: dict[int, float], end: int, patience: int, warmup: int = 0) -> Progress:
     """Steps until early stopping, validated where there is a score."""
     progress = Progress()
     for step in range(1, end + 1):
-        if progress.has_stalled(patience):
+        if progress.has_stalled(patience, warmup):
             break
         progress.step = step
         progress.history.append(make_row(step))
@@ -60,6 +60,12 @@ def test_patience_counts_from_the_first_score_that_is_defined() -> None:
 
     assert train(never, 400, patience=100).step == 400
     assert train(never | {200: -0.9}, 400, patience=100).step == 300, "what comes after is no better"
+
+
+def test_patience_counts_from_the_end_of_warm_up_at_the_earliest() -> None:
+    # No step of warm-up is better than the untuned base, nor is what comes after.
+    assert train({step: 0.2 - step / 1e4 for step in range(1, 1000)}, 400, patience=100, warmup=100).step == 200
+    assert train({1: 0.1, 150: 0.3}, 400, patience=100, warmup=100).step == 250, "what comes after it counts as ever"
 
 
 def test_training_without_validation_never_stalls() -> None:
@@ -100,7 +106,7 @@ def test_a_checkpoint_of_before_scores_knew_of_coverage_is_read(tmp_path: Path) 
 
     progress = Progress.load(tmp_path)
 
-    assert (progress.step, progress.has_score, progress.has_stalled(100)) == (100, False, False)
+    assert (progress.step, progress.has_score, progress.has_stalled(100, 0)) == (100, False, False)
 
 
 def test_metrics_have_a_row_a_step() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,11 +16,13 @@ from rich.console import Console
 from jobs import train_rater
 from judgetrace.config import UserError, load_config
 from judgetrace.storage import Folder
+from judgetrace.trace_shards import check_shards
 from judgetrace.training import run as run_module
 from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.inputs import TrainInputs
 from judgetrace.training.outcome import print_start
-from judgetrace.training.run import claim_run, release_run, survey_traces
+from judgetrace.training.reading import USABLE, ExampleSurvey, read_examples
+from judgetrace.training.run import claim_run, release_run, survey_traces, weigh_examples
 from tests.trace_tables import make_items
 from tests.train_runs import make_tiny_model, write_corpus, write_traces, write_train_config
 
@@ -90,6 +93,48 @@ def tell_start(inputs: TrainInputs) -> str:
     survey, text = survey_traces(inputs), io.StringIO()
     print_start(Console(file=text, width=500), inputs, survey, inputs.plan(survey), inputs.validation_items())
     return text.getvalue()
+
+
+def test_a_warm_up_that_the_run_does_not_end_is_told_before_training(tmp_path, model, without_ray):
+    config = write_config(tmp_path, model, make_items(30))
+    assert "the warm-up has 9 steps and the run 6" in tell_start(read_inputs(config, "--training.warmup_steps=9"))
+    assert "warm-up" not in tell_start(read_inputs(config, "--training.warmup_steps=6"))
+
+
+def test_a_rating_that_was_accepted_for_several_labels_weighs_the_mean_of_theirs():
+    # Of 10 units each 2 of label 1 (one of them by rating 2) and 8 of label 2: raw weights 5 and 1.25, mean 2.
+    survey = ExampleSurvey(
+        USABLE.empty_table(),
+        labels=[("", "1"), ("", "2")],
+        reasons=Counter(),
+        num_tokens=0,
+        num_answer_tokens=0,
+        accepted=Counter({("", "1"): 2, ("", "2"): 8}),
+        decided=Counter({("", "1"): 10, ("", "2"): 10}),
+        targets=Counter({(0, "1"): 1, (1, "1"): 1, (1, "2"): 8}),
+    )
+    given = {"corpus": "c", "traces": ("t",), "run": "r", "model": {"path": "base"}}
+    config = TrainRaterConfig.model_validate(given | {"data": {"weights": "inverse_acceptance"}})
+    assert weigh_examples(config, survey) == pytest.approx((2.5, (2.5 + 8 * 0.625) / 9))
+    assert weigh_examples(TrainRaterConfig.model_validate(given), survey) == (1.0, 1.0)
+
+
+def test_traces_that_are_not_finished_are_told_of_and_named_once_their_run_went_on(tmp_path, model, without_ray):
+    config = write_config(tmp_path, model, make_items(30))
+    traces = Folder(str(tmp_path / "traces")) / "traces"
+    assert "not finished" not in tell_start(read_inputs(config))
+    partial = "shard-00000.partial-00001.parquet"
+    traces.put_if_absent(partial, traces.read_bytes("shard-00000.parquet"))
+    traces.delete(["shard-00000.parquet"])
+    inputs = read_inputs(config, f"--run={tmp_path / 'other'}")
+    assert "1 of 1 shards of traces are not finished: let infer_traces go on" in tell_start(inputs)
+    traces.delete([partial])
+    gone = rf"traces/{partial} is gone: infer_traces went on in its run.*\nBegin anew in another run folder"
+    with pytest.raises(UserError, match=gone):
+        check_shards(inputs.shards)
+    read_examples.cache_clear()
+    with pytest.raises(UserError, match=gone):
+        read_examples(inputs.shards[0], inputs.reading)
 
 
 def test_training_on_the_validation_split_is_told_as_why_nothing_is_validated(tmp_path, model, without_ray):

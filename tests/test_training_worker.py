@@ -31,7 +31,7 @@ def make_spec(run: str) -> Any:
 
 
 def test_a_stale_build_lock_is_written_down_and_the_workers_that_come_after_end_at_once(tmp_path, monkeypatch):
-    lock = tmp_path / "extensions/py311_cpu/deepspeed_cpu_adam/lock"
+    lock = tmp_path / "extensions/py311_cpu/cpu_adam/lock"
     lock.parent.mkdir(parents=True)
     lock.touch()
     os.utime(lock, (0, 0))

@@ -31,6 +31,17 @@ class UserError(ValueError):
     """Of a job that ends with it."""
 
 
+STOPPED_EARLY_STATUS = 3
+"""Exit status of a run that ended early and can be continued."""
+
+
+def make_early_error(message: str) -> UserError:
+    """Make the error of a run that ended early and can be continued."""
+    error = UserError(message)
+    error.exit_status = STOPPED_EARLY_STATUS
+    return error
+
+
 class JobStatus(int):
     """A job's exit status as a job sees it that called this one; its own process may end with another one."""
 

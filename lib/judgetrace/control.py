@@ -57,8 +57,15 @@ class WorkerReport:
     """Whether it took the place of a worker that died."""
     node: str = ""
     """Ray's id of its node."""
+    actor: str = ""
+    """Ray's id of its actor, which the worker that replaces a dead one has, too."""
     failed_start: str = ""
     """Why its engine could not start."""
+
+    @property
+    def engine(self) -> str:
+        """Whose place in the pool it has."""
+        return self.actor or self.worker
 
 
 @dataclass
@@ -81,6 +88,8 @@ class RunSnapshot:
     done: WorkCounts = field(default_factory=WorkCounts)
     draws_in_flight: int = 0
     num_restarts: int = 0
+    num_engines: int = 0
+    """Engines that have drawn; one that was replaced counts once."""
     starts_in_row: int = 0
     """Workers that took a dead one's place since an engine was last up."""
     failed_start: str = ""
@@ -109,6 +118,8 @@ class RunControl:
         self._accepted: dict[str, Counter[str]] = {}
         self._all_accepted = None if accepted_before is None else Counter(accepted_before)
         self._heard_at: dict[str, float] = {}
+        self._newest: dict[str, str] = {}
+        """The worker that each engine has now: those before it are dead."""
         self._drain = False
         self._fenced: str | None = None
 
@@ -117,6 +128,7 @@ class RunControl:
         self._note_start(self._reports.get(report.worker), report)
         self._reports[report.worker] = report
         self._heard_at[report.worker] = self._clock()
+        self._newest[report.engine] = report.worker
         elsewhere = {} if self._all_accepted is None else self._count_elsewhere(report)
         return Orders(self._drain, elsewhere, self._decide_on_start() if report.failed_start else "fail")
 
@@ -141,6 +153,8 @@ class RunControl:
         return "wait" if any(report.state == "starting" and not report.failed_start for report in heard) else "fail"
 
     def _is_heard(self, report: WorkerReport) -> bool:
+        if self._newest[report.engine] != report.worker:
+            return False
         return self._clock() - self._heard_at[report.worker] < ALIVE_S[report.state]
 
     def _count_elsewhere(self, report: WorkerReport) -> dict[str, int]:
@@ -176,5 +190,6 @@ class RunControl:
             else:
                 total.done += replace(report.done, outcomes=Tally(units=report.done.levels).outcomes())
             total.num_restarts += report.is_restart
+        total.num_engines = len({report.engine for report in self._reports.values() if report.done.num_draws})
         total.cannot_start = self._starts_in_row > self._max_starts and not total.states["running"]
         return total

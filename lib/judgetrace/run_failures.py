@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from judgetrace.config import UserError
+from judgetrace.config import UserError, make_early_error
 from judgetrace.control import RunSnapshot
 from judgetrace.engine import EngineStartError
 from judgetrace.storage import CorruptFileError, StoreError
@@ -47,10 +47,3 @@ def explain_starts(seen: RunSnapshot) -> UserError:
         f"{seen.starts_in_row} engines in a row ended while they started, and none runs: {reason}\n"
         f"The same command goes on; {LOGS}"
     )
-
-
-def make_early_error(message: str) -> UserError:
-    """Make the error of a run that ended early and can be continued."""
-    error = UserError(message)
-    error.exit_status = 3
-    return error

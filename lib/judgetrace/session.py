@@ -75,7 +75,14 @@ def connect_ray(config: RayConfig) -> Iterator[bool]:
         return
     was_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     # Ray itself takes RAY_ADDRESS where no address is given, and never for "local".
-    joins = config.address != "local" and bool(config.address or os.environ.get("RAY_ADDRESS") or was_submitted)
+    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    joins = config.address != "local" and bool(address or was_submitted)
+    if joins and address.startswith(("http://", "https://")):
+        raise UserError(
+            f"cluster.address or RAY_ADDRESS is {address}, which `ray job submit` wants\nexpected: HOST:PORT of the "
+            "cluster's head, to join it from one of its machines; or --cluster.address=local. To run the job there, "
+            "submit it."
+        )
     starting = {} if joins else _start_options(config)
     ray.init(
         address=config.address,

@@ -1,4 +1,4 @@
-"""Let SIGTERM and Ctrl-C end a run as a budget does. Knows no run."""
+"""Let SIGTERM and Ctrl-C end a run with its message: in order, as a budget does, or at once. Knows no run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,51 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from judgetrace.config import make_early_error
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+RECEIVED = "received"
+"""Ends the first line of what is said of a run that a signal ended."""
+
+
+@contextmanager
+def keeping_handlers() -> Iterator[None]:
+    """Put back, after the block, what took the signals before it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def ending_at_once(advice: str) -> Iterator[None]:
+    """Raise the error of a run that goes on later (exit status 3) where a signal comes, whoever takes it in the block.
+
+    Handlers of others end the process with a status of their own (Ray's SIGTERM, Ray Train's Ctrl-C: 0). Does nothing
+    outside of the main thread.
+    """
+    came: list[str] = []
+
+    def end(number: int, _: Any) -> None:
+        came.append(signal.Signals(number).name)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with keeping_handlers():
+        for number in SIGNALS:
+            signal.signal(number, end)
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as error:
+            raise make_early_error(f"{came[0] if came else 'SIGINT'} {RECEIVED}\n{advice}") from error
 
 
 @contextmanager
@@ -18,16 +63,14 @@ def taking_stop_signals(is_stopping: Callable[[], bool], stop: Callable[[str], N
 
     def note(number: int, _: Any) -> None:
         if not is_stopping():
-            stop(f"{signal.Signals(number).name} received")
+            stop(f"{signal.Signals(number).name} {RECEIVED}")
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    earlier = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with keeping_handlers():
+        for number in SIGNALS:
+            signal.signal(number, note)
         yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from judgetrace.config import UserError
+from judgetrace.config import UserError, make_early_error
 from judgetrace.control import Orders, RunControl, RunSnapshot, WorkerReport
 from judgetrace.engine import EngineConfig
 from judgetrace.flight_recorder import flights_folder
@@ -26,7 +26,7 @@ from judgetrace.loop_guard import guard_loop
 from judgetrace.metrics import RunMetrics, RunView
 from judgetrace.node_notice import watch_node
 from judgetrace.products import Product
-from judgetrace.run_failures import explain_failure, explain_starts, make_early_error
+from judgetrace.run_failures import explain_failure, explain_starts
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import StageWatch
 from judgetrace.stop_signals import taking_stop_signals
@@ -83,7 +83,11 @@ class ActorLink:
 
         self._control = control
         context = ray.get_runtime_context()
-        self._about = {"is_restart": bool(context.was_current_actor_reconstructed), "node": context.get_node_id()}
+        self._about = {
+            "is_restart": bool(context.was_current_actor_reconstructed),
+            "node": context.get_node_id(),
+            "actor": str(context.get_actor_id()),
+        }
 
     async def report(self, report: WorkerReport) -> Orders:
         """Send the latest report; returns what to do and know."""
@@ -140,8 +144,6 @@ def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterat
 
     engine = spec.engine
     at_once, held = share_shards(engine, len(tasks), sum(task.num_units for task in tasks) // max(1, len(tasks)))
-    # Ray's default waits until engines hold 1.75 times what they work on, which these never do.
-    ray.data.DataContext.get_current().autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     shards = ray.data.from_items(
         [{"shard": task.number, "num_units": task.num_units} for task in tasks], override_num_blocks=len(tasks)
     )
@@ -163,6 +165,11 @@ def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterat
         max_restarts=-1,
         max_task_retries=engine.max_deaths,
     )
+    # Ray's default waits until engines hold 1.75 times what they work on, which these never do.
+    results.context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    # Else Ray Data asks for no more engines than the cluster has room for now, until a first shard has ended, which may
+    # take hours: an autoscaler would hear of none (ray#59144).
+    results.context.op_resource_reservation_enabled = False
     yield from results.iter_rows()
 
 
@@ -355,6 +362,7 @@ class UnitRun:
                 "states": seen.states,
                 "draws_in_flight": seen.draws_in_flight,
                 "engine_restarts": seen.num_restarts,
+                "num_engines": seen.num_engines,
                 **vars(seen.done),
             },
         )

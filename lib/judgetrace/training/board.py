@@ -14,12 +14,11 @@ from rich.console import Console
 from judgetrace.live import format_seconds
 from judgetrace.session import StageWatch
 from judgetrace.training.config import TrainRaterConfig
+from judgetrace.training.progress import MIN_COVERAGE, read_coverage
 from judgetrace.training.standing import Fault
 
 SHOW_EVERY_S = 15.0
 QUIET_S = 120.0
-MIN_COVERAGE = 0.5
-"""Below it cut answers are warned of."""
 
 
 class Board:
@@ -146,7 +145,7 @@ def warn_of_cuts(metrics: Mapping[str, float | None], config: TrainRaterConfig) 
 
     A rater that does not think is cut by what its levels take, which no setting changes.
     """
-    coverage = metrics.get(f"{config.validation.rating}_coverage", metrics.get("sampled_coverage"))
+    coverage = read_coverage(metrics, config.validation.rating)
     truncated = metrics.get("truncated")
     if not config.thinks or not truncated or coverage is None or coverage >= MIN_COVERAGE:
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 STALE_AFTER_S = 300.0
@@ -16,6 +16,13 @@ STALE_AFTER_S = 300.0
 
 LEFT_OUT = "deepspeed_shm_comm"
 """DeepSpeed's all-reduce on CPUs, which it compiles in any process group: its inference alone calls it."""
+
+
+def list_extensions() -> list[str]:
+    """List the names of what DeepSpeed compiles for this machine, which are those of the folders in torch's root."""
+    from deepspeed.ops.op_builder.all_ops import ALL_OPS
+
+    return sorted({builder.name for builder in ALL_OPS.values()} - {LEFT_OUT})
 
 
 class StaleBuildLockError(RuntimeError):
@@ -29,13 +36,16 @@ def extensions_root() -> Path:
 
 
 def wait_for_build_locks(
-    root: Path, now: Callable[[], float] = time.time, sleep: Callable[[float], None] = time.sleep
+    root: Path,
+    extensions: Sequence[str],
+    now: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until no extension of DeepSpeed's is locked.
+    """Wait until none of these extensions is locked.
 
     Raises StaleBuildLockError where one is locked for longer than it takes to compile.
     """
-    while locks := [lock for lock in sorted(root.glob("**/deepspeed_*/lock")) if lock.parent.name != LEFT_OUT]:
+    while locks := [lock for lock in sorted(root.glob("**/lock")) if lock.parent.name in extensions]:
         check_build_locks(locks, now())
         sleep(1.0)
 

@@ -30,7 +30,8 @@ class DataConfig(TeachableConfig):
     weights: Literal["none", "inverse_acceptance"] = Field(
         default="none",
         description="inverse_acceptance: an example counts 1 / (share of units with its label that were accepted), "
-        "at most `weight_cap` times the lowest weight. Rejection lets few hard levels through; this gives them their "
+        "at most `weight_cap` times the lowest weight; where its rating was accepted for several labels, their mean. "
+        "Rejection lets few hard levels through; this gives them their "
         "share again.",
     )
     weight_cap: float = Field(default=5.0, ge=1, description="Highest weight over the lowest one.")
@@ -55,6 +56,8 @@ class DataConfig(TeachableConfig):
                 "target = 'first_draw' takes every unit's draw, so no label is learned from less often than it is "
                 "drawn: leave out `weights`"
             )
+        if self.weights != "none" and self.balance:
+            raise ValueError("balance gives rare labels their share already: leave out `weights`, or `balance`")
         if self.verified and self.target == "first_draw":
             raise ValueError(
                 "target = 'first_draw' learns draws that nobody verifies; leave out `verified`, or learn traces"
@@ -130,8 +133,9 @@ class ValidationConfig(BaseModel):
     patience_steps: int = Field(
         default=100,
         ge=1,
-        description="Stop when the score has not risen for so many steps, counted from the first one that is defined; "
-        "the best is kept. The score is (tau + 1) * coverage - 1, a mean over dimensions: Kendall's tau where every "
+        description="Stop when the score has not risen for so many steps, counted from the first one that is defined, "
+        "and not before warm-up has ended; the best is kept. The score is (tau + 1) * coverage - 1, a mean over "
+        "dimensions: Kendall's tau where every "
         "item has a rating, -1 where none has. Of nominal scales kappa in place of tau.",
     )
     rating: Literal["sampled", "expected"] = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from judgetrace.config import UserError
@@ -36,10 +36,35 @@ def read_deepspeed_config(path: str) -> dict[str, Any]:
     taken = [name for name in FILLED_IN if name in config]
     if taken:
         raise UserError(f"deepspeed = {path}: remove {taken}; the job fills them in from [training] and [workers]")
-    stage = config.get("zero_optimization", {}).get("stage", 0)
-    if stage not in (1, 2, 3):
+    config = _drop_nulls(config)
+    zero = config.get("zero_optimization", {})
+    stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
+    if not isinstance(zero, dict) or stage not in (1, 2, 3):
         raise UserError(f"deepspeed = {path}: zero_optimization.stage is {stage!r}; expected 1, 2 or 3")
-    return dict(config)
+    for name in ("offload_optimizer", "offload_param"):
+        if not isinstance(zero.get(name, {}), dict):
+            raise UserError(f"deepspeed = {path}: zero_optimization.{name} is {zero[name]!r}; expected an object")
+    autos = list(_find_autos(config))
+    if autos:
+        raise UserError(
+            f"deepspeed = {path}: {', '.join(autos)} is 'auto', which transformers' Trainer fills in and this job does "
+            "not\nGive a value, or leave it out for DeepSpeed's own default."
+        )
+    return config
+
+
+def _drop_nulls(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop what is null: DeepSpeed takes it for its default."""
+    given = {name: value for name, value in config.items() if value is not None}
+    return {name: _drop_nulls(value) if isinstance(value, Mapping) else value for name, value in given.items()}
+
+
+def _find_autos(config: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        if value == "auto":
+            yield f"{above}{name}"
+        elif isinstance(value, Mapping):
+            yield from _find_autos(value, f"{above}{name}.")
 
 
 def zero_stage(config: Mapping[str, Any]) -> int:

@@ -11,7 +11,16 @@ from rich.markup import escape
 from judgetrace.config import UserError
 from judgetrace.training.encoding import Encoded
 from judgetrace.training.inputs import TrainInputs, check_first_draws
-from judgetrace.training.outlook import Outlook, measure_shape, plan_pass, print_hours, print_memory, read_sharing
+from judgetrace.training.outcome import warn_of_warmup
+from judgetrace.training.outlook import (
+    Outlook,
+    list_lengths,
+    measure_shape,
+    plan_pass,
+    print_hours,
+    print_memory,
+    read_sharing,
+)
 from judgetrace.training.sample import EpochEstimate, ExampleSample, estimate_epoch, sample_examples
 
 MAX_UNITS = 2000
@@ -39,6 +48,7 @@ def print_dry_run(console: Console, inputs: TrainInputs, max_units: int = MAX_UN
     console.print(f"\n[bold]Parameters[/]: {every:,} in all, {trained:,} to be trained ({trained / every:.2%})")
     print_memory(console, outlook)
     print_hours(console, outlook, epoch)
+    warn_of_warmup(console, min(list_lengths(config, epoch).values()), config.training.warmup_steps)
 
 
 def print_example(console: Console, inputs: TrainInputs, row: Mapping[str, Any], encoded: Encoded) -> None:

@@ -251,7 +251,13 @@ def load_tokenizer(path: str, revision: str | None) -> Any:
     from transformers import AutoTokenizer
 
     folder = fetch_folder(path, weights=False)
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=revision)
+    except Exception as error:
+        raise UserError(
+            f"model.path = {path}: its tokenizer can't be loaded: {type(error).__name__}: {error}\n"
+            "expected: a model folder with its tokenizer's files, or the name of a model on a hub that can be reached"
+        ) from error
     if not tokenizer.chat_template:
         raise UserError(
             f"model.path = {path}: its tokenizer has no chat template, so nothing says how a prompt becomes a turn\n"

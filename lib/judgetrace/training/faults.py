@@ -15,6 +15,18 @@ _LOST_PEER = ("gloo", "nccl", "connection ", "broken pipe")
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
+TRAINING_ADVICE = (
+    "Lower training.micro_batch or set training.activation_checkpointing = true (the steps stay the same); or share "
+    "more of what training holds out among workers with cluster/deepspeed/zero2.json or zero3.json, in another run "
+    "folder. A worker must have room for the whole base at its start, with any of them. --dry-run estimates what a "
+    "worker needs."
+)
+VALIDATION_ADVICE = (
+    "It was validating: lower validation.batch (the ratings stay the same). Each of so many items at once keeps keys "
+    "and values of its prompt and of up to validation.max_new_tokens beside the model."
+)
+
+
 class TrainingFaultError(RuntimeError):
     """Training can't go on, and trying again would not help."""
 
@@ -41,16 +53,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def explaining_memory() -> Iterator[None]:
+def explaining_memory(advice: str = TRAINING_ADVICE) -> Iterator[None]:
     """Raise TrainingFaultError, with what to do, where the block runs out of memory."""
     try:
         yield
+    except TrainingFaultError:
+        raise
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise TrainingFaultError(
-            f"a worker ran out of memory: {error}\nLower training.micro_batch or set training.activation_checkpointing "
-            "= true (the steps stay the same); or share more of what training holds out among workers with "
-            "cluster/deepspeed/zero2.json or zero3.json, in another run folder. A worker must have room for the whole "
-            "base at its start, with any of them. --dry-run estimates what a worker needs."
-        ) from error
+        raise TrainingFaultError(f"a worker ran out of memory: {error}\n{advice}") from error

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from judgetrace.storage import Folder
 from judgetrace.tasks import MAX_RETRIES, quieten_ray_data
-from judgetrace.trace_shards import TraceShard
+from judgetrace.trace_shards import TraceShard, check_shards
 from judgetrace.training.encoding import EncodingSpec
 from judgetrace.training.order import EpochOrder, ExampleIndex, Stretch
 from judgetrace.training.reading import ReadingSpec, encode_examples, read_examples, read_usable
@@ -147,7 +147,12 @@ def stream_stretches(spec: FeedSpec, tasks: list[StretchTask], ahead: int) -> It
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         read_rows = dataset.map_batches(read, batch_size=1, num_cpus=READ_CPUS, max_retries=MAX_RETRIES)
-    yield from read_rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
+    try:
+        yield from read_rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
+    except Exception:
+        # What a task met comes wrapped by Ray Data.
+        check_shards(spec.shards)
+        raise
 
 
 class RestfulSteps:

@@ -12,7 +12,7 @@ from judgetrace.console import print_place
 from judgetrace.storage import Folder
 from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.inputs import TrainInputs, TrainPlan
-from judgetrace.training.progress import Progress
+from judgetrace.training.progress import MIN_COVERAGE, Progress, read_coverage
 from judgetrace.training.reading import ExampleSurvey
 
 
@@ -77,6 +77,14 @@ def print_start(
         soft_wrap=True,
         markup=False,
     )
+    num_partial = sum(not shard.is_finished for shard in inputs.shards)
+    if num_partial:
+        console.print(
+            f"{num_partial:,} of {len(inputs.shards):,} shards of traces are not finished: let infer_traces go on in "
+            "their runs only after the rater is made.",
+            soft_wrap=True,
+        )
+    warn_of_warmup(console, plan.num_steps, config.training.warmup_steps)
     if not items and config.validation.max_items:
         console.print(explain_no_items(config.data.split), soft_wrap=True)
     unasked = inputs.count_unasked(items)
@@ -85,6 +93,18 @@ def print_start(
             f"{unasked:,} of the validation items lack what the prompt template needs: they have no rating, which "
             "counts against the score.",
             soft_wrap=True,
+        )
+
+
+def warn_of_warmup(console: Console, num_steps: int, warmup_steps: int) -> None:
+    """Say so where a run is shorter than its own warm-up."""
+    if num_steps < warmup_steps:
+        console.print(
+            f"Warning: the warm-up has {warmup_steps:,} steps and the run {num_steps:,}: the learning rate ends at "
+            f"{num_steps / warmup_steps:.0%} of training.learning_rate. Lower training.warmup_steps or training.batch, "
+            "or raise training.max_epochs.",
+            soft_wrap=True,
+            markup=False,
         )
 
 
@@ -98,7 +118,7 @@ def explain_no_items(split: str) -> str:
     return f"{why}: nothing stops training early, and the newest checkpoint becomes the rater."
 
 
-def print_outcome(console: Console, run: str, trained: Trained) -> None:
+def print_outcome(console: Console, config: TrainRaterConfig, trained: Trained) -> None:
     """Show what training came to on the validation split."""
     untuned, best = trained.progress.find_validation(0), trained.best_metrics
     if untuned is not None:
@@ -110,9 +130,17 @@ def print_outcome(console: Console, run: str, trained: Trained) -> None:
     if trained.progress.has_score and trained.progress.best_step == 0:
         console.print("No checkpoint scored better than the untuned base; the best of them became the rater.")
     elif untuned is not None and not trained.progress.has_score:
-        console.print("No validation had a score, since too few answers had a rating; the newest became the rater.")
+        why = _explain_no_score(read_coverage(best, config.validation.rating))
+        console.print(f"No validation had a score, {why}; the newest became the rater.", soft_wrap=True)
     console.print()
-    print_place(console, "Rater", f"{run}/rater")
+    print_place(console, "Rater", f"{config.run}/rater")
+
+
+def _explain_no_score(coverage: float | None) -> str:
+    """Say why a validation has no statistic to score."""
+    if coverage is None or coverage < MIN_COVERAGE:
+        return "since too few answers had a rating"
+    return "since all of the ratings, or all of the labels, were the same"
 
 
 def list_ignored(earlier: Mapping[str, Any], config: TrainRaterConfig) -> list[str]:

@@ -124,8 +124,8 @@ def print_memory(console: Console, outlook: Outlook) -> None:
         f"{work.num_examples} examples of {work.num_tokens:,} tokens, {work.num_answer_tokens:,} of them learned. "
         "'main memory' is what is offloaded to it. At the start every worker holds the whole base where it computes, "
         "also with zero3; 'at most' is the larger of both. From the formulas of the ZeRO papers and of Korthikanti et "
-        "al. (2022), not measured; CUDA, NCCL, Ray, fragmentation, validation and the layers that stage 3 gathers come "
-        "on top.",
+        "al. (2022), not measured; CUDA, NCCL, Ray, fragmentation, the layers that stage 3 gathers and what "
+        "validation keeps of validation.batch items come on top.",
         markup=False,
     )
 

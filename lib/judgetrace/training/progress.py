@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import pyarrow as pa
 PROGRESS_FILE = "progress.json"
 UNDEFINED_SCORE = -1.0
 """Of a validation that has no statistic to score; no score is lower."""
+
+MIN_COVERAGE = 0.5
+"""A validation with a rating of fewer items says little."""
 
 METRICS = pa.schema(
     [
@@ -29,6 +33,11 @@ METRICS = pa.schema(
     ]
 )
 """One row an optimizer step."""
+
+
+def read_coverage(metrics: Mapping[str, float | None], rating: str) -> float | None:
+    """Read the share of items that have the `rating` (sampled, expected) that is scored; None where nobody counted."""
+    return metrics.get(f"{rating}_coverage", metrics.get("sampled_coverage"))
 
 
 @dataclass
@@ -62,12 +71,12 @@ class Progress:
         """Find what the validation after a step measured; None where there was none."""
         return next((row["validation"] for row in self.history if row["step"] == step), None)
 
-    def has_stalled(self, patience_steps: int) -> bool:
+    def has_stalled(self, patience_steps: int, warmup_steps: int) -> bool:
         """Whether the score has not risen for so many steps, from the first one that is defined on.
 
-        A rater that can't be read yet has nothing to fall behind.
+        A rater that can't be read yet has nothing to fall behind; one that still warms up has hardly begun to learn.
         """
-        return self.has_score and self.step - self.best_step >= patience_steps
+        return self.has_score and self.step - max(self.best_step, warmup_steps) >= patience_steps
 
     def save(self, folder: Path) -> None:
         """Write it into a checkpoint."""

@@ -94,7 +94,10 @@ class ReadingSpec:
 def read_examples(shard: TraceShard, spec: ReadingSpec) -> pa.Table:
     """Read the examples (examples.EXAMPLES) of a shard; the last few are kept, since stretches share them."""
     columns = [*READ_COLUMNS, *(["draws"] if spec.target == "first_draw" else [])]
-    traces = read_traces(Folder(shard.run), shard.name, columns)
+    try:
+        traces = read_traces(Folder(shard.run), shard.name, columns)
+    except FileNotFoundError as error:
+        raise shard.make_gone_error() from error
     verdicts = read_verdicts(spec.verification, shard.number)
     faults = find_faults(traces, verdicts, wants_verified=spec.verified)
     return make_examples(traces, spec.target, spec.split, spec.seed, faults)
@@ -171,6 +174,8 @@ class ExampleSurvey:
     """Usable units by (dimension, target label)."""
     decided: Counter[tuple[str, str]]
     """All units likewise."""
+    targets: Counter[tuple[int, str]]
+    """Usable units by (label's number, target label): a rating may have been accepted for several."""
     unrendered: str | None = None
     """Why the template can't be rendered with the first item that lacks what it needs; None where there is none."""
 
@@ -227,6 +232,7 @@ def sum_up(indexes: Iterable[pa.Table], reading: ReadingSpec) -> ExampleSurvey:
         num_tokens - num_prompt,
         Counter(_pairs(usable, "target_label")),
         tally.count_decided(),
+        Counter(zip(usable["label"].to_pylist(), usable["target_label"].to_pylist(), strict=True)),
         unrendered,
     )
 

@@ -15,6 +15,7 @@ from judgetrace.config import UserError
 from judgetrace.model_context import read_context
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import check_resources, wait_for_room
+from judgetrace.stop_signals import keeping_handlers
 from judgetrace.storage import Folder, encode_json
 from judgetrace.tasks import run_tasks
 from judgetrace.training.board import ask_fault, watch_board
@@ -55,7 +56,10 @@ def survey_traces(inputs: TrainInputs) -> ExampleSurvey:
 
 
 def weigh_examples(config: TrainRaterConfig, survey: ExampleSurvey) -> tuple[float, ...]:
-    """Compute the weight of an example by its label's number; all 1 unless data.weights says otherwise."""
+    """Compute the weight of an example by its label's number; all 1 unless data.weights says otherwise.
+
+    Where a rating was accepted for units of several target labels, its weight is the mean of theirs.
+    """
     if config.data.weights == "none":
         return (1.0,) * len(survey.labels)
     weights: dict[tuple[str, str], float] = {}
@@ -64,8 +68,12 @@ def weigh_examples(config: TrainRaterConfig, survey: ExampleSurvey) -> tuple[flo
         decided = {label: n for (own, label), n in survey.decided.items() if own == dimension}
         found = weigh_labels(accepted, decided, config.data.weight_cap)
         weights |= {(dimension, label): weight for label, weight in found.items()}
-    # A rating that was accepted by tolerance may be no target label of its own.
-    return tuple(weights.get(label, 1.0) for label in survey.labels)
+    sums, counts = [0.0] * len(survey.labels), [0] * len(survey.labels)
+    for (number, target), count in survey.targets.items():
+        sums[number] += count * weights[survey.labels[number][0], target]
+        counts[number] += count
+    # A label may have lost all of its examples since it got its number.
+    return tuple(total / count if count else 1.0 for total, count in zip(sums, counts, strict=True))
 
 
 def check_cluster(config: TrainRaterConfig, started_here: bool) -> None:
@@ -122,7 +130,14 @@ def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, p
 
 
 def _fit(config: TrainRaterConfig, spec: TrainSpec, board: Any) -> Any:
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import (
+        CheckpointConfig,
+        ControllerError,
+        FailureConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+    )
     from ray.train.torch import TorchConfig, TorchTrainer
 
     # Else every worker would look for relative paths in a folder of its own.
@@ -148,17 +163,20 @@ def _fit(config: TrainRaterConfig, spec: TrainSpec, board: Any) -> Any:
         ),
     )
     try:
-        with allowing_slow_start(workers):
+        # Ray Train leaves a handler of Ctrl-C behind that does nothing once training has ended.
+        with keeping_handlers(), allowing_slow_start(workers):
             return trainer.fit()
     except TrainingFailedError as error:
         fault = read_fault(run, spec.driver) or ask_fault(board)
         if fault is not None:
             raise fault.to_error() from error
         kept = "The last checkpoint is intact" if has_checkpoint(run) else "No checkpoint was saved yet"
-        raise UserError(
-            f"training failed more often than workers.max_failures {workers.max_failures} allows; the last error:\n"
-            f"{error}\n{kept}: when its cause is mended, run the same command again."
-        ) from error
+        what = (
+            "Ray Train's controller failed"
+            if isinstance(error, ControllerError)
+            else f"training failed more often than workers.max_failures {workers.max_failures} allows; the last error"
+        )
+        raise UserError(f"{what}:\n{error}\n{kept}: when its cause is mended, run the same command again.") from error
 
 
 def wrap_filesystem(folder: Folder) -> Any:

@@ -25,7 +25,7 @@ from judgetrace.run_folder import Fence, RunFolder
 from judgetrace.storage import Folder, StoreError
 from judgetrace.training.batches import MicroBatch, lay_out
 from judgetrace.training.board import ask_fault, tell_fault
-from judgetrace.training.build_lock import StaleBuildLockError, extensions_root, wait_for_build_locks
+from judgetrace.training.build_lock import StaleBuildLockError, extensions_root, list_extensions, wait_for_build_locks
 from judgetrace.training.checkpoint_index import keep_index
 from judgetrace.training.checkpoints import (
     STATE,
@@ -42,6 +42,7 @@ from judgetrace.training.deepspeed_config import complete_config, zero_stage
 from judgetrace.training.deepspeed_engine import make_engine, share_step
 from judgetrace.training.encoding import make_encoder
 from judgetrace.training.faults import (
+    VALIDATION_ADVICE,
     TrainingFaultError,
     explaining_memory,
     is_disk_full,
@@ -184,13 +185,17 @@ class TrainingWorker:
             self._progress.history.append(_untrained_row())
             self._validate()
         for examples in self._feed.steps(self._progress.step, last):
-            # Right after a validation, which is when the step was saved.
-            is_validated = self._progress.step % every == 0
-            if is_validated and self._progress.has_stalled(self._spec.validation.patience_steps):
+            if self._has_stalled():
                 break
             self._learn(examples)
             if self._progress.step % every == 0 or self._progress.step == last:
                 self._save(self._validate() if self._spec.items else {"score": float(self._progress.step)})
+
+    def _has_stalled(self) -> bool:
+        """Whether to stop early: right after a validation, which is when the step was saved."""
+        patience, warmup = self._spec.validation.patience_steps, self._spec.training.warmup_steps
+        is_validated = self._progress.step % self._spec.validation.every_steps == 0
+        return is_validated and self._progress.has_stalled(patience, warmup)
 
     def _learn(self, examples: Sequence[Example]) -> None:
         started = time.monotonic()
@@ -264,7 +269,8 @@ class TrainingWorker:
         # Workers that share a model's parts go through it equally often: those with an item less ask one again.
         is_short = len(own) < math.ceil(len(spec.items) / self._world)
         asked = (*own, *spec.items[: int(synced and is_short)])
-        ratings = self._validator.rate(self._engine.module.model, asked, synced, spec.validation.batch)
+        with explaining_memory(VALIDATION_ADVICE):
+            ratings = self._validator.rate(self._engine.module.model, asked, synced, spec.validation.batch)
         self._engine.train()
         gathered: list[Any] = [None] * self._world
         dist.all_gather_object(gathered, ratings[: len(own)])
@@ -350,4 +356,4 @@ def _set_environment(spec: TrainSpec) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1" if is_folder(spec.model.path) else os.environ.get("HF_HUB_OFFLINE", "0")
     if not spec.on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    wait_for_build_locks(extensions_root())
+    wait_for_build_locks(extensions_root(), list_extensions())
