@@ -134,7 +134,7 @@ def draw_rater(seed: int, name: str, items: int = 40, missing: float = 0.1) -> p
     return pd.DataFrame(rows)
 
 
-def write_agreement(folder: Path, raters: Sequence[str], items: int = 40, people: str = "abcd") -> str:
+def write_agreement(folder: Path, raters: Sequence[str], items: int = 40, people: str = "abcd", **more: Any) -> str:
     """Write what measure_agreement leaves of some raters and people; returns its output's folder."""
     runs = [folder / f"run{number}" for number in range(len(raters))]
     for number, (run, name) in enumerate(zip(runs, raters, strict=True)):
@@ -147,7 +147,13 @@ def write_agreement(folder: Path, raters: Sequence[str], items: int = 40, people
         "scale": {"values": [1, 2, 3, 4, 5]},
         "target": {"rule": "median"},
         "intervals": {"replicates": 50},
+        **more,
     }
+    return write_output(folder, config)
+
+
+def write_output(folder: Path, config: dict[str, Any]) -> str:
+    """Write what measure_agreement leaves of a config; returns its output's folder."""
     parsed, collected = collect(folder, config)
     results = measure(parsed, collected, run_here)
     output = Folder(parsed.output)

@@ -177,3 +177,60 @@ def test_splits_are_those_of_the_corpus_whatever_a_table_calls_a_group(
     assert count_units("split", columns=("split",)) == splits
     for split, count in splits.items():
         assert count_units("", split=split) == {"": count}, split
+
+
+def write_some(folder: Path, rater: str, dimensions: list[str], contract: dict[str, Any], seed: int = 1) -> str:
+    """Write a run of ratings of some dimensions, with what its contract says of them."""
+    rows = pd.concat([draw_rater(seed + 2 * n, rater).assign(dimension=name) for n, name in enumerate(dimensions)])
+    write_table(folder / "annotations/shard-00000.parquet", rows)
+    Folder(str(folder)).write_json("contract.json", {"rater_id": rater, **contract})
+    return str(folder)
+
+
+def test_a_rater_has_no_figures_and_no_warning_in_dimensions_that_its_run_was_not_to_rate(tmp_path: Path) -> None:
+    """It had 0% coverage in each of them, and a warning: 26 in a study of 14 tests that refined one of them."""
+    people = pd.concat([draw_people(n).assign(dimension=name) for n, name in enumerate(("plot", "tone"))])
+    columns = {name: name for name in ("item_id", "text", "annotator_id", "label", "dimension")}
+    corpus = prepare_here(tmp_path, people, columns=columns, guideline={"path": str(tmp_path / "guideline.md")})
+    both, some = ["plot", "tone"], {"dimensions": ["tone"]}
+    runs = [
+        write_some(tmp_path / "m", "m", both, {"dimensions": None}),
+        write_some(tmp_path / "n", "n", both, {}, seed=11),
+        write_some(tmp_path / "m-refined", "m-refined", ["tone"], some),
+        write_some(tmp_path / "isotonic", "isotonic", ["tone"], {"job": "recalibrate_rater"}),
+    ]
+    inputs = {"contract": {"rater_id": "m-refined", **some}}
+    Folder(runs[-1]).write_json("manifest.json", {"inputs": inputs, "config": {}})
+    config = {"corpus": corpus, "raters": runs, "intervals": {"replicates": 0}}
+
+    results, text = measure_here(tmp_path, **config), report_here(tmp_path, **config)
+
+    def list_raters(dimension: str, comparison: str) -> set[str]:
+        return {row["who"] for row in select(results, dimension=dimension, comparison=comparison)}
+
+    for comparison in ("rater_target", "rater_rest", "rater_annotator", "alternative_test"):
+        assert list_raters("plot", comparison) == {"m", "n"}
+        assert list_raters("tone", comparison) == {"m", "n", "m-refined", "isotonic"}
+    # The panel is of those who were asked: it had no unit that all raters rated.
+    panel = {"comparison": "rater_rater", "who": "all raters", "dimension": "plot", "statistic": "icc_3_1"}
+    assert select(results, **panel)[0]["num_compared"] > 20
+    assert " rated 0.0% of" not in text
+    plot = text[text.index("## plot") : text.index("## tone")]
+    assert "m-refined" not in plot
+    assert "isotonic" not in plot
+    assert all("| m |" in line or "| n |" in line for line in text.splitlines() if line.startswith("| plot | "))
+
+
+def test_a_table_of_a_rater_that_tells_nothing_of_a_dimension_lowers_its_coverage_there(tmp_path: Path) -> None:
+    people = pd.concat([draw_people(n).assign(dimension=name) for n, name in enumerate(("plot", "tone"))])
+    tables = [
+        {"paths": [write_table(tmp_path / f"{name}.parquet", rows)], "kind": kind, "dimension": "dimension", **more}
+        for name, kind, rows, more in (
+            ("people", "human", people, {}),
+            ("rater", "rater", draw_rater(1, "m").assign(dimension="tone"), {"annotator_id": "rater_id"}),
+        )
+    ]
+    results = measure_here(tmp_path, tables=tables, scale={"values": [1, 2, 3, 4, 5]}, intervals={"replicates": 0})
+
+    row = select(results, dimension="plot", comparison="rater_target", who="m", statistic="mse")[0]
+    assert (row["value"], row["coverage"]) == (None, 0.0)

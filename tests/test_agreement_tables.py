@@ -14,6 +14,7 @@ from judgetrace.agreement.intake import IntakeRules, Origin, Source, admit_rows
 from judgetrace.agreement.rating_codes import NO_RATING, OFF_SCALE
 from judgetrace.agreement.survey import Survey
 from judgetrace.agreement.tables import EACH_ANNOTATOR
+from judgetrace.config import UserError
 from judgetrace.labels import TargetConfig, aggregate_labels
 from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.schema import ANNOTATIONS
@@ -44,6 +45,14 @@ def find_targets(people: pd.DataFrame, rule: dict[str, Any]) -> dict[str, float]
 
 def without_drops(rule: dict[str, Any]) -> dict[str, Any]:
     return {"median": {**rule, "max_sd": None}, "majority": {**rule, "tie": "floor"}}.get(rule["rule"], rule)
+
+
+def compute_icc(whole: np.ndarray) -> float:
+    """ICC(3,1) of ratings [units, raters], by Shrout and Fleiss."""
+    n, k = whole.shape
+    rows = k * whole.mean(axis=1).var(ddof=1)
+    error = ((whole - whole.mean(axis=1)[:, None] - whole.mean(axis=0) + whole.mean()) ** 2).sum() / ((n - 1) * (k - 1))
+    return float((rows - error) / (rows + (k - 1) * error))
 
 
 def run(folder: Path, people: pd.DataFrame, raters: list[pd.DataFrame], **config: Any) -> Any:
@@ -169,11 +178,83 @@ def test_alpha_and_iccs_of_the_raters_as_a_panel(tmp_path: Path) -> None:
     found = read_value(results, "alpha_ordinal", comparison="rater_rater", who="all raters")
     assert found == pytest.approx(krippendorff.alpha(ratings, level_of_measurement="ordinal"))
     whole = ratings[:, ~np.isnan(ratings).any(axis=0)].T
-    n, k = whole.shape
-    rows = k * whole.mean(axis=1).var(ddof=1)
-    error = ((whole - whole.mean(axis=1)[:, None] - whole.mean(axis=0) + whole.mean()) ** 2).sum() / ((n - 1) * (k - 1))
     found = read_value(results, "icc_3_1", comparison="rater_rater", who="all raters")
-    assert found == pytest.approx((rows - error) / (rows + (k - 1) * error))
+    assert found == pytest.approx(compute_icc(whole))
+
+
+def rate_twice(seed: int, missing: float = 0.1) -> list[pd.DataFrame]:
+    """Draw three raters before and after: m, n, o and m2, n2, o2."""
+    names = ("m", "n", "o", "m2", "n2", "o2")
+    return [draw_rater(seed + 2 * place, name, missing=missing) for place, name in enumerate(names)]
+
+
+PANEL = [{"before": name, "after": f"{name}2"} for name in "mno"]
+
+
+def test_raters_with_each_other_before_and_after_are_of_the_units_that_all_of_them_rated(tmp_path: Path) -> None:
+    import krippendorff
+
+    raters = rate_twice(1)
+    results = run(tmp_path, draw_people(7), [*raters, draw_rater(21, "alone")], panel=PANEL)
+    ratings = np.stack([frame["rating"].to_numpy(dtype=float) for frame in raters])
+    whole = ratings[:, ~np.isnan(ratings).any(axis=0)]
+    assert 10 < whole.shape[1] < 35
+
+    times = (("raters_before", "m, n, o", whole[:3]), ("raters_after", "m2, n2, o2", whole[3:]))
+    found = {}
+    for comparison, who, own in times:
+        about = {"comparison": comparison, "who": who}
+        found[comparison] = (compute_icc(own.T), krippendorff.alpha(own, level_of_measurement="ordinal"))
+        for statistic, value in zip(("icc_3_1", "alpha_ordinal"), found[comparison], strict=True):
+            assert read_value(results, statistic, **about) == pytest.approx(value)
+            (row,) = select(results, statistic=statistic, **about)
+            assert row["num_compared"] == whole.shape[1]
+    change = {"comparison": "raters_change", "who": "m2, n2, o2", "with_whom": "m, n, o"}
+    for place, statistic in enumerate(("icc_3_1", "alpha_ordinal")):
+        apart = found["raters_after"][place] - found["raters_before"][place]
+        assert read_value(results, statistic, **change) == pytest.approx(apart)
+
+
+def test_the_change_of_raters_with_each_other_is_paired(tmp_path: Path) -> None:
+    raters = rate_twice(1)[:3]
+    twins = [frame.assign(rater_id=f"{name}2") for frame, name in zip(raters, "mno", strict=True)]
+    tables = [{"paths": [write_table(tmp_path / "people.parquet", draw_people(7))], "kind": "human"}]
+    for number, frame in enumerate([*raters, *twins]):
+        write_table(tmp_path / f"run{number}/annotations/shard-00000.parquet", frame)
+    runs = [str(tmp_path / f"run{number}") for number in range(6)]
+    config = {"tables": tables, "raters": runs, "scale": SCALE, "intervals": {"replicates": 50}, "panel": PANEL}
+    results, text = measure_here(tmp_path, **config), report_here(tmp_path, **config)
+
+    for statistic in ("icc_3_1", "alpha_ordinal"):
+        (before,) = select(results, comparison="raters_before", statistic=statistic)
+        (change,) = select(results, comparison="raters_change", statistic=statistic)
+        assert before["low"] < before["high"]
+        assert (change["value"], change["low"], change["high"]) == (0.0, 0.0, 0.0)
+    lines = [line for line in text.splitlines() if line.startswith(("| before |", "| after |", "| change |"))]
+    assert [line.split(" | ")[1] for line in lines] == ["m, n, o", "m2, n2, o2", "m2, n2, o2"]
+    assert "+0.000 [+0.000, +0.000]" in lines[2]
+
+
+def test_raters_that_no_unit_has_in_common_have_no_change_and_a_reason(tmp_path: Path) -> None:
+    raters = rate_twice(1)
+    raters[0]["rating"], raters[0]["label"] = np.nan, None
+    results = run(tmp_path, draw_people(7), raters, panel=PANEL)
+
+    for comparison in ("raters_before", "raters_after", "raters_change"):
+        (row,) = select(results, comparison=comparison, statistic="alpha_ordinal")
+        assert (row["value"], row["undefined"]) == (None, "no unit was rated by all")
+
+
+def test_a_pair_that_may_be_left_out_is_where_one_of_its_raters_did_not_rate(tmp_path: Path) -> None:
+    optional = [pair | {"optional": True} for pair in PANEL]
+    results = run(tmp_path, draw_people(7), rate_twice(1)[:5], panel=optional)
+
+    assert {row["who"] for row in select(results, comparison="raters_after")} == {"m2, n2"}
+    # Two raters are a panel, one is none.
+    results = run(tmp_path, draw_people(7), rate_twice(1)[:4], panel=optional)
+    assert not select(results, comparison="raters_after")
+    with pytest.raises(UserError, match=r"panel: there are no raters \['o2'\]; there are \['m', 'm2'"):
+        run(tmp_path, draw_people(7), rate_twice(1)[:5], panel=PANEL)
 
 
 def test_a_nominal_scale_has_no_iccs_since_its_levels_are_no_numbers(tmp_path: Path) -> None:

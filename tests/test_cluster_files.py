@@ -23,6 +23,7 @@ import yaml
 from ray._private import ray_constants
 
 from judgetrace.config import load_config
+from judgetrace.trace_config import LedgerConfig
 from judgetrace.unit_worker import LEAVING_RESERVE_S
 from tests.cluster_commands import (
     CLUSTER,
@@ -45,6 +46,8 @@ from tests.cluster_commands import (
 DRAIN_TIMEOUT = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 GKE_POD_S = 15.0
 """What pods get of the 30 s before GKE ends a spot machine (Google, "Spot VMs" in GKE's documentation)."""
+AWS_WARNING_S = 120.0
+"""Between AWS's notice and a spot machine's end (AWS, "Spot Instance interruption notices")."""
 SCHEMAS = json.loads(gzip.decompress(Path(__file__).with_name("kuberay_schemas.json.gz").read_bytes()))
 """KubeRay's own, Apache-2.0; `source` says of which version, and what is left out."""
 YAML_FILES = sorted(CLUSTER.rglob("*.yaml"))
@@ -142,6 +145,14 @@ def test_a_worker_has_time_to_commit_and_to_drain(group: Any) -> None:
     if group["groupName"] == "gpu-spot":
         assert drain_s < GKE_POD_S
     assert group["template"]["spec"]["terminationGracePeriodSeconds"] >= drain_s + 30
+
+
+@pytest.mark.parametrize("name", sorted(SPECS))
+def test_what_a_manifest_says_of_eks_gives_draws_all_their_time_within_the_notice(name: str) -> None:
+    text = " ".join((CLUSTER / "kuberay" / f"{name}.yaml").read_text(encoding="utf-8").replace("#", "").split())
+    ((drain_s, pod_s),) = re.findall(r'On EKS "(\d+)", and terminationGracePeriodSeconds: (\d+)', text)
+    assert float(drain_s) - LEAVING_RESERVE_S >= LedgerConfig().drain_s
+    assert float(drain_s) + 30 <= float(pod_s) <= AWS_WARNING_S
 
 
 @pytest.mark.parametrize("name", sorted(SPECS))
@@ -355,6 +366,25 @@ def test_every_command_line_is_run_by_a_test_or_named_as_one_that_is_not() -> No
     for start in NOT_RUN:
         assert any(line.startswith(start) for line in left), start
         assert f"`{start}`" in readme
+
+
+def readme_job_lines() -> list[list[str]]:
+    """Return the arguments of the README's `ray job` command lines."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    return [shlex.split(line, comments=True)[2:] for line in text.splitlines() if line.startswith("ray job ")]
+
+
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
+def test_the_readmes_command_lines_name_the_cluster_and_leave_no_address_to_jobs_of_the_same_shell() -> None:
+    from ray.dashboard.modules.job import cli
+
+    assert "export RAY_ADDRESS" not in (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = readme_job_lines()
+    assert [line[0] for line in lines] == ["submit", "logs", "status", "stop"]
+    for command, *arguments in lines:
+        parsed = getattr(cli, command).make_context(f"ray job {command}", arguments).params
+        assert parsed["address"] == "http://HEAD:8265"
+        assert "stories-1" in (parsed.get("submission_id"), parsed.get("job_id"))
 
 
 def test_start_lines_that_are_not_run_for_real_are_the_same_as_others_that_are() -> None:

@@ -1,13 +1,25 @@
 """Deciding a unit again from its recorded draws."""
 
+import pytest
+
 from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.asking import AskedUnit
 from judgetrace.decisions import TraceDecider, decide_again
 from judgetrace.engine import Prompt
+from judgetrace.ledger import ShardLedger, is_finished, list_shard_files
+from judgetrace.products import TRACE_PRODUCT
+from judgetrace.run_inputs import RunInputs, read_units
 from judgetrace.sampling import SamplingConfig
 from judgetrace.scale import Scale
-from judgetrace.schema import unit_key
-from tests.trace_tables import make_decision, make_draw, make_items
+from judgetrace.schema import ITEMS as ITEMS_SCHEMA
+from judgetrace.schema import UNIT_KEY, unit_key
+from judgetrace.storage import Folder
+from judgetrace.trace_config import InferTracesConfig
+from judgetrace.traces import read_earlier
+from judgetrace.unit_job import UnitJob
+from judgetrace.unit_run import ShardTask
+from tests.test_dry_run import write_corpus
+from tests.trace_tables import make_decision, make_draw, make_items, read_published, table_of
 
 FIVE = Scale(values=(1, 2, 3, 4, 5))
 ITEMS = make_items(5)
@@ -102,3 +114,59 @@ def test_a_decision_keeps_its_proposal_and_a_unit_over_quota_stays_so():
     # As of a file of before there were proposals.
     old = {name: value for name, value in recorded([], "quarantined").items() if name not in ("proposal", "hinted")}
     assert decide_again(old, FIVE, AcceptanceConfig(), SAMPLING)["proposal"] is None
+
+
+def keys_selected(decider: TraceDecider, outcomes: dict[int, str]) -> list[str]:
+    """Select of five units, the last one to test on, where an earlier run left them with these outcomes."""
+    rows = ITEMS.to_pylist()
+    rows[4]["split"] = "test"
+    items = ITEMS.from_pylist(rows, schema=ITEMS_SCHEMA)
+    earlier = table_of(*(make_decision(items, row, outcome, []) for row, outcome in outcomes.items()))
+    chosen = decider.select_units(items, ITEMS_SCHEMA.empty_table(), earlier.select([*UNIT_KEY, "outcome"]))
+    assert chosen.schema == ITEMS_SCHEMA
+    return [item_id[-1] for item_id in chosen["item_id"].to_pylist()]
+
+
+def test_the_units_of_the_splits_asked_for_are_selected_and_of_these_what_earlier_runs_left():
+    deciders = {
+        splits: TraceDecider(SAMPLING, AcceptanceConfig(), splits=splits) for splits in ((), ("train",), ("test",))
+    }
+    assert {splits: "".join(keys_selected(own, {})) for splits, own in deciders.items()} == {
+        (): "01234",
+        ("train",): "0123",
+        ("test",): "4",
+    }
+    assert [own.selects_all for own in deciders.values()] == [True, False, False]
+    after = TraceDecider(SAMPLING, AcceptanceConfig(), earlier_runs=("run",), splits=("train",))
+    # Of a unit outside of its own splits an earlier run has no row: nobody left it.
+    assert keys_selected(after, {1: "exhausted", 2: "accepted", 4: "exhausted"}) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "tasks"),
+    [
+        ({}, [(1, 3), (2, 2)]),
+        ({"splits": ["train"]}, [(1, 3), (2, 1)]),
+        ({"splits": ["train"], "limit": 4}, [(1, 3), (2, 1)]),
+        ({"splits": ["test"]}, [(2, 1)]),
+        ({"splits": ["test"], "limit": 1}, [(2, 1)]),
+        ({"splits": ["validation"]}, []),
+    ],
+)
+def test_a_run_covers_the_units_of_its_splits_alone(tmp_path, sections, tasks):
+    corpus = write_corpus(tmp_path)
+    config = InferTracesConfig.model_validate({"corpus": corpus, "run": "r", "model": {"path": "m"}} | sections)
+    job = UnitJob("infer_traces", config, RunInputs(corpus, None, None), config.decider(), "f", "accepted")
+    assert job.plan() == [ShardTask(*task) for task in tasks]
+
+
+def test_a_shard_is_finished_with_the_units_of_the_splits_alone_and_the_others_have_no_row(tmp_path):
+    corpus, run = Folder(write_corpus(tmp_path)), Folder(str(tmp_path / "run"))
+    decider = TraceDecider(SAMPLING, AcceptanceConfig(), splits=("test",))
+    units = read_units(corpus, 2, 1, decider)
+    rows = table_of(make_decision(units, 0, "exhausted", []))
+    ShardLedger(run, 2, TRACE_PRODUCT).publish(units, rows)
+    assert [is_finished(name) for name in list_shard_files(run / "traces")] == [True]
+    assert [row["item_id"] for row in read_published(run)] == ["item-0004"]
+    # Of a shard without units of these splits there is no file, which readers take for no rows.
+    assert read_earlier([run.url], 1).num_rows == 0

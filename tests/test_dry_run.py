@@ -64,6 +64,7 @@ def show(kind: type[InferTracesConfig] | type[RateItemsConfig], corpus: str, **m
         (RateItemsConfig, {}, "item-0000 (target label 1,"),
         (RateItemsConfig, {"limit": 2}, "item-0000 (target label 1,"),
         (RateItemsConfig, {"splits": ("test",)}, "item-0004 (target label 5,"),
+        (InferTracesConfig, {"splits": ("test",)}, "item-0004 (target label 5,"),
         (RateItemsConfig, {"dropped": True}, "far-apart (no target label)"),
     ],
 )
@@ -79,6 +80,13 @@ def test_a_dimension_that_the_corpus_has_not_is_refused_by_its_name(tmp_path):
         inputs.check_dimensions(["", "tone"])
 
 
-def test_a_job_that_would_ask_nothing_says_so(tmp_path):
+@pytest.mark.parametrize("kind", [InferTracesConfig, RateItemsConfig])
+def test_a_job_that_would_ask_nothing_says_so(tmp_path, kind):
     with pytest.raises(UserError, match=r"none of its 5 units would be asked\nsplits: \['validation'\]"):
-        show(RateItemsConfig, write_corpus(tmp_path), splits=("validation",))
+        show(kind, write_corpus(tmp_path), splits=("validation",))
+
+
+def test_a_proposal_that_would_ask_nothing_says_in_which_splits_it_looked(tmp_path):
+    earlier = str(tmp_path / "earlier")
+    with pytest.raises(UserError, match=r"nothing is to be sampled\nsplits: \['test'\]"):
+        show(InferTracesConfig, write_corpus(tmp_path), after=earlier, splits=("test",))

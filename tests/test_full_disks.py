@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from judgetrace.config import STOPPED_EARLY_STATUS
 from judgetrace.storage import Folder, StoreError
-from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests import lone_worker
 from tests.oracle import accepted_set, check_run
 from tests.test_job_faults import started_job, wait_until

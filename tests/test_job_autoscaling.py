@@ -1,7 +1,8 @@
 """A job submitted to a cluster that has no engine node yet: nodes are made, all get work, and go when it has ended.
 
-Ray's own autoscaler with its fake_multinode provider: nodes are processes of this machine, and a custom resource stands
-in for the GPUs. The provider must be told the head's real port.
+Ray's own autoscaler with its fake_multinode provider: nodes are processes of this machine, and the GPUs that they say
+they have are nowhere: Ray counts them, and Ray Data plans with them, as on a real cluster (which it does not with a
+resource of another name). The provider must be told the head's real port.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster_commands import ROOT, read_yaml
+from judgetrace.storage import Folder
+from tests.cluster_commands import ROOT
 from tests.oracle import check_rows
 from tests.test_cluster_commands import PORTS, LocalCluster, end_processes, free_ports, num_alive, wait_until
 from tests.test_job_faults import read_journal
@@ -32,8 +35,9 @@ from tests.test_job_infer_traces import read_rows, write_config
 pytestmark = pytest.mark.chaos
 
 NUM_ENGINES = 3
-NUM_UNITS = 1200
-ENGINE_SHAPE = {"CPU": 1, "gpu_shaped": 1}
+NUM_UNITS, UNITS_PER_SHARD = 1200, 100
+ENGINE_SHAPE = {"CPU": 4, "GPU": 1}
+"""Of a node, and of an engine: no second one finds room beside it."""
 
 
 def autoscaling_config(gcs_address: str) -> dict[str, Any]:
@@ -107,24 +111,39 @@ def job_environment() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(str(Path(part).resolve()) for part in path)}
 
 
-def submit(cluster: LocalCluster, config: str, journal: Path) -> tuple[float, int]:
-    """Submit infer_traces, wait for its end; returns seconds from there to the first draw, and the most nodes."""
-    runtime_env = read_yaml("runtime_env.yaml") | {"working_dir": str(ROOT)}
-    # The scripted engine is the tests' own.
-    runtime_env["excludes"].remove("/tests/")
-    runtime_env["env_vars"] = {"PYTHONPATH": "lib:."}
+@dataclass
+class Growth:
+    """How the cluster was seen to grow while the job ran."""
+
+    first_draw_s: float = 0.0
+    """From its submission."""
+    most_nodes: int = 1
+    was_all_before_a_shard: bool = False
+    """Whether all engines' nodes were there before the first shard ended."""
+
+    def look(self, cluster: LocalCluster, run: str) -> None:
+        self.most_nodes = max(self.most_nodes, num_alive(cluster)[0])
+        if self.most_nodes == 1 + NUM_ENGINES and not Folder(f"{run}/traces").list_files():
+            self.was_all_before_a_shard = True
+
+
+def submit(cluster: LocalCluster, config: str, run: str, journal: Path) -> Growth:
+    """Submit infer_traces and wait for its end."""
+    # Nothing is uploaded: the provider's nodes share one folder of this machine, where each unpacks what was uploaded
+    # while others import from it.
+    runtime_env = {"env_vars": {"PYTHONPATH": f"{ROOT / 'lib'}:{ROOT}"}}
     entrypoint = ["python", "-m", "jobs.infer_traces", config]
-    began, first_draw, most = time.monotonic(), 0.0, 1
+    began, growth = time.monotonic(), Growth()
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(cluster.submit, runtime_env, entrypoint, timeout_s=240)
         while not job.done():
-            if not first_draw and journal.exists():
-                first_draw = time.monotonic() - began
-            most = max(most, num_alive(cluster)[0])
+            if not growth.first_draw_s and journal.exists():
+                growth.first_draw_s = time.monotonic() - began
+            growth.look(cluster, run)
             time.sleep(0.25)
     done = job.result()
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}\n{cluster.logs()}"
-    return first_draw, most
+    return growth
 
 
 @pytest.fixture
@@ -132,7 +151,8 @@ def corpus(tmp_path) -> str:
     """Prepare a corpus in a process of its own, whose Ray has ended when the cluster starts."""
     code = (
         "import sys; from pathlib import Path; from tests.test_job_infer_traces import prepare;"
-        f"prepare(Path(sys.argv[1]), sys.argv[1] + '/corpus', '--cluster.address=local', num={NUM_UNITS})"
+        "prepare(Path(sys.argv[1]), sys.argv[1] + '/corpus', '--cluster.address=local', "
+        f"'--shards.units_per_shard={UNITS_PER_SHARD}', num={NUM_UNITS})"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=os.environ | job_environment(), check=True)
     return str(tmp_path / "corpus")
@@ -141,22 +161,15 @@ def corpus(tmp_path) -> str:
 def test_a_job_starts_without_an_engine_node_scales_up_works_on_all_and_down_to_none(tmp_path, corpus):
     run, journal = str(tmp_path / "run"), tmp_path / "journal"
     config = write_config(tmp_path, corpus, run, latency_s=0.5, journal=str(journal))
-    shape = {name: amount for name, amount in ENGINE_SHAPE.items() if name != "CPU"}
-    text = (
-        Path(config)
-        .read_text()
-        .replace(
-            "[engine]\n",
-            f"[engine]\nmin_replicas = 1\nmax_replicas = {NUM_ENGINES}\n"
-            f"resources = {{ {', '.join(f'{k} = {v}' for k, v in shape.items())} }}\n",
-        )
-    )
-    Path(config).write_text(text)
+    engine = f"num_cpus = {ENGINE_SHAPE['CPU']}\nnum_gpus = {ENGINE_SHAPE['GPU']}\nmax_replicas = {NUM_ENGINES}\n"
+    Path(config).write_text(Path(config).read_text().replace("num_cpus = 0.5\n", engine))
     with autoscaling_cluster() as cluster:
         assert num_alive(cluster) == (1, 0)
-        first_draw_s, most = submit(cluster, config, journal)
-        print(f"from submit to first draw: {first_draw_s:.1f} s; nodes at most: {most}")
-        assert most == 1 + NUM_ENGINES
+        growth = submit(cluster, config, run, journal)
+        print(growth)
+        assert growth.most_nodes == 1 + NUM_ENGINES
+        # A shard may take hours: no engine is to wait for one's end.
+        assert growth.was_all_before_a_shard
         ended = time.monotonic()
         wait_until(lambda: num_alive(cluster)[0] == 1, 120, "the engine nodes to go", cluster.logs)
         print(f"from the job's end to no engine node: {time.monotonic() - ended:.1f} s")

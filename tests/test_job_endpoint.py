@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from jobs import infer_traces, rate_items
-from judgetrace.config import UserError
+from judgetrace.config import STOPPED_EARLY_STATUS, UserError
 from judgetrace.storage import Folder
-from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.conftest import ENDPOINT_KEY
 from tests.loopback import Asked, Reply, ScriptedServer, chat_answer, error_answer
 from tests.test_job_infer_traces import NUM_UNITS

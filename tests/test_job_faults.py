@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from jobs import infer_traces
+from judgetrace.config import STOPPED_EARLY_STATUS
 from judgetrace.run_folder import RunFolder
 from judgetrace.run_report import describe_state
 from judgetrace.storage import Folder
-from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.oracle import check_run
 from tests.test_job_infer_traces import write_config
 from tests.test_reaper import is_alive

@@ -13,9 +13,8 @@ import pandas as pd
 import pytest
 
 from jobs import decide_again, infer_traces, prepare_corpus, status
-from judgetrace.config import UserError
+from judgetrace.config import STOPPED_EARLY_STATUS, UserError
 from judgetrace.storage import Folder
-from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.oracle import accepted_set, check_rows
 from tests.trace_tables import read_published
 
@@ -328,6 +327,56 @@ def test_a_gate_that_is_to_stop_ends_the_run_early_with_its_reason(tmp_path, cor
     config = write_config(tmp_path, corpus, str(tmp_path / "run"), latency_s=0.1)
     gate = ["--gate.min_level_acceptance=1", "--gate.min_units=1", "--gate.on_breach=stop", "--engine.slots=4"]
     assert infer_traces.main([config, *gate, "--sampling.max_draws=1"]) == STOPPED_EARLY_STATUS
-    assert "a further proposal `after` this run" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "set gate.on_breach = 'warn', or lower the gate" in told
+    assert "Run the same command again" not in told
     assert infer_traces.main([config, "--sampling.max_draws=1"]) == 0
     assert len(read_rows(str(tmp_path / "run"))) == NUM_UNITS
+
+
+def test_a_gate_that_is_to_stop_is_not_passed_by_a_call_with_nothing_left_to_ask(tmp_path, corpus, capsys):
+    run = Folder(str(tmp_path / "run"))
+    whole = [write_config(tmp_path, corpus, run.url), "--sampling.max_draws=1"]
+    gate = ["--gate.min_level_acceptance=1", "--gate.min_units=1", "--gate.on_breach=stop"]
+    # All is decided and there is no manifest, as where a breach is seen at the last commit.
+    assert infer_traces.main([*whole, f"--limit={NUM_UNITS}"]) == 0
+    capsys.readouterr()
+    assert infer_traces.main([*whole, *gate]) == STOPPED_EARLY_STATUS
+    told = capsys.readouterr().out
+    assert "0 shards to go" in told
+    assert "Ended early: gate.min_level_acceptance 1: label" in told
+    assert not run.exists("manifest.json")
+    assert status.main([run.url]) == 0
+    assert "stopped: gate.min_level_acceptance" in capsys.readouterr().out
+    assert infer_traces.main(whole) == 0
+    assert run.read_json("manifest.json")["decided"] == NUM_UNITS
+
+
+def test_with_splits_only_their_units_are_sampled_counted_and_published(tmp_path, corpus, capsys):
+    run, second = str(tmp_path / "run"), str(tmp_path / "second")
+    items = Folder(corpus) / "items"
+    units = [unit for name in items.list_files(".parquet") for unit in items.read_table(name).to_pylist()]
+    train = {unit["item_id"] for unit in units if unit["split"] == "train"}
+    assert 0 < len(train) < NUM_UNITS
+    config, few = write_config(tmp_path, corpus, run), ["--splits=train", "--sampling.max_draws=2"]
+    assert infer_traces.main([config, *few, "--limit=10"]) == 0
+    assert len(read_rows(run)) == 10
+    assert infer_traces.main([config, *few]) == 0
+    rows = read_rows(run)
+    check_rows(rows)
+    assert {row["item_id"] for row in rows} == train
+    manifest = Folder(run).read_json("manifest.json")
+    assert manifest["units"] == manifest["decided"] == len(train)
+    capsys.readouterr()
+    assert infer_traces.main([config, *few]) == 0
+    assert "0 shards to go" in capsys.readouterr().out
+    assert status.main([run, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["units"] == len(train)
+    with pytest.raises(UserError, match=r"splits: was \['train'\], is now None"):
+        infer_traces.main([config, "--sampling.max_draws=2"])
+    # What a run did not sample it did not leave either.
+    left = {row["item_id"] for row in rows if row["outcome"] == "exhausted"}
+    assert left
+    proposal = [f"--after={json.dumps([run])}", "--proposal=again", "--sampling.seed=1"]
+    assert infer_traces.main([write_config(tmp_path, corpus, second), *proposal]) == 0
+    assert {row["item_id"] for row in read_rows(second)} == left

@@ -81,7 +81,7 @@ def test_scraped_metrics_match_the_manifest_and_grow_while_the_job_runs(tmp_path
         ("ray_judgetrace_draws_total",): sum(manifest["draws"].values()),
         ("ray_judgetrace_tokens_total", "prompt"): tokens["prompt"],
         ("ray_judgetrace_tokens_total", "output"): tokens["output"],
-        ("ray_judgetrace_quarantined_rows_total",): 1,
+        ("ray_judgetrace_quarantined_rows",): 1,
         ("ray_judgetrace_units_planned",): NUM_UNITS,
         ("ray_judgetrace_units_decided",): NUM_UNITS,
         ("ray_judgetrace_utilisation",): manifest["data_utilisation"],

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from jobs import refine_guideline
-from judgetrace.config import UserError
+from judgetrace.config import STOPPED_EARLY_STATUS, UserError
 from judgetrace.storage import Folder
-from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.conftest import ENDPOINT_KEY
 from tests.guided_engine import read_label, read_quality
 from tests.loopback import Asked, Reply, ScriptedServer, chat_answer, error_answer

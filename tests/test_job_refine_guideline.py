@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from jobs import refine_guideline, status
-from judgetrace.config import UserError, load_config
+from judgetrace.config import STOPPED_EARLY_STATUS, UserError, load_config
 from judgetrace.refining.candidate_run import Generated
 from judgetrace.refining.candidates import Candidate
 from judgetrace.refining.config import RefineGuidelineConfig
@@ -18,7 +18,6 @@ from judgetrace.refining.inputs import RefineInputs
 from judgetrace.refining.run import refine
 from judgetrace.refining.trace_choice import TraceSupply
 from judgetrace.storage import Folder
-from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.refine_runs import GUIDELINE, make_traces, prepare_labels, write_refine_config
 
 pytestmark = pytest.mark.slow
@@ -219,6 +218,9 @@ def test_a_dry_run_tells_the_calls_and_shows_a_prompt_of_each_kind(tmp_path, cor
     most = 10 * items["race"] + 2 * items["confirm"] + 2 * items["test"]
     assert f"{2 * most:,} at most, of 10 candidates by 2 raters" in out
     assert not run.exists()
+    # However long an answer may be, its made-up lines are critiques, and what is written from them is counted.
+    assert refine_guideline.main([config, "--dry-run", "--generator.thinking_tokens=4096"]) == 0
+    assert "Prompt of the generator: rubric" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"selection.verification: .*/none: no verifications/shard"):
         refine_guideline.main([config, "--dry-run", f"--selection.verification={tmp_path}/none"])
 

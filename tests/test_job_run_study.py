@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from jobs import run_study, status
-from judgetrace.config import UserError
+from judgetrace.config import STOPPED_EARLY_STATUS, UserError
 from judgetrace.ledger import current_shard_files
 from judgetrace.storage import Folder
 from judgetrace.study.sections import merge, write_toml
-from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.refine_runs import prepare_labels
 from tests.study_files import make_config
 from tests.train_runs import ROOT, make_tiny_model
@@ -167,6 +166,10 @@ def test_a_study_whose_guideline_is_refined_rates_again_and_shows_what_it_change
         assert after < before
         assert changes[rater]["value"] == pytest.approx(after - before)
         assert changes[rater]["high"] < 0
+    found = study.read_table("table/table.parquet").to_pylist()
+    own = {r["guideline"]: r["value"] for r in found if (r["kind"], r["statistic"]) == ("raters", "icc_3_1")}
+    assert own["refined - original"] == pytest.approx(own["refined"] - own["original"])
     page = study.read_bytes("report/report.html").decode()
+    assert "Raters with each other" in page
     assert ": quality 0.9" in page
     assert "untuned-refined" in page

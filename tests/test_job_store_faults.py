@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from jobs import infer_traces
+from judgetrace.config import STOPPED_EARLY_STATUS
 from judgetrace.storage import Folder
-from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.fault_proxy import FaultProxy, Plan, at_random, never, proxied
 from tests.oracle import accepted_set, check_run
 from tests.test_job_faults import read_journal, started, started_job, wait_until

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobs import infer_traces, list_noise, render_report, status, verify_traces
-from judgetrace.config import UserError
+from judgetrace.config import STOPPED_EARLY_STATUS, UserError
 from judgetrace.storage import Folder
-from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.test_job_infer_traces import NUM_UNITS, read_rows, write_config
 from tests.trace_tables import read_published
 

@@ -4,10 +4,11 @@ from collections import Counter
 
 import pytest
 
+from judgetrace.config import STOPPED_EARLY_STATUS
 from judgetrace.control import WorkCounts
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.limits import LimitsConfig, RunLimits
-from judgetrace.unit_job import STOPPED_EARLY_STATUS, end_early
+from judgetrace.unit_job import end_early
 
 DONE = WorkCounts(
     Counter(accepted=70, failed=20, quarantined=10), Counter({"failed: away": 20}), 300, 4_000_000, 500_000

@@ -19,10 +19,14 @@ SEEN = RunSnapshot(
 )
 
 
+def read_panels() -> list[dict]:
+    return json.loads(DASHBOARD.read_text())["panels"]
+
+
 def read_queries() -> list[str]:
     dashboard = json.loads(DASHBOARD.read_text())
     variables = [v["query"] for v in dashboard["templating"]["list"] if v["type"] == "query"]
-    return variables + [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    return variables + [target["expr"] for panel in read_panels() for target in panel["targets"]]
 
 
 def test_the_dashboard_asks_for_every_metric_and_for_no_other():
@@ -40,11 +44,31 @@ def test_the_dashboard_groups_by_labels_that_its_metrics_have():
             assert set(re.findall(r"(\w+)=", chosen)) <= labels[name], query
 
 
+def test_a_panel_of_a_count_of_this_call_says_so_and_one_of_a_rate_need_not():
+    of_calls = {
+        panel["title"]
+        for panel in read_panels()
+        for target in panel["targets"]
+        if re.search(r"_total\b", re.sub(r"rate\(.*?\)", "", target["expr"]))
+    }
+    assert of_calls == {"Engine restarts, this call"}
+
+
+def test_what_a_job_is_after_is_named_for_every_job_that_has_the_metric():
+    outcomes = re.compile(r"accepted.*\brated\b.*\brecovered\b", re.DOTALL)
+    for spec in METRICS:
+        if spec.name in ("judgetrace_utilisation", "judgetrace_tokens_per_accepted"):
+            assert outcomes.search(spec.description)
+            panels = [panel for panel in read_panels() if f"{spec.exported_name}{{" in panel["targets"][0]["expr"]]
+            assert any(outcomes.search(panel["description"]) for panel in panels)
+
+
 def test_gauges_tell_of_the_whole_run_and_counters_of_this_call():
-    view = RunView(100, WorkCounts(Counter(accepted=10, exhausted=10), output_tokens=2000))
+    view = RunView(100, WorkCounts(Counter(accepted=10, exhausted=8, quarantined=2), output_tokens=2000))
     assert dict(read_gauges(view.figures(SEEN), SEEN)) == {
         ("judgetrace_units_planned", ()): 100,
         ("judgetrace_units_decided", ()): 60,
+        ("judgetrace_quarantined_rows", ()): 3,
         ("judgetrace_utilisation", ()): 40 / 60,
         ("judgetrace_tokens_per_accepted", ()): 200.0,
         ("judgetrace_draws_in_flight", ()): 64,
@@ -60,7 +84,6 @@ def test_gauges_tell_of_the_whole_run_and_counters_of_this_call():
         ("judgetrace_tokens", ("prompt",)): 4000,
         ("judgetrace_tokens", ("output",)): 6000,
         ("judgetrace_engine_restarts", ()): 3,
-        ("judgetrace_quarantined_rows", ()): 1,
     }
 
 
@@ -69,6 +92,15 @@ def test_units_over_their_quota_were_never_asked_and_do_not_lower_the_utilisatio
     assert RunView(1000, WorkCounts()).figures(seen).utilisation == 0.6
     nothing_asked = RunSnapshot(done=WorkCounts(Counter(over_quota=5)))
     assert RunView(1000, WorkCounts()).figures(nothing_asked).utilisation is None
+
+
+def test_failed_units_are_asked_again_and_so_are_no_progress_and_do_not_lower_the_utilisation():
+    seen = RunSnapshot(done=WorkCounts(Counter(accepted=60, exhausted=30, failed=10)))
+    figures = RunView(100, WorkCounts()).figures(seen)
+    assert (figures.decided, figures.utilisation) == (90, 60 / 90)
+    assert figures.others == {"exhausted": 30, "failed": 10}
+    nothing_decided = RunSnapshot(done=WorkCounts(Counter(failed=5)))
+    assert RunView(100, WorkCounts()).figures(nothing_decided).utilisation is None
 
 
 def test_what_can_not_be_divided_yet_is_not_exported():

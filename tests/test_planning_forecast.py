@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from judgetrace.planning.config import PlanRunConfig
 from judgetrace.planning.demands import RunShape, count_requests, list_demands, rank_bottlenecks
 from judgetrace.planning.forecast import Forecaster, list_warnings, summarise_units
-from judgetrace.planning.pilot import Pilot, PilotUnit, resample_items
+from judgetrace.planning.pilot import Pilot, PilotCall, PilotUnit, resample_items
 from judgetrace.planning.report import collect_json, describe_basis, short, write_markdown
 from judgetrace.storage import encode_json
 from judgetrace.trace_config import InferTracesConfig
@@ -30,10 +30,8 @@ def make_pilot(num: int = 400, slots: int = 10, **changes) -> Pilot:
     config = InferTracesConfig.model_validate(
         {"corpus": "c", "run": "r", "model": {"path": "m"}, "engine": engine, "sampling": {"max_draws": 4}}
     )
-    made = Pilot(
-        units, (100,), engine_s=100.0, seconds=130.0, num_calls=1, num_engines=1, config=config, units_per_row=1.0,
-        units_per_shard=1000,
-    )  # fmt: skip
+    calls = (PilotCall(engine_s=100.0, seconds=130.0, num_engines=1),)
+    made = Pilot(units, (100,), calls, config=config, units_per_row=1.0, units_per_shard=1000)
     return replace(made, **changes)
 
 
@@ -46,6 +44,21 @@ def test_the_rate_of_full_slots_is_that_at_which_the_model_takes_the_pilots_seco
     assert make_pilot(slots=1).slot_tokens_per_s() == pytest.approx(1000.0)
     # On 10 slots no slot idles either until the last draws; the model's clock runs a little over 10,000.
     assert 1000.0 <= make_pilot().slot_tokens_per_s() <= 1050.0
+
+
+def test_a_pilot_in_two_calls_is_as_fast_as_each_of_them():
+    # One draw of 100 tokens a unit and a slot for each: 10 s for 200 units at 10 tokens a second and slot.
+    units, call = make_pilot(num=200).units, PilotCall(engine_s=10.0, seconds=40.0, num_engines=1)
+    units = tuple(replace(unit, outcome="accepted", output_tokens=(100,)) for unit in units)
+    alone = make_pilot(slots=400, units=units, calls=(call,))
+    both = make_pilot(slots=400, units=units + units, calls=(call, call))
+    assert alone.slot_tokens_per_s() == pytest.approx(4000)
+    assert both.slot_tokens_per_s() == pytest.approx(4000)
+    assert (alone.overhead_s, both.overhead_s) == (30.0, 30.0)
+    config = PlanRunConfig.model_validate(CONFIG)
+    assert (
+        "400 units on 2 engine(s) of 400 slots in 2 calls;" in describe_basis(both, Forecaster(both, config), config)[0]
+    )
 
 
 def test_accepted_and_tokens_are_means_of_the_pilot_times_units():

@@ -9,7 +9,7 @@ import pytest
 from judgetrace.ledger import current_shard_files
 from judgetrace.planning.config import PlanRunConfig
 from judgetrace.planning.forecast import Forecaster
-from judgetrace.planning.pilot import Pilot, read_units
+from judgetrace.planning.pilot import Pilot, PilotCall, read_units
 from judgetrace.storage import Folder, encode_parquet
 from judgetrace.trace_config import InferTracesConfig
 from tests.test_unit_worker import call, make_worker
@@ -48,7 +48,8 @@ def test_sampling_time_and_tokens_of_larger_runs_are_forecast_from_a_pilot(tmp_p
     config = InferTracesConfig.model_validate(
         {"corpus": "c", "run": "r", "model": {"path": "m"}, "engine": ENGINE, "sampling": {"max_draws": 6}}
     )
-    pilot = Pilot(tuple(units), tuple(spare), engine_s, seconds, 1, 1, config, 1.0, UNITS_PER_SHARD)
+    calls = (PilotCall(engine_s, seconds, num_engines=1),)
+    pilot = Pilot(tuple(units), tuple(spare), calls, config, 1.0, UNITS_PER_SHARD)
     capacities = {"driver_ms_per_shard": 0.0}
     plan = PlanRunConfig.model_validate({"pilot": "p", "output": "o", "capacities": capacities})
     forecaster = Forecaster(pilot, plan)

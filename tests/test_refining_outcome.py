@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from judgetrace.refining.confirm import ConfirmConfig, keep_original
 from judgetrace.refining.contest import Contest, hold_contest
 from judgetrace.refining.entries import list_entries
 from judgetrace.refining.guideline_file import diff_guidelines
+from judgetrace.refining.held_items import HeldItems, ItemRule
+from judgetrace.refining.losses import CritiqueCount, Losses
 from judgetrace.refining.outcome import (
     CANDIDATES,
     Outcome,
@@ -61,7 +64,21 @@ def make_outcome(qualities: dict[str, float], confirm: dict[str, float] | None =
     return Outcome(ENTRIES, contest, items, "confirm", changes, coverage, spent, ["Few items."], SUPPLY, raced)
 
 
+def lose(outcome: Outcome, **losses: Losses) -> Outcome:
+    """The outcome whose candidates lost something, by their names with "_" for "-"."""
+    entries = [
+        replace(entry, candidate=replace(entry.candidate, losses=losses.get(entry.name.replace("-", "_"))))
+        for entry in outcome.entries
+    ]
+    return replace(outcome, entries=entries)
+
+
 WON = make_outcome({"original": 0.3, "rubric-0": 0.9, "both-0": 0.2})
+LOST = lose(
+    WON,
+    rubric_0=Losses(7, 1, (CritiqueCount("1", 50, 0), CritiqueCount("2", 4, 3))),
+    both_0=Losses(1, 0, (CritiqueCount("1", 50, 0),)),
+)
 
 
 def test_every_candidate_has_one_row_with_what_became_of_it() -> None:
@@ -75,6 +92,27 @@ def test_every_candidate_has_one_row_with_what_became_of_it() -> None:
     assert (rows["both-0"]["behind"], rows["both-0"]["why_out"]) == ("rubric-0", None)
     assert (rows["rubric-1"]["why_out"], rows["rubric-1"]["num_items"]) == ("tags: found [] (0 tags)", None)
     assert (rows["original"]["num_ratings"], rows["rubric-0"]["num_ratings"]) == (800, 0)
+
+
+def test_a_row_has_what_its_candidate_lost() -> None:
+    rows = {row["name"]: row for row in tabulate_candidates(LOST).to_pylist()}
+
+    assert (rows["rubric-0"]["num_drafts"], rows["rubric-0"]["num_lost_drafts"]) == (7, 1)
+    assert rows["rubric-0"]["critique_counts"] == [
+        {"level": "1", "num_asked": 50, "num_silent": 0},
+        {"level": "2", "num_asked": 4, "num_silent": 3},
+    ]
+    assert (rows["original"]["num_drafts"], rows["original"]["critique_counts"]) == (None, None)
+
+
+def test_the_report_says_what_candidates_lost_and_nothing_where_they_lost_nothing() -> None:
+    report = write_report(LOST, "", "")
+    _, _, traces = report.partition("## Traces")
+    traces, _, _ = traces.partition("## Candidates")
+
+    assert "| rubric-0 | 1 of 7 drafts lost; traces that gave no critique: 3 of 4 of level 2 |" in traces
+    assert "both-0" not in traces
+    assert "Not all of them went in" not in write_report(WON, "", "")
 
 
 def test_a_candidate_has_how_far_raters_agree_with_each_other_and_what_it_changed() -> None:
@@ -148,14 +186,25 @@ def test_a_challenger_that_is_not_confirmed_is_named_and_not_returned() -> None:
     assert "Nothing: the original guideline is returned." in report
 
 
-def test_without_a_race_the_report_says_why() -> None:
+def make_unraced(items: HeldItems) -> Outcome:
     contest = Contest("original", None, keep_original(), "no candidate besides the original is sound")
-    outcome = Outcome(
-        ENTRIES, contest, make_held(0, 0), None, CHANGES.empty_table(), {}, {}, [], TraceSupply(50, {}, {})
-    )
+    return Outcome(ENTRIES, contest, items, None, CHANGES.empty_table(), {}, {}, [], TraceSupply(50, {}, {}))
+
+
+def test_without_a_race_the_report_says_why() -> None:
+    outcome = make_unraced(make_held(0, 0))
     report = write_report(outcome, "", "")
 
     assert "There was no race: no candidate besides the original is sound." in report
-    assert "Not measured: there are no items to measure it on." in report
+    assert "Not measured: the test split has no items." in report
     assert describe_outcome(outcome)["race"] is None
     assert tabulate_candidates(outcome).num_rows == 4
+
+
+def test_without_a_candidate_and_with_the_test_split_left_alone_items_are_not_what_is_lacking() -> None:
+    outcome = make_unraced(HeldItems(ItemRule("", 0, test=None), make_held(400, 200).rows))
+    why = "no candidate was left to compare the original with, and the test split is left alone (test.enabled = false)"
+
+    assert f"Not measured: {why}." in write_report(outcome, "", "")
+    assert describe_outcome(outcome)["why_not_measured"] == why
+    assert describe_outcome(WON)["why_not_measured"] is None

@@ -24,6 +24,7 @@ from judgetrace.refining.critiques import CRITIQUES, ChosenTrace, read_critiques
 from judgetrace.refining.embeddings import find_embedding_model, read_embeddings
 from judgetrace.refining.generator_worker import split_thinking
 from judgetrace.refining.lint import LintConfig, LintTask
+from judgetrace.refining.losses import CritiqueCount, Losses
 from judgetrace.refining.refine_prompts import Part, RefinePrompts, load_templates
 from judgetrace.refining.selection import select_traces
 from judgetrace.refining.token_counter import TokenCounter, make_estimator
@@ -34,7 +35,7 @@ from judgetrace.refining.trace_choice import (
     read_traces,
     survey_file,
 )
-from judgetrace.refining.writing import Writer, WriterSettings, run_together
+from judgetrace.refining.writing import Writer, WriterSettings, Written, run_together
 from judgetrace.scale import Scale
 from judgetrace.schema import TRACES
 from judgetrace.trace_shards import TraceShard
@@ -130,16 +131,67 @@ def test_answers_without_tags_or_cut_off_are_asked_for_again_with_another_seed_t
     assert len({call.seed for some in journal.rounds for call in some}) == 3
 
 
-def test_a_draft_that_is_lost_leaves_the_others() -> None:
-    def answer(call: Call) -> Answer:
-        return Answer("answered", "nothing") if "mark0" in call.messages[-1][1] else answer_steps(call)
+def write_steps(journal: Journal, num_parts: int, **settings: Any) -> Written:
+    """Write from parts so long that a call holds three of them, or three drafts."""
+    parts = [Part("1", f"mark{n}. " + "word " * 60) for n in range(num_parts)]
+    writer = make_writer(count_words(420), **({"max_tokens": 60} | settings))
+    work = writer.write("instructions", GUIDELINE, parts, SCALE.values, 0)
+    return run_together(journal, {"x": work})[0]["x"]
 
-    parts = [Part("1", f"mark{n} " + "word " * 60) for n in range(6)]
-    work = make_writer(count_words(420)).write("instructions", GUIDELINE, parts, SCALE.values, 0)
-    written = run_together(Journal(answer), {"x": work})[0]["x"]
+
+def test_a_draft_that_is_lost_leaves_the_others_and_is_counted() -> None:
+    def answer(call: Call) -> Answer:
+        return Answer("answered", "nothing") if "mark0." in call.messages[-1][1] else answer_steps(call)
+
+    written = write_steps(Journal(answer), 12)
 
     assert written.text
-    assert written.num_lost == 1
+    assert (written.num_drafts, written.num_lost) == (4, 1)
+
+
+def test_a_merge_that_is_lost_loses_all_of_its_drafts() -> None:
+    def answer(call: Call) -> Answer:
+        content = call.messages[-1][1]
+        if call.kind != "merge":
+            return Answer("answered", f"<codebook>from {re.findall('mark[0-9]+[.]', content)[0]}</codebook>")
+        return Answer("answered", "nothing" if "from mark0." in content else "<codebook>merged</codebook>")
+
+    journal = Journal(answer)
+    written = write_steps(journal, 60)
+    (lost,) = {
+        c.messages[-1][1].count("from mark") for some in journal.rounds for c in some if answer(c).text == "nothing"
+    }
+
+    assert written.text == "merged"
+    assert lost > 1
+    assert (written.num_drafts, written.num_lost) == (20, lost)
+
+
+@pytest.mark.parametrize(
+    ("answer", "settings", "setting"),
+    [
+        # Of thinking that was cut off no text is left.
+        (Answer("truncated", ""), {}, "generator.thinking_tokens"),
+        (Answer("truncated", "<codebook>1. Re"), {}, "generator.guideline_tokens"),
+        # Here answers are shorter than the setting has it, since three must fit the context.
+        (Answer("truncated", "<codebook>1. Re"), {"max_tokens": 3000}, "generator.context"),
+        (Answer("answered", "no tags"), {}, "candidates.answer_tries"),
+        (Answer("answered", None, "refused"), {}, "candidates.answer_tries"),
+    ],
+)
+def test_a_text_that_lost_more_than_a_quarter_of_its_drafts_fails_with_the_setting_to_raise(
+    answer: Answer, settings: dict[str, int], setting: str
+) -> None:
+    journal = Journal(lambda call: answer if re.search(r"mark[03]\.", call.messages[-1][1]) else answer_steps(call))
+    written = write_steps(journal, 12, **settings)
+
+    assert written.text is None
+    assert written.num_lost == 2
+    reason = f"instructions: drafts_lost: 2 of {written.num_drafts}, at most 25% may be; one of them: "
+    assert str(written.error).startswith(reason)
+    assert f"raise {setting}" in str(written.error)
+    # Nothing is merged in vain.
+    assert {call.kind for some in journal.rounds for call in some} == {"instructions"}
 
 
 def test_an_opened_tag_is_closed_where_the_answer_ends() -> None:
@@ -321,6 +373,78 @@ def test_a_level_without_traces_and_failed_calls_are_reasons_of_candidates_not_e
     assert {row["level"] for row in critiques.to_pylist()} == {"1", "3"}
 
 
+def answer_but(silent: Answer, level: str, number: int) -> Any:
+    """Answers as answer_all, but for the critiques of a level's first `number` traces."""
+    told: list[str] = []
+
+    def answer(call: Call) -> Answer:
+        content = call.messages[-1][1]
+        if call.kind == "critiques" and f"The rating given was {level}" in content and len(told) < number:
+            told.append(content)
+            return silent
+        return answer_all(call)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("silent", "why"),
+    [
+        (Answer("truncated", ""), "truncated: the thinking ran into the token limit; raise generator.thinking_tokens"),
+        (
+            Answer("truncated", "It is"),
+            "truncated: the answer ran into the token limit; raise generator.critique_tokens",
+        ),
+        (Answer("quarantined", None, "too long"), "quarantined: too long"),
+        (Answer("answered", ""), "answered: the answer is empty"),
+        (Answer("answered", "No."), "no line of the answer is a sentence of 3 to 60 words"),
+    ],
+)
+def test_a_rubric_without_critiques_of_a_level_fails_with_its_reason(silent: Answer, why: str) -> None:
+    journal = Journal(answer_but(silent, "2", 99))
+    candidates, critiques = make_candidate_writer(seeds=(0,)).write(choose(make_levels(12), (0,)), journal, embed)
+    by_name = {candidate.name: candidate for candidate in candidates}
+
+    assert by_name["instructions-0"].is_sound
+    for name in ("rubric-0", "both-0"):
+        found = str(by_name[name].error)
+        assert found.startswith(f"rubric: critiques_lost: 1 of 3 levels: ['2'], 4 traces; 4 of these: {why}")
+        assert CritiqueCount("2", 4, 4) in by_name[name].losses.critique_counts
+    # What others gave is kept, and no rubric is written in vain.
+    assert {row["level"] for row in critiques.to_pylist()} == {"1", "3"}
+    assert "rubric" not in {call.kind for some in journal.rounds for call in some}
+    assert (by_name["rubric-0"].num_calls, by_name["both-0"].num_calls) == (12, 13)
+
+
+def test_traces_that_gave_no_critique_are_counted_by_level_beside_a_sound_rubric() -> None:
+    journal = Journal(answer_but(Answer("truncated", ""), "2", 3))
+    candidates, _ = make_candidate_writer(seeds=(0,)).write(choose(make_levels(12), (0,)), journal, embed)
+    by_name = {candidate.name: candidate for candidate in candidates}
+
+    assert all(candidate.is_sound for candidate in candidates)
+    counts = (CritiqueCount("1", 4, 0), CritiqueCount("2", 4, 3), CritiqueCount("3", 4, 0))
+    assert by_name["original"].losses is None
+    assert by_name["instructions-0"].losses == Losses(1, 0)
+    assert by_name["rubric-0"].losses == Losses(1, 0, counts)
+    assert by_name["both-0"].losses == Losses(2, 0, counts)
+
+
+def test_lost_drafts_are_counted_with_their_candidate() -> None:
+    def answer(call: Call) -> Answer:
+        # Each trace is of a case: the first draft's is lost.
+        is_first = call.kind == "instructions" and f"case {cases[0]} " in call.messages[-1][1]
+        return Answer("truncated", "") if is_first else answer_all(call)
+
+    rows = [row | {"trace": f"{row['trace']} {'word ' * 1500}"} for row in make_levels(6)]
+    chosen = choose(rows, (0,))
+    cases = re.findall(r"case (\d+) ", " ".join(trace.trace for trace in chosen.list_traces(0, 2)))
+    candidates, _ = make_candidate_writer(seeds=(0,), kinds=("instructions",)).write(chosen, Journal(answer), embed)
+
+    losses = candidates[1].losses
+    assert losses is not None
+    assert (losses.num_drafts, losses.num_lost_drafts, candidates[1].error) == (6, 1, None)
+
+
 def test_no_critiques_at_all_are_the_reason_of_every_rubric() -> None:
     def answer(call: Call) -> Answer:
         return Answer("answered", "No.") if call.kind == "critiques" else answer_all(call)
@@ -330,7 +454,7 @@ def test_no_critiques_at_all_are_the_reason_of_every_rubric() -> None:
     )
 
     assert critiques.num_rows == 0
-    assert [c.name for c in candidates if c.error] == ["rubric-0", "both-0"]
+    assert [c.name for c in candidates if "critiques_lost: 3 of 3 levels" in str(c.error)] == ["rubric-0", "both-0"]
 
 
 def test_a_candidate_that_fails_lint_or_repeats_another_is_kept_with_its_reason() -> None:

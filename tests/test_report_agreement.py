@@ -3,15 +3,18 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from judgetrace.config import UserError
-from judgetrace.reporting.agreement_section import MAX_PAIRS, make_confusions, make_headline
+from judgetrace.reporting.agreement_section import MAX_PAIRS, make_confusions, make_headline, where_of
 from judgetrace.reporting.blocks import Block, Cell, Figures, Folded, Matrices, Notes, Prose, Section, Table
-from judgetrace.reporting.config import ComparisonConfig
+from judgetrace.reporting.config import ComparisonConfig, RenderReportConfig
+from judgetrace.reporting.report import gather_report
 from judgetrace.reporting.run_reading import read_agreement
 from judgetrace.reporting.slices_section import PLOT_RATERS, make_slices
-from tests.agreement_runs import draw_rater, write_agreement
+from judgetrace.storage import Folder
+from tests.agreement_runs import draw_people, draw_rater, write_agreement, write_output, write_table
 
 RATERS = ("untuned", "tuned", "untuned-refined", "tuned-refined", "shuffled")
 
@@ -115,3 +118,60 @@ def test_labels_of_one_person_an_item_have_no_ceiling_and_the_report_says_so_onc
 def test_no_agreement_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected: an output of measure_agreement"):
         read_agreement(str(tmp_path), [], frozenset())
+
+
+def test_raters_with_each_other_are_shown_before_and_after_with_the_paired_change(tmp_path: Path) -> None:
+    """The page had no figure of how far raters agree with each other."""
+    panel = [{"before": name, "after": f"{name}-refined"} for name in RATERS[:2]]
+    found = read_agreement(write_agreement(tmp_path, RATERS, panel=panel), [], frozenset())
+    where = where_of(found, "")
+
+    made = make_headline(found).blocks
+    (table,) = (b for b in made if isinstance(b, Table) and b.caption == "Raters with each other")
+    assert table.columns == ["figure", "units", "before", "after", "change"]
+    assert [row[0] for row in table.rows] == ["ICC(3,1)", "\u03b1 (ordinal)"]
+    assert table.note.startswith("Before: untuned, tuned. After: untuned-refined, tuned-refined. On the units that all")
+    for cells, statistic in zip(table.cells(), ("icc_3_1", "alpha_ordinal"), strict=True):
+        for cell, time in zip(cells[2:], ("before", "after", "change"), strict=True):
+            (who,) = found.figures.list_who(where, f"raters_{time}")
+            row = found.figures.find(where, who, statistic)
+            shown = f"{row['value']:+.3f}" if time == "change" else f"{row['value']:.3f}"
+            assert cell.text == shown.replace("-", "\u2212")
+            assert " to " in cell.detail
+
+
+def test_a_rater_of_one_dimension_is_in_no_table_plot_or_warning_of_another(tmp_path: Path) -> None:
+    dimensions = ("plot", "tone")
+    people = pd.concat([draw_people(n).assign(dimension=name) for n, name in enumerate(dimensions)])
+    runs = [tmp_path / name for name in ("m", "n", "m-refined")]
+    for run in runs:
+        asked = dimensions[1:] if run.name == "m-refined" else dimensions
+        rows = pd.concat([draw_rater(n, run.name).assign(dimension=name) for n, name in enumerate(asked)])
+        write_table(run / "annotations/shard-00000.parquet", rows)
+        contract = {"rater_id": run.name, "dimensions": list(asked) if len(asked) == 1 else None}
+        Folder(str(run)).write_json("contract.json", contract)
+    table = {"paths": [write_table(tmp_path / "people.parquet", people)], "kind": "human", "dimension": "dimension"}
+    scale = {"values": [1, 2, 3, 4, 5]}
+    config = {"tables": [table], "raters": [*map(str, runs)], "scale": scale, "intervals": {"replicates": 20}}
+    found = read_agreement(write_output(tmp_path, config), [], frozenset())
+
+    made = list(unfold([*make_headline(found).blocks, *make_slices(found).blocks]))
+    tables = [block for block in made if isinstance(block, Table)]
+    plots = [figure for block in made if isinstance(block, Figures) for figure in block.figures]
+    # Heads of the rows of `plot`, whose first cell names their dimension; a plot's caption does.
+    heads = [cells[1].text for table in tables for cells in table.cells() if cells[0].text == "plot"]
+    assert heads
+    assert not any("m-refined" in head for head in heads)
+    assert all("m-refined" not in figure.alternative for figure in plots if figure.caption.startswith("plot"))
+    sentences = [text for block in made if isinstance(block, Notes) for text in block.sentences]
+    assert not any(text.startswith("plot: m-refined") for text in sentences)
+    assert any(cells[1].text == "m-refined" for table in tables for cells in table.cells() if cells[0].text == "tone")
+
+
+def test_what_a_study_must_say_first_stands_before_all_warnings(agreement: str) -> None:
+    remark = "The test split has been rated by 2 refined guidelines."
+    page = gather_report(RenderReportConfig(output="x", agreement=agreement, remarks=[remark]), now=0.0)
+
+    assert page.sections[0].id == "agreement"
+    notes = next(block for block in page.sections[0].blocks if isinstance(block, Notes))
+    assert notes.sentences[0] == remark

@@ -6,11 +6,16 @@ import pytest
 
 from judgetrace.config import UserError
 from judgetrace.refining.guideline_file import diff_guidelines
+from judgetrace.refining.held_items import HeldItems, ItemRule
+from judgetrace.refining.losses import LOSSES
 from judgetrace.refining.outcome import Outcome, describe_outcome, tabulate_candidates
 from judgetrace.reporting.blocks import Diff, Notes, Prose, Section, Table
 from judgetrace.reporting.guideline_section import MAX_LINES, Refinement, make_guideline, read_difference
 from judgetrace.reporting.run_reading import read_refinement
-from tests.test_refining_outcome import ORIGINAL, WON, make_outcome
+from judgetrace.storage import Folder, encode_parquet
+from tests.report_runs import write_refinement
+from tests.test_refining_contest import make_held
+from tests.test_refining_outcome import LOST, ORIGINAL, WON, make_outcome, make_unraced
 
 
 def show(outcome: Outcome) -> Section:
@@ -55,6 +60,39 @@ def test_it_says_beside_its_name_what_became_of_each_candidate() -> None:
     assert ends["both-0"] == "out at look 1, behind rubric-0"
     assert ends["rubric-1"] == "not raced: tags: found [] (0 tags)"
     assert ends["original"] == ""
+
+
+def test_it_says_beside_what_became_of_a_candidate_what_it_lost() -> None:
+    section = show(LOST)
+    ends = {row[0].split(" ")[0]: row[1] for row in read_rows(section, "Candidates")}
+    (table,) = (b for b in section.blocks if isinstance(b, Table) and b.caption == "Candidates")
+
+    assert ends["rubric-0"] == "returned 1 of 7 drafts lost; traces that gave no critique: 3 of 4 of level 2"
+    assert ends["both-0"] == "out at look 1, behind rubric-0"
+    assert not {"drafts", "lost drafts", "critique counts"} & set(table.columns)
+
+
+def test_what_was_lost_is_read_from_a_run_and_a_run_that_did_not_count_it_is_read_too(tmp_path: Path) -> None:
+    run = Folder(str(tmp_path))
+    write_refinement(run, LOST, ORIGINAL.text, str(LOST.winner.file))
+    found = read_rows(make_guideline(read_refinement(str(tmp_path))), "Candidates")
+    older = run.read_table("candidates.parquet").drop_columns(LOSSES.names)
+    run.write_atomic("candidates.parquet", encode_parquet(older))
+    facts = {key: value for key, value in describe_outcome(LOST).items() if key != "why_not_measured"}
+    run.write_json("refinement.json", facts)
+    before = read_rows(make_guideline(read_refinement(str(tmp_path))), "Candidates")
+
+    assert [row[1] for row in found][1].startswith("returned 1 of 7 drafts lost")
+    assert [row[1] for row in before][1] == "returned"
+    assert [row[2:] for row in before] == [row[2:] for row in found]
+
+
+def test_agreement_that_was_not_measured_is_said_with_its_reason() -> None:
+    items = HeldItems(ItemRule("", 0, test=None), make_held(400, 200).rows)
+
+    assert list_verdicts(show(make_unraced(items)))[1].startswith(
+        "Agreement was not measured: no candidate was left to compare the original with"
+    )
 
 
 def test_an_interval_stands_beside_its_figure_and_not_in_columns_of_its_own() -> None:

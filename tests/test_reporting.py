@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jobs.render_report import main, split_output
-from judgetrace.config import UserError
+from judgetrace.config import UserError, load_config
 from judgetrace.reporting.blocks import Cell, Facts, Matrix, Section, Table
 from judgetrace.reporting.charts import Dot, DotRow, Line, draw_dots, draw_lines, draw_shares
 from judgetrace.reporting.config import ComparisonConfig, RenderReportConfig
@@ -267,6 +267,42 @@ def test_of_a_study_s_agreements_that_of_all_raters_is_shown_with_the_study_s_ow
     assert [one.model_dump() for one in found.comparisons] == [pair]
     own = [ComparisonConfig(before="b", after="a")]
     assert fill_from_study(config.model_copy(update={"comparisons": own})).comparisons == own
+
+
+def test_a_study_s_page_made_again_has_all_that_its_own_report_was_told(tmp_path: Path) -> None:
+    """Only its pairs were taken: people's reasons, the currency, the title and what a suspect takes were lost."""
+    run = write_run(tmp_path / "infer", 2)
+    told = {
+        "output": "elsewhere",
+        "corpus": "gone",
+        "traces": ["gone"],
+        "title": "Own",
+        "currency": "EUR",
+        "remarks": ["The test split has been rated by 2 refined guidelines."],
+        "rationales": {"paths": ["reasons.parquet"], "dimension": "test"},
+        "browser": {"min_draws": 4, "seed": 7},
+    }
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/report.toml").write_text(write_toml(told))
+    file = tmp_path / "page.toml"
+    file.write_text(write_toml({"output": "here", "study": str(tmp_path)}))
+
+    def fill(*given: str) -> dict[str, Any]:
+        return fill_from_study(load_config(RenderReportConfig, "render_report", [str(file), *given])).model_dump()
+
+    found = fill()
+    assert (found["output"], found["corpus"], found["traces"]) == ("here", None, [run])
+    assert (found["title"], found["currency"], found["remarks"]) == ("Own", "EUR", told["remarks"])
+    assert (found["rationales"]["paths"], found["rationales"]["dimension"]) == (["reasons.parquet"], "test")
+    assert (found["browser"]["min_draws"], found["browser"]["seed"]) == (4, 7)
+
+    # What the caller says holds, key by key, as in a study's own sections.
+    found = fill("--title=Mine", "--browser.seed=1")
+    assert (found["title"], found["browser"]["min_draws"], found["browser"]["seed"]) == ("Mine", 4, 1)
+
+    (tmp_path / "configs/report.toml").write_text(write_toml({"browser": {"min_drows": 4}}))
+    with pytest.raises(UserError, match=r"configs/report\.toml .*\n  browser\.min_drows: unknown key"):
+        fill()
 
 
 class Tags(HTMLParser):

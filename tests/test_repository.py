@@ -172,6 +172,7 @@ PURE_ROOMS = (
     "study.planning",
     "study.records",
     "study.refs",
+    "study.repeats",
     "study.resolving",
     "study.run",
     "study.sections",

@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001 - a minus sign as models write it
+# ruff: noqa: RUF001 - minus signs and full stops as models write them
 """Ratings stripped from traces, by literal examples."""
 
 import time
@@ -74,6 +74,29 @@ def test_the_verdict_at_the_end_goes_as_a_whole_unless_nothing_else_is_there(tra
             "So ends my answer to the question\n[removed]\nIt is dull.",
         ),
         ("So it is\n4.\nIt is dull.", "So it is\n[removed].\nIt is dull."),
+        ("A score of $4$ fits, not $$3.5$$.", "A score of [removed] fits, not 3.5."),
+        ("A score of $3.5$ fits.", "A score of [removed] fits."),
+        ("It has $4$ characters, so $4$ it is.", "It has 4 characters, so [removed] it is."),
+        ("It is at the fourth level of the scale.", "It is at the [removed] level of the scale."),
+        ("It is the 4th level, plainly.", "It is the [removed] level, plainly."),
+        ("This is fifth category work.", "This is [removed] category work."),
+        ("The fourth point on this five-point scale fits.", "The [removed] point on this [removed]-point scale fits."),
+        ("It is the fourth of the five levels.", "It is the [removed] of the [removed] levels."),
+        ("It merits the second-highest rating here.", "It merits [removed] here."),
+        ("I go with second lowest, then.", "I go with [removed], then."),
+        ("It is the next-to-highest, then.", "It is [removed], then."),
+        ("It gets the second best rating.", "It gets [removed]."),
+        ("I say ★★★★☆ for its style.", "I say [removed] for its style."),
+        ("I say ⭐️⭐️⭐️⭐️ for its style.", "I say [removed] for its style."),
+        ("Style: ★★★½, or 4★.", "Style: [removed], or [removed]★."),
+        ("Style: ●●●●○, and ■ ■ □ □ □.", "Style: [removed], and [removed]."),
+        ("So I say #4, not #3.", "So I say #[removed], not #[removed]."),
+        ("Level #4 fits.", "Level #[removed] fits."),
+        ("評価は4点です。", "評価は[removed]点です。"),
+        ("我给4分，因为它好。", "我给[removed]分，因为它好。"),
+        ("我给4，因为它好。", "我给[removed]，因为它好。"),
+        ("这部是第4级，是4星。", "这部是第[removed]级，是[removed]星。"),
+        ("점수는 4점이다.", "점수는 [removed]점이다."),
     ],
 )
 def test_a_rating_inside_the_reasoning_is_masked_and_its_sentence_stays(trace, left):
@@ -108,6 +131,18 @@ def test_a_rating_inside_the_reasoning_is_masked_and_its_sentence_stays(trace, l
         "It is a 4-part story, for 4 reasons.",
         "A 3- or 4-part story of 4\u00a0characters.",
         "It has 3 - 4 scenes.",
+        "It costs $4, or $4 and $5 with tax.",
+        "The fourth paragraph is dull, and the 4th act is, too.",
+        "The second point is that it drags; my first point stands.",
+        "On a second level it mocks, on another second level it does not.",
+        "It works on the second level of meaning, as the first category of readers sees.",
+        "It is the fourth of five children.",
+        "The second-highest mountain, the second-best story.",
+        "Chapter #4 of the story, paragraphs #2 and #3.",
+        "Reviewer #4 says so; see issue #4, and the #1 fan.",
+        "#4ever and &#4; too, on an F#4.",
+        "★ The plot.\n● The style.\n●●●\nIt ends.",
+        "4分钟后他走了。4人、4点钟、图4、第4章。以下の4点。",
     ],
 )
 def test_counts_parts_lists_and_other_numbers_stay(trace):
@@ -160,6 +195,13 @@ def test_a_trace_without_a_rating_keeps_all_but_outer_blanks(scale, trace):
         (FIVE, "It is four – lively prose.", True),
         (FIVE, "A 4-part story, a four-part story.", False),
         (FIVE, "It reaches the upper end of the scale.", True),
+        (FIVE, "It is at the fourth level of quality.", True),
+        (FIVE, "On a fourth level it mocks; the fourth paragraph.", False),
+        (FIVE, "It is $4$, plainly.", True),
+        (FIVE, "It is #4, plainly, or second-highest.", True),
+        (FIVE, "Chapter #4 costs $4.", False),
+        (FIVE, "Style: ★★★★☆", True),
+        (FIVE, "評価は4点です。", True),
         (WORDS, "Its goodness shows.", True),
         (BOOL, "No proof is given.", False),
         (SEXISM, "It shows sexist language.", True),
@@ -191,10 +233,14 @@ def test_stripping_twice_changes_nothing_more():
 
 
 @pytest.mark.parametrize(
-    "piece", ["=", "score is ", "4 ", "\n", "**", "- ", "a a ", "rating: * ", "[removed]-", "<rating>"]
+    "piece",
+    [
+        *("=", "score is ", "4 ", "\n", "**", "- ", "a a ", "rating: * ", "[removed]-", "<rating>"),
+        *("$", "$4 ", "★ ", "●○ ", "● ", "#4 ", "second ", "second level of ", "second point on the ", "4点"),
+    ],
 )
 def test_text_that_means_to_be_slow_takes_no_longer_than_any_other(piece):
     trace = "I'd rate it" + piece * (20_000 // len(piece)) + "x"
     began = time.process_time()
-    strip_ratings(trace, SIGNED)
+    names_level(strip_ratings(trace, SIGNED), SIGNED)
     assert time.process_time() - began < 2.0

@@ -88,6 +88,36 @@ def test_how_fast_raters_and_generator_are_is_no_change(tmp_path: Path) -> None:
     assert list_changes(count(tmp_path, {"refine": {}})["refine"], count(tmp_path, {"refine": fast})["refine"]) == {}
 
 
+@pytest.mark.parametrize(
+    ("stage", "sections"),
+    [
+        ("infer", {"infer": {"gate": {"min_level_acceptance": 0.1, "on_breach": "stop", "min_units": 9}}}),
+        ("train.tuned", {"train": {"validation": {"batch": 2}}}),
+    ],
+)
+def test_a_setting_on_which_no_result_depends_is_no_change(tmp_path: Path, stage: str, sections: Any) -> None:
+    assert list_changes(count(tmp_path, {})[stage], count(tmp_path, sections)[stage]) == {}
+
+
+EXPECTED = {"decoding": {"rating": "expected"}}
+"""What make_config says of [rate]."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "sections", "key"),
+    [
+        ("infer", {"infer": {"splits": ["train"]}}, "splits"),
+        ("infer", {"infer": {"quota": {"per_level": 9}}}, "quota.per_level"),
+        # What is kept can be learned from, or read: it is a part of the result.
+        ("infer", {"infer": {"ledger": {"keep_rejected_text": True}}}, "ledger.keep_rejected_text"),
+        ("rate.untuned", {"rate": {**EXPECTED, "ledger": {"keep_text": True}}}, "ledger.keep_text"),
+        ("train.tuned", {"train": {"validation": {"every_steps": 2}}}, "validation.every_steps"),
+    ],
+)
+def test_a_setting_on_which_results_depend_is_a_change(tmp_path: Path, stage: str, sections: Any, key: str) -> None:
+    assert list(list_changes(count(tmp_path, {})[stage], count(tmp_path, sections)[stage])) == [key]
+
+
 def test_a_template_that_is_not_there_is_found_before_the_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"candidates\.rubric_template = nowhere\.jinja"):
         count(tmp_path, {"refine": {"candidates": {"rubric_template": "nowhere.jinja"}}})

@@ -127,6 +127,16 @@ def test_a_file_that_an_earlier_version_named_and_did_not_read_is_no_change() ->
     assert list(list_changes(read, read | {"deepspeed (its text)": "b"})) == ["deepspeed (its text)"]
 
 
+@pytest.mark.parametrize(
+    ("stage", "key"), [(STAGES[1], "gate.min_units"), (STAGES[1], "engine.slots"), (STAGES[2], "validation.batch")]
+)
+def test_what_an_earlier_version_counted_and_nothing_depends_on_is_no_change(stage: Stage, key: str) -> None:
+    # Else every study that was complete before the key was let free would be refused, as if it had lost the key.
+    verdict = judge(stage, {"seed": 0}, complete(stage, counted={"seed": 0, key: 50}), OUTPUTS)
+
+    assert (verdict.what, verdict.why) == ("done", "")
+
+
 @pytest.mark.parametrize("state", ["failed", "stopped", "running"])
 def test_what_is_not_complete_goes_on_in_its_folder_whatever_its_config(state: str) -> None:
     # The job itself refuses rows that must not mix; a config that was mended must be tried.

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from judgetrace.config import UserError
+from judgetrace.config import STOPPED_EARLY_STATUS, UserError
+from judgetrace.fingerprints import hash_text
 from judgetrace.run_folder import FencedError, RunFolder
 from judgetrace.storage import Folder
+from judgetrace.stripping import RULES_VERSION
 from judgetrace.study.config import StudyConfig
 from judgetrace.study.planning import plan_stages, refuse_changed, select_stages
-from judgetrace.study.records import name_folder, read_records
+from judgetrace.study.records import Record, name_folder, read_records
+from judgetrace.study.repeats import count_guidelines
 from judgetrace.study.resolving import check_stages
 from judgetrace.study.run import StudyRun
 from judgetrace.study.stages import build_stages
-from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from tests.study_files import FakeJobs, make_config
 
 FULL = ["prepare", "infer", "train/tuned", "train/shuffled"]
@@ -237,7 +239,6 @@ def test_a_guideline_that_stayed_the_same_is_not_rated_with_again(tmp_path: Path
     assert {name for name, state in found.items() if state == "not needed"} == {
         "rate.untuned.refined",
         "rate.tuned.refined",
-        "agreement.after",
     }
 
     improved = Refines()
@@ -245,7 +246,7 @@ def test_a_guideline_that_stayed_the_same_is_not_rated_with_again(tmp_path: Path
     assert run(config, improved, redo=("refine",))[0] == 0
     assert set(states(config).values()) == {"complete"}
     assert improved.called[0] == "refine.2"
-    assert {"rate/untuned.refined", "rate/tuned.refined", "agreement/after"} < {
+    assert {"rate/untuned.refined", "rate/tuned.refined", "agreement/all"} < {
         n.removesuffix(".2") for n in improved.called
     }
 
@@ -268,7 +269,7 @@ def test_agreement_table_and_report_forget_a_refined_guideline_that_refining_aga
 
     assert again.called == ["refine.2", "agreement/all", "report"]
     found = read_records(Folder(config.study))
-    refined = {"rate.untuned.refined", "rate.tuned.refined", "agreement.after"}
+    refined = {"rate.untuned.refined", "rate.tuned.refined"}
     assert {name for name, record in found.items() if record.state == "not needed"} == refined
     for name in ("agreement.all", "table", "report"):
         assert not refined & set(found[name].inputs)
@@ -355,3 +356,79 @@ def test_a_second_driver_fences_the_first(tmp_path: Path) -> None:
     with pytest.raises(FencedError):
         run(config, jobs)
     assert jobs.called == ["prepare", "infer"]
+
+
+class RefinesTo(FakeJobs):
+    """Refines to a given guideline; ratings have the contract that rate_items would write, as far as it matters."""
+
+    text = b""
+
+    def _leave_refine_guideline(self, folder: Folder, config: dict[str, Any]) -> None:  # type: ignore[override]
+        super()._leave_refine_guideline(folder, config)
+        folder.write_atomic("guideline.md", self.text)
+
+    def _leave_rate_items(self, folder: Folder, config: dict[str, Any]) -> None:
+        self._leave_run(folder, config)
+        contract = folder.read_json("contract.json")
+        if "guideline" in config:
+            name, _, file = config["guideline"].rpartition("/")
+            contract["guideline"] = hash_text(Folder(name).read_bytes(file).decode())
+        folder.write_json("contract.json", contract)
+
+
+def refine_to(tmp_path: Path, text: bytes, max_chars: int, redo: tuple[str, ...] = ()) -> tuple[RefinesTo, str, str]:
+    """Run a study whose refinement comes to a text; returns the jobs, its table and its report's config."""
+    config, jobs = make_config(tmp_path, refine={"lint": {"max_chars": max_chars}}, report={}), RefinesTo()
+    jobs.text = text
+    assert run(config, jobs, redo=redo)[0] == 0
+    study = tmp_path / "study"
+    return jobs, (study / "table/table.md").read_text(), (study / "configs/report.toml").read_text()
+
+
+def test_a_test_split_that_was_rated_by_several_refined_guidelines_is_said_to_be(tmp_path: Path) -> None:
+    """Other rules of refinement could be tried until the figures of the test split looked well, without a word."""
+    told = "The test split has been rated by {} refined guidelines in this study"
+    _, *texts = refine_to(tmp_path, b"Think.\n", 5_000)
+    assert not any("has been rated by" in text for text in texts)
+
+    # The same guideline once more is no other look.
+    _, *texts = refine_to(tmp_path, b"Think.\n", 5_000, redo=("rate.untuned.refined",))
+    assert not any("has been rated by" in text for text in texts)
+
+    for number, max_chars in ((2, 6_000), (3, 7_000)):
+        jobs, *texts = refine_to(tmp_path, b"Think %d times.\n" % number, max_chars)
+        assert f"rate/tuned.refined.{number}" in jobs.called
+        assert all(told.format(number) in text for text in texts)
+
+
+def test_ratings_of_another_split_or_dimension_are_no_look_at_the_test_split(tmp_path: Path) -> None:
+    study, stage = Folder(str(tmp_path)), "rate.untuned.refined"
+    contracts = [
+        {"splits": ["validation"], "guideline": "a"},
+        {"splits": ["test"], "guideline": "b", "dimensions": ["plot"]},
+        {"splits": ["test"], "guideline": "c", "dimensions": ["tone"]},
+        {"splits": [], "guideline": "d", "dimensions": ["tone"]},
+    ]
+    for number, contract in enumerate(contracts, 1):
+        (study / name_folder(stage, number)).write_json("contract.json", contract)
+
+    assert count_guidelines(study, {stage: Record("complete", name_folder(stage, 4))}) == 2
+    assert count_guidelines(study, {stage: Record("complete", name_folder(stage, 3))}) == 1
+    assert count_guidelines(study, {"rate.untuned": Record("complete", "rate/untuned")}) == 0
+
+
+def test_a_verification_that_ended_by_other_rules_of_stripping_is_refused_and_not_taken_for_one_by_these(
+    tmp_path: Path,
+) -> None:
+    config, study = make_config(tmp_path, verify={}), Folder(str(tmp_path / "study"))
+    assert run(config, FakeJobs())[0] == 0
+    document = study.read_json("study.json")
+    (verify,) = (row for row in document["stages"] if row["stage"] == "verify")
+    assert verify["counted"]["stripping.version"] == RULES_VERSION
+    verify["counted"]["stripping.version"] = RULES_VERSION - 1
+    study.write_json("study.json", document)
+
+    with pytest.raises(UserError, match=f"verify: stripping.version: was {RULES_VERSION - 1}, is now {RULES_VERSION}"):
+        run(config, FakeJobs())
+    assert run(config, jobs := FakeJobs(), redo=("verify",))[0] == 0
+    assert jobs.called[:2] == ["verify.2", "train/tuned.2"]

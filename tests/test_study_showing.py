@@ -11,10 +11,12 @@ from rich.console import Console
 from jobs import status
 from judgetrace.run_folder import RunFolder
 from judgetrace.storage import Folder
+from judgetrace.study.headline import make_table
 from judgetrace.study.planning import Verdict
 from judgetrace.study.records import FILE, Record, describe_study
-from judgetrace.study.showing import print_plan, print_stages
+from judgetrace.study.showing import print_headline, print_plan, print_stages
 from judgetrace.study.stages import Stage
+from tests.test_study_headline import ALONE, RATERS, ROWS, SCALES, TOGETHER
 
 WHY = "x [model] [/INST] [/data/x]"
 """Rich reads [model] as a style that it leaves out, and [/INST] as the end of one that was never begun."""
@@ -44,6 +46,18 @@ def test_the_stages_show_an_error_with_brackets_whole() -> None:
 
     assert WHY in printed.getvalue()
     assert "infer[b] " in printed.getvalue()
+
+
+def test_the_headline_has_raters_with_each_other_in_a_table_that_fits_a_terminal() -> None:
+    printed = io.StringIO()
+    console = Console(file=printed, width=80, highlight=False)
+
+    print_headline(console, make_table(RATERS, [*ROWS, *TOGETHER], ALONE, SCALES), ["Mind this."])
+
+    together = printed.getvalue().split("Raters with each other")[1]
+    for text in ("0.580", "[0.480,", "0.620", "+0.040", "refined - original", " 31", "Mind this."):
+        assert text in together
+    assert "\u2026" not in printed.getvalue()
 
 
 def test_the_status_of_a_study_shows_the_error_of_a_stage_whole(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:

@@ -42,7 +42,6 @@ def test_stages_come_in_the_order_in_which_they_can_run(tmp_path: Path) -> None:
         "rate.tuned.refined",
         "agreement.all",
         "agreement.before",
-        "agreement.after",
         "table",
         "report",
     ]
@@ -334,6 +333,9 @@ def test_files_that_are_not_there_and_a_scale_that_does_not_fit_are_found_before
         ({"infer": {"run": "there"}}, "stage infer: run: is set by the study"),
         ({"rate": {"tuned": {"model": {"path": "x"}}}}, r"stage rate\.tuned: model\.path: is set by the study"),
         ({"infer": None}, "train: there are no traces to learn"),
+        # What was kept of it was taken for a refined one: it differs from the corpus's own, by which raters rate first.
+        ({"refine": {"guideline": "mine.md"}}, r"refine\.guideline = 'mine\.md': a study refines the guideline that"),
+        ({"agreement": {"panel": []}}, r"stage agreement\.all: panel: is set by the study"),
         ({"train": None, "refine": {}}, r"refine\.raters: \['untuned'\]: .*\nexpected: two or more; .* rate\.others"),
         (
             {"rate": {"limit": 9}},
@@ -394,6 +396,17 @@ def test_one_dimension_is_refined_and_it_alone_is_rated_again(tmp_path: Path) ->
     assert stages["rate.tuned.refined"].about["dimension"] == "tone"
     assert "dimensions" not in stages["rate.tuned"].config
     assert "dimensions" not in build(tmp_path, refine={})["rate.tuned.refined"].config
+
+
+def test_raters_that_rate_by_both_guidelines_are_held_against_each_other_before_and_after(tmp_path: Path) -> None:
+    stages = build(tmp_path, rate={"others": ["large"]}, refine={})
+
+    config = resolve_stage(stages["agreement.all"], folders_of(stages)).config
+    pairs = [(pair.before, pair.after, pair.optional) for pair in config.panel]
+    assert pairs == [(name, f"{name}-refined", True) for name in ("untuned", "tuned", "large")]
+    assert not resolve_stage(stages["agreement.before"], folders_of(stages)).config.panel
+    assert stages["agreement.before"].takes == ("rate.untuned", "rate.tuned", "rate.large")
+    assert stages["table"].inputs == ("agreement.all", "agreement.before")
 
 
 def test_the_report_is_told_of_each_stage_that_is_there_and_of_no_other_folder(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ from pydantic import ValidationError
 from judgetrace.config import UserError
 from judgetrace.engine import EngineConfig, ModelConfig
 from judgetrace.fingerprints import fingerprint_model
+from judgetrace.storage import Folder
 from judgetrace.trace_config import InferTracesConfig
+from judgetrace.traces import check_new_draws
 from judgetrace.vllm_engine import engine_arguments
 
 
@@ -98,6 +100,7 @@ def test_cpu_engines_prefill_in_one_piece_and_own_arguments_win():
         ({"hint": {"enabled": True}, "proposal": "hinted"}, "hint.enabled"),
         ({"quota": {"per_level": 9}}, "quota.per_level"),
         ({"prompt": {"severity": "strict"}}, "prompt.severity"),
+        ({"splits": ["train"]}, "splits"),
     ],
 )
 def test_what_a_proposal_is_belongs_to_the_contract_and_is_null_by_default(sections, key):
@@ -119,6 +122,7 @@ def test_a_gate_may_change_while_a_run_goes_on():
             "argues for the one label that it was told",
         ),
         ({"after": ["r/"]}, "names `run` itself"),
+        ({"splits": ["training"]}, "splits"),
     ],
 )
 def test_a_proposal_that_contradicts_itself_is_refused(sections, message):
@@ -128,3 +132,19 @@ def test_a_proposal_that_contradicts_itself_is_refused(sections, message):
 
 def test_one_earlier_run_may_be_given_as_a_text():
     assert make_config(after="first-run").after == ("first-run",)
+
+
+def test_the_order_of_splits_changes_no_row():
+    orders = (["train", "test"], ["test", "train"], ["test", "train", "test"])
+    assert {str(contract_of(make_config(splits=splits))["splits"]) for splits in orders} == {"['test', 'train']"}
+    assert make_config(splits=["train"]).decider().splits == ("train",)
+
+
+@pytest.mark.parametrize(("earlier", "now"), [([], ["train"]), (["train"], []), (["train"], ["test", "train"])])
+def test_a_proposal_that_would_draw_the_same_again_is_refused_whichever_splits_it_samples(tmp_path, earlier, now):
+    run = Folder(str(tmp_path))
+    run.write_json("manifest.json", {"contract": contract_of(make_config(splits=earlier))})
+    same = {"proposal": "second", "after": [run.url], "splits": now}
+    with pytest.raises(UserError, match="has drawn with the same model, prompt and seed"):
+        check_new_draws(contract_of(make_config(**same)), [run.url])
+    check_new_draws(contract_of(make_config(**same, sampling={"seed": 1})), [run.url])

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from judgetrace.acceptance import AcceptanceConfig, accept_rating
 from judgetrace.asking import NOTHING_TOLD, AskedUnit, Told
@@ -87,15 +88,18 @@ class TraceDecider:
     hinted: bool = False
     earlier_runs: tuple[str, ...] = ()
     earlier_columns: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
 
     @property
     def selects_all(self) -> bool:
-        """Whether no earlier run was to leave anything out."""
-        return not self.earlier_runs
+        """Whether neither splits nor earlier runs leave anything out."""
+        return not self.splits and not self.earlier_runs
 
     def select_units(self, items: pa.Table, before: pa.Table, earlier: pa.Table) -> pa.Table:
-        """Select all units, or those that the earlier runs left."""
-        return items if self.selects_all else select_left(items, earlier)
+        """Select all units, or those of the splits asked for, and of these the ones that the earlier runs left."""
+        if self.splits:
+            items = items.filter(pc.is_in(items["split"], pa.array(self.splits)))
+        return select_left(items, earlier) if self.earlier_runs else items
 
     def tell(self, row: Mapping[str, Any], scale: Scale) -> Told:
         """Tell the target label where the run is to argue for it."""

@@ -52,12 +52,13 @@ def print_dry_run(console: Console, config: UnitConfig, inputs: RunInputs) -> No
 def _explain_nothing(config: UnitConfig, inputs: RunInputs) -> str:
     if isinstance(config, VerifyTracesConfig):
         return f"traces = {config.traces}: no unit was accepted there; nothing is to be verified"
-    splits = list(config.splits) if isinstance(config, RateItemsConfig) else []
+    splits = f"splits: {list(config.splits) or 'all'}"
     if isinstance(config, InferTracesConfig) and config.after:
         return (
-            f"after = {list(config.after)}: these runs left no unit without an accepted draw; nothing is to be sampled"
+            f"after = {list(config.after)}: these runs left no unit without an accepted draw; nothing is to be "
+            f"sampled\n{splits}"
         )
     return (
         f"corpus = {config.corpus}: none of its {inputs.num_units:,} units would be asked\n"
-        f"splits: {splits or 'all'}; the corpus's manifests tell how many units each split has"
+        f"{splits}; the corpus's manifests tell how many units each split has"
     )

@@ -2,7 +2,8 @@
 
 Rejection selects by the generator's severity: a level that it hardly ever gives is hardly ever learned. A unit counts
 when it was accepted or had all its draws. While a run goes on, accepted units are counted earlier than exhausted ones,
-which take more draws: the share begins too high, so the gate may speak late but not without cause.
+which take more draws: the share begins too high, so the gate may speak late but not without cause. At the end it is
+held once more, against all that was committed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,17 @@ from pydantic import BaseModel, Field
 from judgetrace.accounting import split_key
 from judgetrace.config import STRICT
 
+GATE = "gate.min_level_acceptance"
+_PROPOSAL = "a further proposal `after` it (prompt.severity, another model)"
+ADVICE = {
+    "warn": f"What may help: once this run is complete, {_PROPOSAL}",
+    # `after` takes complete runs alone, which this one is not while its gate stops it.
+    "stop": "While a level is below its gate the same command stops again, and writes no manifest. To accept it set "
+    f"gate.on_breach = 'warn', or lower the gate: then the run goes on to its end, and {_PROPOSAL} may reach what it "
+    "left. Or sample otherwise in another `run` folder",
+}
+"""What can be done about a breach, by what the gate does about it."""
+
 
 class GateConfig(BaseModel):
     """When acceptance by target label is too low."""
@@ -24,9 +36,19 @@ class GateConfig(BaseModel):
     model_config = STRICT
 
     min_level_acceptance: float | None = Field(
-        default=None, gt=0, le=1, description="Share of a level's decided units that must be accepted; off by default."
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of a level's decided units that must be accepted; off by default. A run with `after` is "
+        "judged by the units that it asks itself, not by what all its proposals reached: earlier runs left the hard "
+        "ones, so give it a lower gate.",
     )
-    on_breach: Literal["warn", "stop"] = Field(default="warn", description="What to do about a level below it.")
+    on_breach: Literal["warn", "stop"] = Field(
+        default="warn",
+        description="What to do about a level below it. stop: the call ends early, and the run, even with all its "
+        "units decided, is not complete until a call with a lower gate or with warn. A run that is complete already "
+        "stays so.",
+    )
     min_units: int = Field(default=50, ge=1, description="Decided units of a level before it is judged.")
 
 
@@ -74,10 +96,13 @@ def describe_level(level: LevelShare) -> str:
 def describe_breach(breaches: list[LevelShare], config: GateConfig) -> str:
     """Say which levels are below the gate, and what can be done."""
     levels = "; ".join(map(describe_level, breaches[:5])) + ("; ..." if len(breaches) > 5 else "")
-    return (
-        f"gate.min_level_acceptance {config.min_level_acceptance:g}: {levels}. What helps: a further proposal `after` "
-        "this run (prompt.severity, another model); to go on as it is: lower the gate, or on_breach = 'warn'"
-    )
+    return f"{GATE} {config.min_level_acceptance:g}: {levels}. {ADVICE[config.on_breach]}"
+
+
+def find_stop(units: Mapping[str, int], config: GateConfig) -> str | None:
+    """Say why the gate stops a run that stands so, and what can be done; None where it does not stop it."""
+    breaches = find_breaches(units, config) if config.on_breach == "stop" else []
+    return describe_breach(breaches, config) if breaches else None
 
 
 def summarise_gate(units: Mapping[str, int], config: GateConfig) -> dict[str, Any] | None:

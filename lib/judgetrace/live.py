@@ -62,7 +62,9 @@ class LiveLine:
         figures, hit = self._view.figures(snapshot), self._view.hit
         # Over the whole call: units that are hard to decide end in bursts, which a short window takes for a trend.
         worked = now - (now if self._drew_at is None else self._drew_at)
-        rest = worked * (figures.planned - figures.decided) / max(1, snapshot.done.num_units)
+        # What has failed is asked again by the next call.
+        to_do = figures.planned - figures.decided - figures.others.get("failed", 0)
+        rest = worked * to_do / max(1, snapshot.done.num_units)
         left = f"about {format_seconds(rest)} left" if worked > _WINDOW_S / 2 else "time left unknown yet"
         share = "" if figures.utilisation is None else f" ({figures.utilisation:.1%})"
         per_hit = f"none {hit} yet"

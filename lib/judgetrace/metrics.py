@@ -37,15 +37,24 @@ class MetricSpec:
 
 
 METRICS = (
-    MetricSpec("judgetrace_units", "counter", "Units decided by this call.", ("outcome",)),
+    MetricSpec("judgetrace_units", "counter", "Units that ended in this call, failed ones too.", ("outcome",)),
     MetricSpec("judgetrace_draws", "counter", "Draws sampled by this call."),
     MetricSpec("judgetrace_tokens", "counter", "Tokens of this call's draws.", ("kind",)),  # prompt, output
-    MetricSpec("judgetrace_engine_restarts", "counter", "Engine processes that took a dead one's place."),
-    MetricSpec("judgetrace_quarantined_rows", "counter", "Units of this call that can't be asked."),
+    MetricSpec("judgetrace_engine_restarts", "counter", "Engine processes of this call that replaced an ended one."),
+    MetricSpec("judgetrace_quarantined_rows", "gauge", "Units of the run that can't be asked, or kill their engine."),
     MetricSpec("judgetrace_units_planned", "gauge", "Units that the run covers."),
-    MetricSpec("judgetrace_units_decided", "gauge", "Units that the run has decided."),
-    MetricSpec("judgetrace_utilisation", "gauge", "Share of decided units that were accepted (rate_items: rated)."),
-    MetricSpec("judgetrace_tokens_per_accepted", "gauge", "Output tokens for each accepted (rate_items: rated) unit."),
+    MetricSpec("judgetrace_units_decided", "gauge", "Units that the run has decided, which failed ones are not."),
+    MetricSpec(
+        "judgetrace_utilisation",
+        "gauge",
+        "Share of decided units that were accepted (rate_items: rated; verify_traces: recovered); of infer_traces "
+        "without those over their level's quota.",
+    ),
+    MetricSpec(
+        "judgetrace_tokens_per_accepted",
+        "gauge",
+        "Output tokens for each accepted (rate_items: rated; verify_traces: recovered) unit.",
+    ),
     MetricSpec("judgetrace_draws_in_flight", "gauge", "Draws in flight now."),
     MetricSpec("judgetrace_engines", "gauge", "Engines now.", ("state",)),  # starting, running, draining
 )
@@ -58,10 +67,12 @@ class RunFigures:
 
     planned: int
     decided: int
+    """Failed units are not: the next call asks them again."""
     accepted: int
-    """Units with the outcome that the job is after; of rate_items the rated ones."""
+    """Units with the outcome that the job is after; of rate_items the rated ones, of verify_traces the recovered."""
     others: Mapping[str, int]
-    """Units with other outcomes."""
+    """Units with other outcomes, failed ones among them."""
+    quarantined: int
     draws: int
     prompt_tokens: int
     output_tokens: int
@@ -83,7 +94,7 @@ class RunView:
     def figures(self, seen: RunSnapshot) -> RunFigures:
         """Add what earlier calls did to what this one has done."""
         total = self.earlier + seen.done
-        accepted, decided = total.outcomes[self.hit], total.num_units
+        accepted, decided = total.outcomes[self.hit], total.num_units - total.outcomes["failed"]
         # Units over their level's quota were never asked.
         tried = decided - total.outcomes["over_quota"]
         return RunFigures(
@@ -91,6 +102,7 @@ class RunView:
             decided=decided,
             accepted=accepted,
             others={name: n for name, n in sorted(total.outcomes.items()) if n and name != self.hit},
+            quarantined=total.outcomes["quarantined"],
             draws=total.num_draws,
             prompt_tokens=total.prompt_tokens,
             output_tokens=total.output_tokens,
@@ -125,7 +137,6 @@ def read_counters(seen: RunSnapshot) -> dict[Key, int]:
         ("judgetrace_tokens", ("prompt",)): done.prompt_tokens,
         ("judgetrace_tokens", ("output",)): done.output_tokens,
         ("judgetrace_engine_restarts", ()): seen.num_restarts,
-        ("judgetrace_quarantined_rows", ()): done.outcomes["quarantined"],
     }
 
 
@@ -133,6 +144,7 @@ def read_gauges(figures: RunFigures, seen: RunSnapshot) -> Iterator[tuple[Key, f
     """Yield what the gauges stand at; those that are not defined yet are left out."""
     yield ("judgetrace_units_planned", ()), figures.planned
     yield ("judgetrace_units_decided", ()), figures.decided
+    yield ("judgetrace_quarantined_rows", ()), figures.quarantined
     if figures.utilisation is not None:
         yield ("judgetrace_utilisation", ()), figures.utilisation
     if figures.tokens_per_accepted is not None:

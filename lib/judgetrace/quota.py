@@ -6,11 +6,17 @@ A level here is a dimension's target label, as accounting.name_level writes it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, Field
 
+from judgetrace.accounting import name_level
 from judgetrace.config import STRICT
+
+COUNTED = ("dimension", "target_label", "split", "outcome")
+"""The columns of schema.TRACES that `count_accepted` reads."""
 
 
 class QuotaConfig(BaseModel):
@@ -21,11 +27,19 @@ class QuotaConfig(BaseModel):
     per_level: int | None = Field(
         default=None,
         ge=1,
-        description="Accepted traces of each level (of each dimension), those of the `after` runs counted. Once a "
-        "level has them, its units that have not begun end as over_quota, without a draw; those under way go on, so a "
-        "level may end with some more. Which units these are depends on timing. A run with a higher quota `after` this "
-        "one takes them up.",
+        description="Accepted traces of each level (of each dimension) in the `splits` that are sampled, those of the "
+        "`after` runs counted. By default that is all splits, though train_rater and refine_guideline learn from train "
+        "alone: for so many traces that they can learn from, set splits = ['train']. Once a level has them, its units "
+        "that have not begun end as over_quota, without a draw; those under way go on, so a level may end with some "
+        "more. Which units these are depends on timing. A run with a higher quota `after` this one takes them up.",
     )
+
+
+def count_accepted(traces: pa.Table, splits: Collection[str]) -> Counter[str]:
+    """Count the accepted units of some splits by level, in a table of traces (columns COUNTED)."""
+    is_ours = pc.and_(pc.equal(traces["outcome"], "accepted"), pc.is_in(traces["split"], pa.array(list(splits))))
+    ours = traces.filter(is_ours)
+    return Counter(map(name_level, ours["dimension"].to_pylist(), ours["target_label"].to_pylist()))
 
 
 class LevelQuota:

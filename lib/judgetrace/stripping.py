@@ -1,14 +1,19 @@
-# ruff: noqa: RUF001 - quotes, dashes and minus signs as models write them
+# ruff: noqa: RUF001 - quotes, dashes, minus signs and counters as models write them
 """Strip every mention of its rating from a trace, and tell whether what is left still names a level. Pure.
 
 What is masked, by MASK:
 - rating tags, and a rating tag that was never closed, with what stands behind it;
-- any number beside a word for ratings ("a score of 3.5", "I'd give it a 4", "4 stars", "level 2");
+- any number beside a word for ratings ("a score of 3.5", "I'd give it a 4", "4 stars", "level 2"), also one that is
+  set as a formula ("a score of $3.5$"; not a price, "costs $4"), and before a counter of Chinese, Japanese or Korean
+  ("4点", "4分"; not "4分钟");
+- an ordinal before a word for levels ("the fourth level", "4th category", "the fourth point on the scale"; not "the
+  second point", "on a second level", "the second level of meaning");
+- runs of stars, and of other signs some of which are filled ("★★★★☆", "●●●○○");
 - fractions of a scale ("4/5", "4 out of 5"; not "15/16");
-- the ends and the middle of the scale by name ("the highest rating");
+- the ends and the middle of the scale by name ("the highest rating"), and places beside them ("second-lowest");
 - a number that is a level and stands alone: neither a count ("4 characters", "4-part"), nor the number of a part
-  ("paragraph 4", "4." at the head of a line), nor part of another number (40, 4.5, 4th, 4%). Before a function word ("4
-  because", "3 or 4"), a dash ("4 - it is rich") or the end of a line it stands alone;
+  ("paragraph 4", "4." at the head of a line, "reviewer #4"), nor part of another number (40, 4.5, 4th, 4%). Before a
+  function word ("4 because", "3 or 4"), a dash ("4 - it is rich") or the end of a line it stands alone;
 - numbers spelled out, only after a word for ratings or as "a four": "one" and "two" are common words;
 - the names of levels that are words: everywhere, but single letters and words as common as "yes" and "no" only as an
   answer (alone in quotes or bold, after a word for ratings, or as a whole clause).
@@ -23,7 +28,7 @@ from functools import lru_cache
 from judgetrace.scale import Scale
 
 MASK = "[removed]"
-RULES_VERSION = 2
+RULES_VERSION = 3
 """Rises when a trace would be stripped otherwise: verdicts of different rules must not mix."""
 _SPELLED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _COMMON_WORDS = frozenset({"yes", "no", "true", "false", "none", "neither", "both", "other", "maybe", "same"})
@@ -63,6 +68,24 @@ _ANY_NUMBER = (
 )
 _BLANK = r"[^\S\r\n]"
 """What follows a number on the next line says nothing of it: "Rating: 4", then "Reasons follow"."""
+_ORDINAL = r"(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\d+(?:st|nd|rd|th))"
+_SCALE = r"(?:the|this|that|our|a)\s+(?:[^\W_]+[\s-]+){0,3}(?:scale|rubric|range|codebook|guidelines?)\b"
+_ORDINAL_LEVEL = (
+    rf"\b(?<!\ba )(?<!\banother )(?P<rating>{_ORDINAL})\s+(?:(?:level|rating|category|tier)\b(?!\s+of\s+(?!{_SCALE}))"
+    rf"|point\s+(?:of|on|in)\s+{_SCALE}|of\s+the\s+(?:[^\W\d_]+\s+)?(?:levels|ratings|categories|tiers)\b)"
+)
+_STARS, _FILLED, _EMPTY = "★☆⭐🌟✩✭✮✰", "●■▮◆♥▰⬤⚫", "○□▯◇♡▱◯⚪"
+_RUN = (
+    rf"(?:[{_STARS}]\ufe0f? ?){{1,9}}[{_STARS}]\ufe0f?½?"
+    rf"|(?=[{_FILLED}{_EMPTY}\ufe0f ]{{0,20}}(?:[{_FILLED}]\ufe0f? ?[{_EMPTY}]|[{_EMPTY}]\ufe0f? ?[{_FILLED}]))"
+    rf"(?:[{_FILLED}{_EMPTY}]\ufe0f? ?){{1,9}}[{_FILLED}{_EMPTY}]\ufe0f?"
+)
+"""Of stars any run says how many; other signs are ornaments where all are alike."""
+_CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_CJK_COUNTED = (
+    r"(?<![A-Za-z_\d.])(?<!以下)(?<!以下の)(?<!次の)(?<!下面)(?P<rating>\d+(?:\.\d+)?)\s*"
+    r"(?:[点點](?![钟鐘半])|分(?![钟鐘間间之の後后前以])|[颗顆つ]?星|[级級]|段階|점|등급|단계)"
+)
 _NOUN = rf"(?!(?:{_NOT_A_COUNT}|stars?|points?)\b)[^\W\d_]{{2,}}"
 _HYPHENATED = rf"[-–](?:[^\W\d_]|{_BLANK}+(?:or|to|and){_BLANK}+\d+[-–][^\W\d_])"
 """As in "4-part", "3- or 4-part": without a blank before; with one it is a dash."""
@@ -70,16 +93,30 @@ _NOT_COUNTED = (
     rf"(?!{_HYPHENATED})(?!{_BLANK}+{_NOUN})"
     rf"(?!{_BLANK}*(?:or|to|and|[-–]){_BLANK}*(?:\d+|{'|'.join(_SPELLED)}){_BLANK}+{_NOUN})"
 )
+_BESIDE_EXTREME = (
+    rf"\b(?:the\s+)?(?:{_ORDINAL}|next)(?:\s+|-)(?:to(?:\s+|-)(?:the\s+)?)?"
+    rf"(?:(?:high|low)est(?:\s+possible)?(?:\s+(?:rating|score|grade|mark|level|category|one)s?\b|{_NOT_COUNTED})"
+    r"|(?:best|worst|top|bottom|last)(?:\s+possible)?\s+(?:rating|score|grade|mark|level|category)s?\b)"
+)
 _DEGREE = r"(?:(?:very|clear|solid|strong|weak|low|high|generous|safe|firm|mere|straightforward)\s+)*"
-_NUMBER = re.compile(r"(?<![\w$€£#.])(?<!\d[,:/])(?:(?<![^\s(*\"'“:])[-−])?\d+(?:\.\d+)?(?![\w%])(?!\.\d)(?![,:/]\d)")
+_NUMBER = re.compile(
+    rf"(?:(?<![\w$€£.])|(?<=[{_CJK}])(?<![第图圖表页頁章节節段句行]))(?<![\w&]#)(?<!\d[,:/])"
+    r"(?:(?<![^\s(*\"'“:])[-−])?\d+(?:\.\d+)?(?![\w%])(?!\.\d)(?![,:/]\d)"
+)
+_FORMULA = re.compile(rf"(?<![\w$])\${{1,2}}{_BLANK}*([-+−]?\d+(?:\.\d+)?){_BLANK}*\${{1,2}}(?![\w$])")
+"""A lone number in dollar signs: as good as the number alone. A price has one dollar sign."""
 _COUNTED = re.compile(
     rf"{_HYPHENATED}|{_BLANK}*(?:or|to|and|[-–]){_BLANK}*\d+{_BLANK}+{_NOUN}"
     rf"|{_BLANK}+(?!{_NOT_A_COUNT}\b)[^\W\d_]{{2,}}",
     re.IGNORECASE,
 )
 _PART_BEFORE = re.compile(
-    rf"\b{_PART_NOUN}{_BLANK}+(?:\d+{_BLANK}*(?:,|and|or|&|to|-|–){_BLANK}*){{0,4}}$", re.IGNORECASE
+    rf"\b{_PART_NOUN}{_BLANK}+#?(?:\d+{_BLANK}*(?:,|and|or|&|to|-|–){_BLANK}*#?){{0,4}}$", re.IGNORECASE
 )
+_NUMBERED_BEFORE = re.compile(
+    rf"(?<!\w)(?!(?:{_RATING_NOUN}|{_RATING_VERB}|{_NOT_A_COUNT}|be|say)\b)[^\W\d_]{{2,}}{_BLANK}+#$", re.IGNORECASE
+)
+"""As in "reviewer #4": what the number is of, unless it is a word for ratings or a function word ("so I say #4")."""
 _LINE_HEAD = re.compile(r"(?:^|\n)[\s>*#-]*$")
 _LIST_TAIL = re.compile(rf"[.)]\**{_BLANK}+\S")
 _NEARBY = 40
@@ -98,7 +135,7 @@ _HINT = re.compile(
 
 def strip_ratings(trace: str, scale: Scale) -> str:
     """Strip every mention of a rating from a trace; see above for the rules."""
-    masked = _TAG.sub(MASK, trace)
+    masked = _FORMULA.sub(r"\1", _TAG.sub(MASK, trace))
     for pattern in _patterns(scale):
         masked = pattern.sub(_mask_group, masked)
     masked = _NUMBER.sub(lambda match: MASK if _is_level_alone(match, scale) else match.group(), masked)
@@ -113,7 +150,7 @@ def names_level(text: str, scale: Scale) -> bool:
     Here numbers spelled out count wherever no noun follows them, and level names that are no common words in any form
     of them ("goodness" of "good").
     """
-    rest = text.replace(MASK, " ")
+    rest = _FORMULA.sub(r"\1", text.replace(MASK, " "))
     if any(_is_level_alone(match, scale) for match in _NUMBER.finditer(rest)):
         return True
     return any(pattern.search(rest) for pattern in _wider_patterns(scale))
@@ -150,7 +187,7 @@ def _is_level_alone(match: re.Match[str], scale: Scale) -> bool:
     before, after = match.string[max(0, start - _NEARBY) : start], match.string[end : end + _NEARBY]
     if match.group()[0] in "-−" or _RANGE_BEFORE.search(before):
         return True
-    if _COUNTED.match(after) or _PART_BEFORE.search(before):
+    if _COUNTED.match(after) or _PART_BEFORE.search(before) or _NUMBERED_BEFORE.search(before):
         return False
     return not (_LINE_HEAD.search(before) and _LIST_TAIL.match(after))
 
@@ -161,7 +198,11 @@ def _patterns(scale: Scale) -> tuple[re.Pattern[str], ...]:
     words = _list_words(scale)
     rated = _join([_ANY_NUMBER, *([_join_names(words)] if words else [])])
     patterns = [
+        _BESIDE_EXTREME,
         _EXTREME,
+        _RUN,
+        _CJK_COUNTED,
+        _ORDINAL_LEVEL,
         rf"(?<![\w/.]){_ANY_NUMBER}\s*(?:/\s*(?:{_tops(scale)})|out\s+of\s+{_ANY_NUMBER})(?![\w/])",
         rf"\b{_RATING_NOUN}[\s:=*\"'“]+(?P<rating>[-+−]?\d+(?:\.\d+)?)(?![\w%])",
         rf"\b{_RATING_NOUN}{_BETWEEN}(?P<rating>{rated})(?![\w%]){_NOT_COUNTED}",
@@ -169,10 +210,10 @@ def _patterns(scale: Scale) -> tuple[re.Pattern[str], ...]:
         rf"(?<![\w.])(?P<rating>{_ANY_NUMBER})(?:\s*-\s*|\s+){_RATING_NOUN}\b",
         rf"\ban?\s+{_DEGREE}(?P<rating>{_ANY_NUMBER})(?![\w%]){_NOT_COUNTED}",
     ]
-    plain = [word for word in words if not _is_common(word)]
+    plain = [word for word in words if not is_common(word)]
     if plain:
         patterns.append(rf"(?<!\w){_join_names(plain)}(?!\w)")
-    common = [word for word in words if _is_common(word)]
+    common = [word for word in words if is_common(word)]
     if common:
         names = _join_names(common)
         patterns += [
@@ -186,10 +227,11 @@ def _patterns(scale: Scale) -> tuple[re.Pattern[str], ...]:
 @lru_cache(maxsize=64)
 def _wider_patterns(scale: Scale) -> tuple[re.Pattern[str], ...]:
     spelled = [word for number, word in enumerate(_SPELLED) if number != 1 and scale.find_level(number) is not None]
-    patterns = [_EXTREME]
+    patterns = [_BESIDE_EXTREME, _EXTREME, _RUN, _CJK_COUNTED]
+    patterns.append(rf"(?<!\ba )(?<!\banother )\b{_ORDINAL}[\s-]+(?:level|rating|category|tier|point\s+(?:of|on))\b")
     if spelled:
         patterns.append(rf"\b{_join(spelled)}\b{_NOT_COUNTED}")
-    patterns += [rf"(?<!\w){_join_names([word])}" for word in _list_words(scale) if not _is_common(word)]
+    patterns += [rf"(?<!\w){_join_names([word])}" for word in _list_words(scale) if not is_common(word)]
     return tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
 
 
@@ -203,7 +245,8 @@ def _list_words(scale: Scale) -> list[str]:
     return sorted((value for value in scale.values if not _NUMBER.fullmatch(value)), key=len, reverse=True)
 
 
-def _is_common(word: str) -> bool:
+def is_common(word: str) -> bool:
+    """Whether a level's name is a letter or a word that texts are full of."""
     return len(word) == 1 or word.casefold() in _COMMON_WORDS
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
@@ -66,6 +66,11 @@ class InferTracesConfig(BaseModel):
         description="Complete runs of infer_traces over the same corpus: sample only units that they left without an "
         "accepted draw (exhausted or over quota; not those they quarantined).",
     )
+    splits: tuple[Literal["train", "validation", "test"], ...] = Field(
+        default=(),
+        description="Sample only the units of these splits; all by default. Others have no row. train_rater and "
+        "refine_guideline learn from train alone.",
+    )
     guideline: str | None = Field(default=None, description="A guideline to use instead of the corpus's own: a file.")
     model: ModelConfig = Field(description="The generator.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="The pool of engines.")
@@ -121,6 +126,7 @@ class InferTracesConfig(BaseModel):
             proposal=self.proposal,
             hinted=self.hint.enabled,
             earlier_runs=self.after,
+            splits=self.splits,
         )
 
     def contract(self, **texts: str) -> dict[str, Any]:
@@ -129,4 +135,5 @@ class InferTracesConfig(BaseModel):
         contract = make_contract(sections, self.model, self.engine, self.endpoint, self.prompt, **texts)
         # Null where it is what runs were that began before there was a choice.
         contract["proposal"] = None if self.proposal == FIRST_PROPOSAL else self.proposal
+        contract["splits"] = sorted(set(self.splits)) or None
         return contract | {"hint.enabled": self.hint.enabled or None, "quota.per_level": self.quota.per_level}

@@ -21,7 +21,7 @@ from judgetrace.storage import Folder
 
 LEFT_OUTCOMES = ("exhausted", "over_quota")
 """Outcomes without a trace that another proposal may change. What was quarantined can't be asked."""
-SAME_DRAWS = ("proposal", "after", "quota.per_level", "sampling.max_draws", "sampling.keep", "acceptance.")
+SAME_DRAWS = ("proposal", "after", "splits", "quota.per_level", "sampling.max_draws", "sampling.keep", "acceptance.")
 """Beginnings of what may differ between the contracts of two runs that draw the very same."""
 _AS_OF_OLD = {"proposal": FIRST_PROPOSAL, "hinted": False}
 

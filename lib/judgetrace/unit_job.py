@@ -6,7 +6,9 @@ Needs a connected Ray. The jobs say what they ask, and show what came of it.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,26 +17,27 @@ from rich.console import Console
 from rich.markup import escape
 
 from judgetrace.accounting import Tally, add_tallies
-from judgetrace.config import JobStatus
+from judgetrace.config import STOPPED_EARLY_STATUS, JobStatus
 from judgetrace.decisions import Decider
-from judgetrace.gate import summarise_gate
+from judgetrace.gate import GATE, find_stop, summarise_gate
 from judgetrace.limits import LimitsConfig, RunLimits
 from judgetrace.metrics import RunView, count_earlier
 from judgetrace.products import TRACE_PRODUCT
+from judgetrace.quota import COUNTED, count_accepted
 from judgetrace.rating_config import RateItemsConfig
 from judgetrace.run_folder import FencedError, RunFolder
-from judgetrace.run_inputs import RunInputs
+from judgetrace.run_inputs import SHARDS_READ_AT_ONCE, RunInputs
 from judgetrace.run_report import summarise_run, tally_run
 from judgetrace.session import check_resources
 from judgetrace.storage import Folder, encode_json
 from judgetrace.trace_config import InferTracesConfig
-from judgetrace.unit_run import NO_GOALS, LevelGoals, ShardTask, UnitRun, drop_finished, needs_of, plan_shards
+from judgetrace.trace_shards import TraceShard, list_trace_shards
+from judgetrace.traces import read_traces
+from judgetrace.unit_run import NO_GOALS, LevelGoals, RunEnd, ShardTask, UnitRun, drop_finished, needs_of, plan_shards
 from judgetrace.unit_worker import WorkerSpec
 from judgetrace.verification_config import VerifyTracesConfig
 from judgetrace.versions import list_versions
 
-STOPPED_EARLY_STATUS = 3
-"""Exit status of a run that ended early and can be continued."""
 Show = Callable[[RunFolder, dict[str, Any]], None]
 """Shows a run and its summary (run_report.summarise_run) to a person."""
 
@@ -117,18 +120,36 @@ class UnitJob:
             return NO_GOALS
         accepted = None
         if config.quota.per_level is not None:
-            runs = (tally_run(Folder(run), self.inputs.corpus, TRACE_PRODUCT) for run in config.after)
-            accepted = add_tallies([before, *runs]).count_accepted()
+            accepted = before.count_accepted() + self._count_accepted_earlier(config)
         return LevelGoals(config.gate, before.units, accepted)
+
+    def _count_accepted_earlier(self, config: InferTracesConfig) -> Counter[str]:
+        """Count what the `after` runs accepted of each level, in the splits that this run samples."""
+        if not config.splits:
+            return add_tallies(
+                tally_run(Folder(run), self.inputs.corpus, TRACE_PRODUCT) for run in config.after
+            ).count_accepted()
+
+        def count(shard: TraceShard) -> Counter[str]:
+            return count_accepted(read_traces(Folder(shard.run), shard.name, COUNTED), config.splits)
+
+        # Their tallies tell no splits, and such a run may have sampled others too.
+        with ThreadPoolExecutor(SHARDS_READ_AT_ONCE) as pool:
+            return sum(pool.map(count, list_trace_shards(config.after)), Counter())
+
+    def find_stop(self, summary: Mapping[str, Any]) -> str | None:
+        """Say why the gate stops a run of this summary (run_report.summarise_run); None where it does not."""
+        if not isinstance(self.config, InferTracesConfig):
+            return None
+        return find_stop(Tally.from_json(summary["tally"]).units, self.config.gate)
 
 
 def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) -> int:
     """Ask what is not decided yet; returns the job's exit status: 0 complete, 3 ended early and can be continued."""
     config, product, run = job.config, job.decider.product, RunFolder(Folder(job.config.run))
-    contract = job.contract()
     check_resources(job.name, needs_of(config.engine), started_here)
     run.check_store()
-    run.check_contract(contract)
+    run.check_contract(job.contract())
     planned = job.plan()
     total = sum(task.num_units for task in planned)
     was_complete = run.has_manifest()
@@ -147,6 +168,7 @@ def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) ->
         markup=False,
     )
     limits = RunLimits(config.limits, config.endpoint)
+    end = None
     if tasks:
         goals = job.level_goals(Tally.from_json(before["tally"]))
         call = UnitRun(job.name, run, driver, limits, view, levels=goals)
@@ -161,20 +183,41 @@ def run_units(console: Console, job: UnitJob, started_here: bool, show: Show) ->
         tokens = summary["tokens"]
         summary["cost"] = config.endpoint.cost(tokens.get("prompt", 0), tokens.get("output", 0))
         console.print(f"Cost of all recorded tokens: {summary['cost']:,.4f}")
-    if tasks and not end.is_complete:
-        console.print(
-            f"[bold]Ended early[/]: {escape(end.reason)}\nRun the same command again to go on.", soft_wrap=True
-        )
+    return end_call(console, job, run, driver, summary=summary, end=end)
+
+
+def end_call(
+    console: Console, job: UnitJob, run: RunFolder, driver: int, *, summary: Mapping[str, Any], end: RunEnd | None
+) -> int:
+    """Say how a call ended, and write the manifest where the run is complete; returns the job's exit status.
+
+    `end` is how its work ended; None where an earlier call had left nothing to ask.
+    """
+    config, stop = job.config, job.find_stop(summary)
+    if end is not None and not end.is_complete:
+        _tell_early_end(console, end.reason, stop)
         return end_early(config.limits, end.is_planned)
-    left = total - summary["decided"] + summary["outcomes"].get("failed", 0)
+    if stop is not None:
+        # The last units may have brought it below the gate, or an earlier call that the gate stopped decided them all.
+        run.write_state(driver, run.read_states().get(driver, {}) | {"state": stop, "at": time.time()})
+        _tell_early_end(console, stop, stop)
+        return end_early(config.limits, is_planned=True)
+    left = summary["units"] - summary["decided"] + summary["outcomes"].get("failed", 0)
     if left > 0:
         console.print(f"[bold]{left:,} units failed or were not reached[/]. Run the same command again to go on.")
         return STOPPED_EARLY_STATUS
     # A driver that was held up for long must not write over what its successor says.
     _check_newest(run, driver, config.limits)
     if config.limit is None:
-        _write_manifest(run, job, contract, summary)
+        _write_manifest(run, job, summary)
     return 0
+
+
+def _tell_early_end(console: Console, reason: str, stop: str | None) -> None:
+    """Say why a call ended early and how to go on; `stop` is why the gate would end the next call at once."""
+    if not reason.startswith(GATE):
+        reason += "\n" + (stop or "Run the same command again to go on.")
+    console.print(f"[bold]Ended early[/]: {escape(reason)}", soft_wrap=True)
 
 
 def end_early(limits: LimitsConfig, is_planned: bool) -> JobStatus:
@@ -191,12 +234,12 @@ def _check_newest(run: RunFolder, driver: int, limits: LimitsConfig) -> None:
         raise
 
 
-def _write_manifest(run: RunFolder, job: UnitJob, contract: dict[str, Any], summary: dict[str, Any]) -> None:
+def _write_manifest(run: RunFolder, job: UnitJob, summary: Mapping[str, Any]) -> None:
     """Write the manifest, last: the run is complete. One that is there says the same of the same units, and stays."""
     manifest = {
         "job": job.name,
         "config": job.config.model_dump(mode="json"),
-        "contract": contract,
+        "contract": job.contract(),
         "inputs": {"shards": len(job.inputs.shards), "units": job.inputs.num_units},
         "versions": list_versions(),
         **summary,

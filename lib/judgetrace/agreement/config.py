@@ -63,6 +63,21 @@ class SlicesConfig(BaseModel):
     max_values: int = Field(default=50, ge=1, description="A column with more values than this is no slice.")
 
 
+class PanelPairConfig(BaseModel):
+    """A rater before and after: two rater_ids of one model, asked by two guidelines."""
+
+    model_config = STRICT
+
+    before: str = Field(description="A rater_id: asked by the original guideline.")
+    after: str = Field(description="A rater_id: asked by the other one.")
+    optional: bool = Field(default=False, description="Whether it is left out where one of them did not rate.")
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Both, before and after."""
+        return self.before, self.after
+
+
 class AlternativeConfig(BaseModel):
     """The alternative-annotator test."""
 
@@ -97,6 +112,11 @@ class MeasureAgreementConfig(BaseModel):
     intervals: IntervalsConfig = IntervalsConfig()
     slices: SlicesConfig = SlicesConfig()
     alternative_test: AlternativeConfig = AlternativeConfig()
+    panel: list[PanelPairConfig] = Field(
+        default_factory=list,
+        description="Raters before and after, two pairs or more: how far those before and those after agree with each "
+        "other, on the units that all of them rated, and the paired change.",
+    )
     max_annotators: int = Field(
         default=10, ge=0, description="Figures for single annotators: the ones with most labels, in each dimension."
     )

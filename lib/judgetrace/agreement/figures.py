@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from judgetrace.agreement.tables import TARGET
 from judgetrace.scale import ScaleConfig
 
 Row = Mapping[str, Any]
@@ -24,6 +25,8 @@ PANEL_COLUMNS = {
     "ordinal": ("alpha_ordinal", "fleiss_kappa", "gwet_ac2_ordinal", "exact_agreement", "adjacent_agreement"),
     "interval": ("alpha_interval", "fleiss_kappa", "gwet_ac2_quadratic", "exact_agreement", "adjacent_agreement"),
 }
+PANEL_COMPARISONS = {"before": "raters_before", "after": "raters_after", "change": "raters_change"}
+"""Time -> comparison of raters with each other, on the units that all of them rated at both times."""
 TITLES = {
     "alpha_nominal": "alpha (nominal)",
     "alpha_ordinal": "alpha (ordinal)",
@@ -76,6 +79,11 @@ class Figures:
     def list_who(self, where: Where, comparison: str) -> list[Who]:
         """List who is compared with whom."""
         return [who for who in self._found.get(where, {}) if who[0] == comparison]
+
+    def choose_raters(self, dimension: str, raters: Iterable[str]) -> list[str]:
+        """Choose the raters that have figures in a dimension: those that were asked about it."""
+        where = (dimension, "all", "", "")
+        return [rater for rater in raters if self.all_of(where, ("rater_target", rater, TARGET))]
 
     def list_slices(self, dimension: str) -> list[Where]:
         """List the slices of all of a dimension's units."""

@@ -55,6 +55,7 @@ class Source:
     slices: tuple[tuple[str, str], ...] = ()  # (name of the slice, column)
     extra: tuple[str, ...] = ()  # keys of the JSON column `extra`
     constant: str = ""  # who, where there is no column
+    dimensions: tuple[str, ...] = ()  # of a run of ratings: those that it asked about alone; none: all
 
     def name_columns(self) -> list[str]:
         """List the columns to read."""

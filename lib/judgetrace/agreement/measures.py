@@ -26,6 +26,7 @@ from judgetrace.agreement.counts import (
 from judgetrace.agreement.pair_statistics import PairTable, measure_pair
 from judgetrace.agreement.panel_statistics import compute_iccs, measure_panel
 from judgetrace.agreement.rating_codes import RatingCodes
+from judgetrace.agreement.tables import PANEL_TIMES
 
 MAX_RANK_CELLS = 4096
 Values = dict[str, np.ndarray]
@@ -122,10 +123,10 @@ def make_measure(
     """Make the function amounts [..., K] -> statistics [...] of a table of some kind, and what it needs of floats."""
     is_nominal = codes.scale.type == "nominal"
     numbers, levels = np.array(codes.scale.numbers), codes.num_levels
-    if kind in ("human_panel", "rater_panel"):
+    if kind.endswith("_panel"):
         size = lay_out_panel(cells, np.zeros(len(cells)), levels).pairs.size
         return lambda amounts: measure_panel(lay_out_panel(cells, amounts, levels), numbers, is_nominal), 2 * size
-    if kind in ("human_complete", "rater_complete"):
+    if kind.endswith("_complete"):
         raters = int(read_heads(cells).max(initial=0))
         return lambda amounts: compute_iccs(lay_out_complete(cells, amounts, raters, levels), numbers), levels**2
     layout = PairLayout(cells, codes, is_coarse)
@@ -145,8 +146,9 @@ def explain(kind: str, statistic: str, cells: np.ndarray, compared: int) -> str:
     """Say why a statistic is undefined."""
     is_panel, is_complete = kind.endswith("_panel"), kind.endswith("_complete")
     if not compared:
-        absent = "no unit was rated by all" if is_complete else "no unit has a rating of both"
-        return "no unit has two ratings" if is_panel else absent
+        if is_complete or kind.startswith(PANEL_TIMES):
+            return "no unit was rated by all"
+        return "no unit has two ratings" if is_panel else "no unit has a rating of both"
     if compared == 1 and statistic not in ("exact_agreement", "adjacent_agreement", "mse", "mae", "bias"):
         return "one unit only"
     if is_panel:

@@ -1,4 +1,4 @@
-"""Which corpus the ratings of a run are of, held against the one that agreement is measured on.
+"""What the ratings of a run are of: which corpus, held against the one that agreement is measured on, which dimensions.
 
 A run over the same items with another target rule is a legitimate rater; one on another scale is not.
 """
@@ -48,6 +48,18 @@ def _read_scales(run: str) -> ScaleConfig | None:
         return None if scales is None else ScaleConfig.model_validate(scales)
     ratings = folder.folder.read_json("manifest.json")["config"].get("ratings") if folder.has_manifest() else None
     return None if ratings is None else _read_scales(ratings)
+
+
+def read_asked_dimensions(run: str) -> tuple[str, ...]:
+    """Read the dimensions that a run of ratings asked about, or the run that it recalibrates; none: of all of them.
+
+    None, too, for a folder that tells nothing of it.
+    """
+    folder = RunFolder(Folder(run))
+    contract = folder.folder.read_json("contract.json") if folder.folder.exists("contract.json") else {}
+    if contract.get("job") == "recalibrate_rater" and folder.has_manifest():
+        contract = folder.folder.read_json("manifest.json").get("inputs", {}).get("contract", {})
+    return tuple(contract.get("dimensions") or ())
 
 
 def _list_differing(own: ScaleConfig, theirs: ScaleConfig) -> list[tuple[str, Scale, Scale]]:

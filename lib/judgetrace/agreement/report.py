@@ -10,6 +10,7 @@ from judgetrace.agreement.figures import (
     HEADLINES,
     PAIR_COLUMNS,
     PANEL_COLUMNS,
+    PANEL_COMPARISONS,
     Figures,
     Row,
     Where,
@@ -112,7 +113,7 @@ class _Report:
                 if not self._raters:
                     ceiling = show(figures.find(where, ("human_ceiling", EACH_ANNOTATOR, REST), statistic))
                     yield [*start, title(statistic), ceiling, people]
-                for rater in self._raters:
+                for rater in self._choose_raters(dimension):
                     target = figures.find(where, ("rater_target", rater, TARGET), statistic)
                     rest = figures.find(where, ("rater_rest", rater, REST), statistic)
                     person = figures.find(where, ("ceiling_beside", rater, REST), statistic)
@@ -120,13 +121,16 @@ class _Report:
                     shown = [show(target), show_share(target.get("coverage")), show(rest), show(person)]
                     yield [*start, rater, title(statistic), *shown, show(gap, sign=True), people]
 
+    def _choose_raters(self, dimension: str) -> list[str]:
+        return self._figures.choose_raters(dimension, self._raters)
+
     def _write_dimension(self, dimension: str) -> Iterator[str]:
         kind, levels = self._figures.type_of(dimension), self._figures.levels_of(dimension)
         yield from ("", f"## {dimension or 'The figures'}", "", f"Scale ({kind}): {', '.join(levels)}.")
         yield from self._write_raters(dimension, kind)
         yield from self._write_alternative(dimension)
         yield from self._write_people(dimension, kind)
-        if len(self._raters) > 1:
+        if len(self._choose_raters(dimension)) > 1:
             yield from self._write_raters_among_themselves(dimension, kind)
         yield from self._write_slices(dimension, kind)
         yield from self._write_confusions(dimension)
@@ -166,12 +170,13 @@ class _Report:
         return pooled + [who for who in found if who[1] != EACH_ANNOTATOR] if population == "all" else pooled
 
     def _write_raters(self, dimension: str, kind: str) -> Iterator[str]:
-        if not self._raters:
+        raters = self._choose_raters(dimension)
+        if not raters:
             return
         populations = list_populations(self._figures, dimension)
         yield from ("", "### Raters and people", "")
         lines: list[tuple[str, Who]] = []
-        for rater in self._raters:
+        for rater in raters:
             for comparison, with_whom in (
                 ("rater_target", TARGET),
                 ("rater_rest", REST),
@@ -194,6 +199,7 @@ class _Report:
         line = [show_count(first, "num_units"), show_share(first.get("coverage"))]
         cells = self._figures.find_cells(where, panel, columns)
         yield from write_table(["units", "of two ratings or more", *map(title, columns)], [[*line, *cells]])
+        yield from self._write_before_and_after(where, columns if kind == "nominal" else (*columns, "icc_3_1"))
         yield ""
         pairs = [who for who in self._figures.list_who(where, "rater_rater") if who[2]]
         yield from self._write_pairs(dimension, kind, [("all", who) for who in pairs])
@@ -205,6 +211,17 @@ class _Report:
                 tested = [show_p(row.get("p_value")), show_p(row.get("p_adjusted"))]
                 lines.append([who[1], who[2], title(name), show(row, sign=True), *tested])
         yield from write_table(["first", "second", "statistic", "difference", "p", "p (Holm)"], lines)
+
+    def _write_before_and_after(self, where: Where, columns: Sequence[str]) -> Iterator[str]:
+        lines = []
+        for time, comparison in PANEL_COMPARISONS.items():
+            for who in self._figures.list_who(where, comparison):
+                rows = [self._figures.find(where, who, column) for column in columns]
+                cells = [show(row, sign=time == "change") for row in rows]
+                lines.append([time, who[1], show_count(rows[0], "num_compared"), *cells])
+        if lines:
+            yield from ("", "Before and after, on the units that all of these rated; the change is paired:", "")
+            yield from write_table(["", "raters", "units", *map(title, columns)], lines)
 
     def _write_pairs(
         self, dimension: str, kind: str, pairs: Sequence[tuple[str, Who]], limit: int = MAX_LINES
@@ -223,7 +240,7 @@ class _Report:
         lines = []
         for population in list_populations(self._figures, dimension):
             where = (dimension, population, "", "")
-            for rater in self._raters:
+            for rater in self._choose_raters(dimension):
                 who = ("alternative_test", rater, ALL_ANNOTATORS)
                 rate, advantage = (self._figures.find(where, who, n) for n in ("winning_rate", "advantage_probability"))
                 verdict = rate.get("undefined") or ("passes" if (rate.get("value") or 0.0) >= 0.5 else "does not pass")

@@ -18,7 +18,7 @@ from judgetrace.agreement.bootstrap import Resampler, adjust_holm, find_interval
 from judgetrace.agreement.counts import EMPTY_COUNTS, Counts, add_counts, decode_pairs
 from judgetrace.agreement.measures import Measured, measure_counts
 from judgetrace.agreement.rating_codes import RatingCodes
-from judgetrace.agreement.tables import EACH_ANNOTATOR, TableKey, TestSums, list_expected
+from judgetrace.agreement.tables import EACH_ANNOTATOR, PANEL_TIMES, TARGET, TableKey, TestSums
 
 AGREEMENT = pa.schema(
     [
@@ -55,8 +55,12 @@ COMPARISONS = {
     "rater_rater": "rater_rater",
     "rater_panel": "rater_rater",
     "rater_complete": "rater_rater",
+    "rater_before_panel": "raters_before",  # raters with each other, where the config names raters before and after
+    "rater_before_complete": "raters_before",
+    "rater_after_panel": "raters_after",
+    "rater_after_complete": "raters_after",
 }
-"""Kind of table -> comparison. Rows of `difference` and `alternative_test` follow from several tables."""
+"""Kind of table -> comparison. Rows of `difference`, `raters_change` and `alternative_test` follow from several."""
 
 CEILING = "the human ceiling"
 POPULATIONS = ("filtered", "all")
@@ -164,8 +168,6 @@ class _Population:
             if key.kept in self._flags:
                 own = found.setdefault((key.slice_by, key.slice), {})
                 own.setdefault((key.kind, key.who, key.with_whom), []).append(counts)
-        for expected in list_expected(self._rules.raters):
-            found["", ""].setdefault(expected, [])
         for slice_by, name in sorted(found):
             where = {"dimension": self._counts.dimension, "population": self._population}
             where |= {"slice_by": slice_by, "slice": name}
@@ -173,6 +175,9 @@ class _Population:
             self._measure_slice(where, tables)
         about = {"dimension": self._counts.dimension, "population": self._population, "slice_by": "", "slice": ""}
         for rater in self._rules.raters:
+            if ("rater_target", rater, TARGET) not in found["", ""]:
+                # It was not asked about this dimension.
+                continue
             sums = [self._counts.tests.get((self._counts.dimension, rater, flag), {}) for flag in self._flags]
             self._results.rows += list_test_rows(about | {"who": rater}, sums, self._rules.eps)
 
@@ -196,8 +201,8 @@ class _Population:
             ]
             if kind in ("rater_target", "human_ceiling"):
                 self._results.confusions.append({**about, **_confuse(counts, codes)})
-        for first, second, whom in _find_differences(measured):
-            names = {"comparison": "difference", "who": first[1], "with_whom": whom}
+        for comparison, first, second, whom in _find_differences(measured):
+            names = {"comparison": comparison, "who": first[1], "with_whom": whom}
             self._add_difference({**where, **names, "num_units": base["units"]}, measured[first], measured[second])
 
     def _add_difference(self, about: dict[str, Any], first: Measured, second: Measured) -> None:
@@ -213,13 +218,17 @@ class _Population:
             self._results.rows.append(row)
 
 
-def _find_differences(measured: Mapping[Name, Measured]) -> Iterator[tuple[Name, Name, str]]:
-    """Find what is compared: first, second, and what the second is called."""
+def _find_differences(measured: Mapping[Name, Measured]) -> Iterator[tuple[str, Name, Name, str]]:
+    """Find what is compared: comparison, first, second, and what the second is called."""
+    before = {kind: (kind, who, with_whom) for kind, who, with_whom in measured if kind.startswith(PANEL_TIMES[0])}
     for kind, who, with_whom in measured:
         if kind == "paired" and who < with_whom and (kind, with_whom, who) in measured:
-            yield (kind, who, with_whom), (kind, with_whom, who), with_whom
+            yield "difference", (kind, who, with_whom), (kind, with_whom, who), with_whom
         if kind == "rater_rest" and ("ceiling_beside", who, with_whom) in measured:
-            yield (kind, who, with_whom), ("ceiling_beside", who, with_whom), CEILING
+            yield "difference", (kind, who, with_whom), ("ceiling_beside", who, with_whom), CEILING
+        if kind.startswith(PANEL_TIMES[1]):
+            earlier = before[kind.replace(PANEL_TIMES[1], PANEL_TIMES[0])]
+            yield "raters_change", (kind, who, with_whom), earlier, earlier[1]
 
 
 def _describe(value: float, replicates: np.ndarray | None, level: float) -> dict[str, float | None]:

@@ -17,7 +17,7 @@ from judgetrace.agreement.intake import IntakeRules, Origin, Source, admit_rows,
 from judgetrace.agreement.name_hash import hash_strings
 from judgetrace.agreement.sources import Inputs, make_unit_rules
 from judgetrace.agreement.survey import Survey, check_slice, check_slice_names
-from judgetrace.agreement.tables import BucketCounts, TableKey, TestSums
+from judgetrace.agreement.tables import BucketCounts, TableKey, TestSums, list_expected
 from judgetrace.agreement.tally import count_bucket
 from judgetrace.agreement.units import UnitRules, make_units
 from judgetrace.config import UserError
@@ -133,6 +133,13 @@ class Total:
             for annotator, numbers in sums.items():
                 known[annotator] = known[annotator] + numbers if annotator in known else numbers
 
+    def expect(self, rules: UnitRules) -> None:
+        """Make the tables that each dimension has figures of, even where nothing was counted."""
+        for dimension in sorted({key.dimension for key in self._parts}):
+            raters = [name for _, name in rules.list_raters(dimension)]
+            for name in list_expected(raters, rules.list_panel(dimension)):
+                self._parts.setdefault(TableKey(dimension, "", "", *name, kept=True), [])
+
     def finish(self) -> dict[TableKey, Counts]:
         """Return the tables, in a fixed order."""
         return {key: add_counts(self._parts[key], self.clusters.is_folded) for key in sorted(self._parts)}
@@ -163,6 +170,7 @@ def collect_counts(config: MeasureAgreementConfig, inputs: Inputs, folder: Folde
         tasks = [own for own in pieces if own]
         for counts in run_tasks("count", lambda _, own: count_pieces(folder, schema, rules, own), tasks):
             total.add(counts)
+        total.expect(rules)
         return Collected(survey, rules, total)
     finally:
         folder.delete_all_below("_staging")

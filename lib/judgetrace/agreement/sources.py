@@ -8,7 +8,7 @@ from typing import Any
 
 from judgetrace.agreement.config import MeasureAgreementConfig, TableConfig
 from judgetrace.agreement.intake import IntakeRules, Source
-from judgetrace.agreement.rated_corpora import find_foreign_runs
+from judgetrace.agreement.rated_corpora import find_foreign_runs, read_asked_dimensions
 from judgetrace.agreement.survey import Survey
 from judgetrace.agreement.units import UnitRules
 from judgetrace.config import UserError
@@ -105,7 +105,9 @@ def _find_sources(
     for run in config.raters:
         name = run.rstrip("/").rpartition("/")[2]
         # Not `target_source`: an item is rated once, also where each of its annotators makes a unit of it.
-        add(Source(name, "rater", who="rater_id", rating="rating", outcome="outcome"), _list_run_files(run))
+        asked = read_asked_dimensions(run)
+        source = Source(name, "rater", who="rater_id", rating="rating", outcome="outcome", dimensions=asked)
+        add(source, _list_run_files(run))
     for number, table in enumerate(config.tables):
         found = list_source_files(SourceConfig(paths=table.paths, format="parquet"))
         add(_describe_table(number, table, config.slices.columns, found[0]), found)
@@ -191,8 +193,10 @@ def make_unit_rules(config: MeasureAgreementConfig, inputs: Inputs, survey: Surv
         scales=inputs.scales,
         target=inputs.target,
         kinds=tuple(source.kind for source in inputs.sources),
+        asked=tuple(source.dimensions for source in inputs.sources),
         raters=tuple(raters),
         rater_names=names,
+        panel=find_panel(config, names),
         annotators={dimension: tuple(sorted(own[: config.max_annotators])) for dimension, own in named.items()},
         complete={
             dimension: tuple(sorted(own))
@@ -205,6 +209,17 @@ def make_unit_rules(config: MeasureAgreementConfig, inputs: Inputs, survey: Surv
         split=config.split,
         split_config=inputs.split_config,
     )
+
+
+def find_panel(config: MeasureAgreementConfig, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Find the pairs of raters whose agreement with each other is measured before and after.
+
+    Raises UserError for a rater that did not rate, unless its pair is optional.
+    """
+    unknown = sorted({name for pair in config.panel if not pair.optional for name in pair.names} - {*names})
+    if unknown:
+        raise UserError(f"panel: there are no raters {unknown[:5]}; there are {sorted(names)[:20]}")
+    return tuple(pair.names for pair in config.panel if {*pair.names} <= {*names})
 
 
 def name_raters(raters: Sequence[tuple[int, str]], sources: Sequence[str]) -> tuple[str, ...]:

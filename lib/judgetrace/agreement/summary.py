@@ -27,7 +27,8 @@ def print_first_look(console: Console, rows: Sequence[Row], facts: ReportFacts) 
             table.add_column(name, no_wrap=name == title(statistic), overflow="fold")
         for population in list_populations(figures, dimension):
             units = f"{population}: {count_units(figures, dimension, population):,}"
-            for who, with_whom, row in _list_lines(figures, (dimension, population, "", ""), facts.raters, statistic):
+            where, raters = (dimension, population, "", ""), figures.choose_raters(dimension, facts.raters)
+            for who, with_whom, row in _list_lines(figures, where, raters, statistic):
                 table.add_row(*map(Text, (units, who, with_whom, show(row), show_share(row.get("coverage")))))
                 units = ""
             table.add_section()

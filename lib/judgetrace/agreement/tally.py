@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,17 @@ from judgetrace.agreement.counts import (
     sum_features,
 )
 from judgetrace.agreement.rating_codes import NO_RATING
-from judgetrace.agreement.tables import ALL_ANNOTATORS, ALL_RATERS, EACH_ANNOTATOR, REST, TARGET, BucketCounts, TableKey
+from judgetrace.agreement.tables import (
+    ALL_ANNOTATORS,
+    ALL_RATERS,
+    EACH_ANNOTATOR,
+    PANEL_TIMES,
+    REST,
+    TARGET,
+    BucketCounts,
+    TableKey,
+    name_panel,
+)
 from judgetrace.agreement.units import NOT_ASKED, UnitRules, Units
 
 
@@ -177,24 +188,26 @@ class _Tally:
             self._add(self.overall, (kind, who, ""), make_complete_features(counts, ratings), units)
 
     def _count_raters(self) -> None:
-        units, names = self.units, self.rules.rater_names
+        units, asked = self.units, self.rules.list_raters(self.units.dimension)
         target = units.target[units.rated_unit]
-        for number, name in enumerate(names):
+        for number, name in asked:
             ratings = units.ratings[:, number]
             if not (ratings != NOT_ASKED).any():
                 continue
             rated = units.rated_unit
             self._add_pairs(self.groupings, ("rater_target", name, TARGET), ratings, target, rated)
             self._count_rater_and_annotators(name, ratings)
-            for other_number, other in enumerate(names):
+            for other_number, other in asked:
                 others = units.ratings[:, other_number]
                 if other_number != number:
                     both = np.where(others >= 0, ratings, NO_RATING)
                     self._add_pairs(self.overall, ("paired", name, other), both, target, rated)
                 if other_number > number:
                     self._add_pairs(self.groupings, ("rater_rater", name, other), ratings, others, rated)
-        if len(names) > 1 and len(units.ratings):
-            self._count_rater_panel()
+        if len(asked) > 1:
+            levels = units.codes.read_levels(units.ratings[:, [number for number, _ in asked]])
+            self._add_panel(self.groupings, "rater", ALL_RATERS, levels, units.rated_unit)
+            self._count_before_and_after({name: levels[:, place] for place, (_, name) in enumerate(asked)})
 
     def _count_rater_and_annotators(self, name: str, ratings: np.ndarray) -> None:
         units = self.units
@@ -246,15 +259,28 @@ class _Tally:
             if found:
                 self.found.tests[units.dimension, name, flag] = found
 
-    def _count_rater_panel(self) -> None:
-        units, levels = self.units, self.units.codes.num_levels
-        ratings = units.codes.read_levels(units.ratings)
-        counts = np.stack([(ratings == level).sum(axis=1) for level in range(levels)], axis=1).astype(np.int64)
+    def _count_before_and_after(self, levels: Mapping[str, np.ndarray]) -> None:
+        """Count how raters agree with each other before and after, on the same units; `levels` [Q] of each rater."""
+        pairs = self.rules.list_panel(self.units.dimension)
+        if not pairs:
+            return
+        whole = np.flatnonzero(np.all([levels[name] >= 0 for pair in pairs for name in pair], axis=0))
+        for kind, names in zip(PANEL_TIMES, zip(*pairs, strict=True), strict=True):
+            own = np.stack([levels[name][whole] for name in names], axis=1)
+            self._add_panel(self.overall, kind, name_panel(names), own, self.units.rated_unit[whole])
+
+    def _add_panel(
+        self, groupings: list[_Grouping], kind: str, who: str, ratings: np.ndarray, units: np.ndarray
+    ) -> None:
+        """Add the levels [Q, k] of raters (negative: none), and for ICCs those of the units that all of them rated."""
+        if not len(units):
+            return
+        levels = range(self.units.codes.num_levels)
+        counts = np.stack([(ratings == level).sum(axis=1) for level in levels], axis=1).astype(np.int64)
         first, row_of = combine_codes(list(counts.T))
-        panel = make_panel_features(counts[first])
-        self._add(self.groupings, ("rater_panel", ALL_RATERS, ""), panel, units.rated_unit, row_of)
+        self._add(groupings, (f"{kind}_panel", who, ""), make_panel_features(counts[first]), units, row_of)
         whole = np.flatnonzero((ratings >= 0).all(axis=1))
-        self._add_complete("rater_complete", ALL_RATERS, counts[whole], ratings[whole], units.rated_unit[whole])
+        self._add_complete(f"{kind}_complete", who, counts[whole], ratings[whole], units[whole])
 
 
 def _find_rest_targets(units: Units, rules: UnitRules) -> np.ndarray:

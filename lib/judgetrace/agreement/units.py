@@ -32,8 +32,10 @@ class UnitRules:
     scales: ScaleConfig
     target: TargetConfig
     kinds: tuple[str, ...]  # of the sources, by index
+    asked: tuple[tuple[str, ...], ...]  # of the sources: the dimensions that their raters were asked about; none: all
     raters: tuple[tuple[int, str], ...]  # (source, name), in the order of all outputs
     rater_names: tuple[str, ...]  # what to call them
+    panel: tuple[tuple[str, str], ...]  # names before and after, of those whose agreement with each other may change
     annotators: dict[str, tuple[str, ...]]  # dimension -> those with figures of their own
     complete: dict[str, tuple[str, ...]]  # dimension -> all annotators, where they are few
     slices: tuple[str, ...] = ()
@@ -46,6 +48,21 @@ class UnitRules:
     def needs_splits(self) -> bool:
         """Whether the items' splits matter."""
         return self.split is not None or "split" in self.slices
+
+    def list_raters(self, dimension: str) -> list[tuple[int, str]]:
+        """List the raters that were asked about a dimension: place among all raters, name."""
+        named = zip(self.raters, self.rater_names, strict=True)
+        return [
+            (place, name)
+            for place, ((source, _), name) in enumerate(named)
+            if dimension in (self.asked[source] or (dimension,))
+        ]
+
+    def list_panel(self, dimension: str) -> list[tuple[str, str]]:
+        """List the pairs of raters before and after that were asked about a dimension; one pair is no panel."""
+        asked = {name for _, name in self.list_raters(dimension)}
+        pairs = [pair for pair in self.panel if asked.issuperset(pair)]
+        return pairs if len(pairs) > 1 else []
 
     def has_kind(self, kind: Kind) -> np.ndarray:
         """Whether each source is of a kind."""

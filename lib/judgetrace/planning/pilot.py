@@ -5,16 +5,22 @@ The first units of a corpus are a sample of it: shards are filled in an order th
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from judgetrace.accounting import add_tallies
 from judgetrace.config import UserError
 from judgetrace.corpus import read_manifests
-from judgetrace.ledger import current_shard_files
+from judgetrace.ledger import current_shard_files, read_tally
 from judgetrace.planning.engine_model import EngineRun, run_engine
+from judgetrace.products import TRACE_PRODUCT
 from judgetrace.run_folder import RunFolder
+from judgetrace.run_report import describe_state, tally_run
 from judgetrace.storage import Folder
 from judgetrace.trace_config import InferTracesConfig
 from judgetrace.unit_run import share_shards
@@ -37,21 +43,48 @@ class PilotUnit:
 
 
 @dataclass(frozen=True)
+class PilotCall:
+    """One of the calls that a pilot was sampled in."""
+
+    engine_s: float
+    """Seconds with a draw in flight, added over engines."""
+    seconds: float
+    """From the start of the pool to its end."""
+    num_engines: int
+    """Engines that drew."""
+
+    @property
+    def overhead_s(self) -> float:
+        """What it took besides sampling: start, last commits, end."""
+        return max(0.0, self.seconds - self.engine_s / self.num_engines)
+
+
+@dataclass(frozen=True)
 class Pilot:
     """A pilot's units, and what it ran on."""
 
     units: tuple[PilotUnit, ...]
     spare_tokens: tuple[int, ...]
     """Output tokens of all finished draws."""
-    engine_s: float
-    """Seconds with a draw in flight, added over engines."""
-    seconds: float
-    """Of all calls, from the start of the pool to its end."""
-    num_calls: int
-    num_engines: int
+    calls: tuple[PilotCall, ...]
     config: InferTracesConfig
     units_per_row: float
     units_per_shard: int
+
+    @property
+    def engine_s(self) -> float:
+        """Seconds with a draw in flight, added over engines and calls."""
+        return sum(call.engine_s for call in self.calls)
+
+    @property
+    def seconds(self) -> float:
+        """Of all calls, from the start of the pool to its end."""
+        return sum(call.seconds for call in self.calls)
+
+    @property
+    def num_engines(self) -> int:
+        """Engines that drew, added over calls: an engine fills its slots, and runs out of work, in each call anew."""
+        return sum(call.num_engines for call in self.calls)
 
     @property
     def one_at_a_time(self) -> bool:
@@ -60,8 +93,8 @@ class Pilot:
 
     @property
     def overhead_s(self) -> float:
-        """What a call takes besides sampling: start, last commits, end."""
-        return max(0.0, self.seconds - self.engine_s / self.num_engines) / self.num_calls
+        """What a call takes besides sampling."""
+        return sum(call.overhead_s for call in self.calls) / len(self.calls)
 
     def lengths(self) -> list[list[float]]:
         """Return the output tokens of each unit's needed draws, at least one each: a draw takes a while."""
@@ -98,34 +131,41 @@ class Pilot:
 
 
 def read_pilot(url: str) -> Pilot:
-    """Read a finished pilot. Raises UserError for what is none."""
+    """Read a pilot that has ended. Raises UserError for what is none."""
     run = RunFolder(Folder(url))
     newest = run.newest_driver()
     driver = run.read_driver(newest) if newest >= 0 else {}
     if driver.get("job") != "infer_traces":
         found = f"a run of {driver['job']}" if driver else "no run"
         raise UserError(f"pilot = {url}: {found}; expected the run folder of infer_traces, as --limit 200 leaves it")
+    _check_ended(run, driver)
     names = list(current_shard_files(run.folder / "traces").values())
     units, spare = read_units(run.folder / "traces", names)
-    states = list(run.read_states().values())
-    engine_s = sum(float(state.get("engine_s", 0.0)) for state in states)
-    if not MIN_UNITS <= len(units) <= MAX_UNITS or engine_s <= 0:
+    calls = _read_calls(run, len(names))
+    if not MIN_UNITS <= len(units) <= MAX_UNITS or not calls:
+        engine_s = sum(call.engine_s for call in calls)
         raise UserError(
             f"pilot = {url}: {len(units):,} decided units in {engine_s:.1f} s of engine time; expected {MIN_UNITS} to "
             f"{MAX_UNITS:,} units of a run that has ended: python -m jobs.infer_traces CONFIG.toml --limit 200"
         )
-    manifests = read_manifests(Folder(driver["corpus"]))
+    manifests, config = read_manifests(Folder(driver["corpus"])), InferTracesConfig.model_validate(driver["config"])
+    share = _share_of_splits(manifests, config.splits)
     return Pilot(
         units=tuple(units),
         spare_tokens=tuple(spare),
-        engine_s=engine_s,
-        seconds=sum(float(state.get("seconds", 0.0)) for state in states),
-        num_calls=sum(1 for state in states if state.get("engine_s")),
-        num_engines=_count_engines(states, len(names)),
-        config=InferTracesConfig.model_validate(driver["config"]),
-        units_per_row=_count_units_per_row(manifests),
-        units_per_shard=int(manifests[0]["config"]["shards"]["units_per_shard"]),
+        calls=calls,
+        config=config,
+        units_per_row=share * _count_units_per_row(manifests),
+        units_per_shard=max(1, round(share * int(manifests[0]["config"]["shards"]["units_per_shard"]))),
     )
+
+
+def _share_of_splits(manifests: list[dict[str, Any]], splits: Sequence[str]) -> float:
+    """Compute the share of the units that lie in these splits; all of them where none is named."""
+    units: Counter[str] = Counter()
+    for manifest in manifests:
+        units.update(manifest["counts"].get("splits", {}))
+    return sum(units[split] for split in splits) / units.total() if splits and units.total() else 1.0
 
 
 def _count_units_per_row(manifests: list[dict[str, Any]]) -> float:
@@ -136,10 +176,49 @@ def _count_units_per_row(manifests: list[dict[str, Any]]) -> float:
     return float(units / max(1, sum(own.get("source_rows", own["rows_in"]) for own in counts)))
 
 
-def _count_engines(states: list[dict[str, Any]], num_shards: int) -> int:
-    """Count the engines that had work: each works on whole shards."""
-    most = max((sum(state.get("states", {}).values()) for state in states), default=1)
-    return max(1, min(num_shards, int(most)))
+def _check_ended(run: RunFolder, driver: dict[str, Any]) -> None:
+    """Raise UserError for a run that has not ended, or ended without publishing all that it had decided.
+
+    Its engine seconds are of all its work, its units only those published: the rate would come out too low.
+    """
+    state, last = describe_state(run, time.time())
+    if run.has_manifest():
+        return
+    if last.get("state") in ("running", "stopping"):
+        raise _make_not_ended_error(run, f"the run is {state}")
+    traces = run.folder / "traces"
+    published = add_tallies(read_tally(traces, name) for name in current_shard_files(traces).values()).num_units
+    # A call that finds nothing to do leaves no word.
+    if not last and published < driver["units"]:
+        raise _make_not_ended_error(run, f"the run is {state}")
+    decided = tally_run(run.folder, Folder(driver["corpus"]), TRACE_PRODUCT).num_units
+    if published < decided:
+        unpublished = f"{decided - published:,} of {decided:,} decided units are not in traces/"
+        raise _make_not_ended_error(run, f"the run is {state}, and {unpublished}")
+
+
+def _make_not_ended_error(run: RunFolder, found: str) -> UserError:
+    return UserError(
+        f"pilot = {run.folder.url}: {found}\nexpected: a run that has ended and published all that it decided, as its "
+        "engine time is that of all its work\nWait for its end, or run its command again until it ends."
+    )
+
+
+def _read_calls(run: RunFolder, num_shards: int) -> tuple[PilotCall, ...]:
+    """Read the calls in which something was drawn: one that found all decided tells nothing of engines."""
+    return tuple(
+        PilotCall(float(state["engine_s"]), float(state.get("seconds", 0.0)), _count_engines(state, num_shards))
+        for state in run.read_states().values()
+        if state.get("engine_s")
+    )
+
+
+def _count_engines(state: dict[str, Any], num_shards: int) -> int:
+    """Count the engines that drew in a call."""
+    if "num_engines" in state:
+        return max(1, int(state["num_engines"]))
+    # Runs of earlier versions tell only which there were at the end, idle ones among them; each works on whole shards.
+    return max(1, min(num_shards, int(sum(state.get("states", {}).values()))))
 
 
 def read_units(traces: Folder, names: list[str]) -> tuple[list[PilotUnit], list[int]]:

@@ -65,7 +65,8 @@ def describe_basis(pilot: Pilot, forecaster: Forecaster, config: PlanRunConfig) 
     rates, stats, prices = forecaster.rates, forecaster.statistics, config.prices
     source = "the pilot's own seconds and slots" if rates.is_measured else "engine.tokens_per_s of the config"
     return [
-        f"Pilot: {len(pilot.units):,} units on {pilot.num_engines} engine(s) of {pilot.config.engine.slots} slots; "
+        f"Pilot: {len(pilot.units):,} units on {pilot.num_engines} engine(s) of {pilot.config.engine.slots} slots"
+        f"{f' in {len(pilot.calls)} calls' if len(pilot.calls) > 1 else ''}; "
         f"{stats.accepted[0]:.1%} accepted; {stats.output_tokens[0]:,.0f} output tokens a unit, those of draws in vain "
         "apart.",
         f"Intervals ({config.confidence:.0%}): a bootstrap over the pilot's items. The whole run samples as the pilot "

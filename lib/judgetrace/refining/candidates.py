@@ -15,17 +15,11 @@ import pyarrow as pa
 from judgetrace.guideline import Guideline, normalise_heading
 from judgetrace.refining.calls import Answer, Call
 from judgetrace.refining.candidate_config import CandidatesConfig, GeneratorConfig, SelectionConfig
-from judgetrace.refining.clusters import cluster_vectors
-from judgetrace.refining.critiques import (
-    CRITIQUES,
-    ChosenTrace,
-    Critique,
-    make_critique_call,
-    read_critiques,
-    tabulate_critiques,
-)
+from judgetrace.refining.critiques import CRITIQUES, ChosenTrace, make_critique_call, read_reply
 from judgetrace.refining.lint import LintConfig, LintTask, lint_text
+from judgetrace.refining.losses import Losses
 from judgetrace.refining.refine_prompts import Part, RefinePrompts
+from judgetrace.refining.rubric_source import RubricSource, make_rubric_source
 from judgetrace.refining.token_counter import TokenCounter
 from judgetrace.refining.trace_choice import ChosenTraces
 from judgetrace.refining.writing import Rounds, Writer, WriterSettings, Written, run_together
@@ -53,6 +47,8 @@ class Candidate:
     error: str | None = None
     num_calls: int = 0
     """Calls of the generator that it was made from; those that other candidates are made from, too, are counted."""
+    losses: Losses | None = None
+    """None for the original."""
 
     @property
     def is_sound(self) -> bool:
@@ -122,44 +118,40 @@ class CandidateWriter:
         """Write candidates, the original first; returns them and the critiques (critiques.CRITIQUES)."""
         kinds, seeds = set(self._config.kinds), self._config.seeds
         works: dict[str, Rounds[Written]] = {}
-        tables: list[pa.Table] = []
-        asked: dict[str, int] = {}
-        if kinds & {"rubric", "both"}:
-            failures, rubric_parts, tables = self._collect_critiques(chosen, ask, embed)
-            for seed in seeds:
-                if failures is None:
-                    asked[f"rubric-{seed}"] = len(chosen.list_traces(seed, self._selection.rubric_per_level))
-                works[f"rubric-{seed}"] = self._write_rubric(rubric_parts[seed], failures, seed)
+        sources = self._collect_critiques(chosen, ask, embed) if kinds & {"rubric", "both"} else {}
+        for seed, source in sources.items():
+            works[f"rubric-{seed}"] = self._write_rubric(source, seed)
         if kinds & {"instructions", "both"}:
             for seed in seeds:
                 works[f"instructions-{seed}"] = self._write_instructions(chosen, seed)
         written, num_calls = run_together(lambda calls: ask("write guidelines", calls), works)
-        num_calls.update(asked)
+        num_calls.update({f"rubric-{seed}": source.num_calls for seed, source in sources.items()})
         candidates = [Candidate(ORIGINAL, ORIGINAL, None, self._parts.text)]
         for kind in self._config.kinds:
-            candidates += [self._make(kind, seed, written, num_calls, chosen) for seed in seeds]
+            candidates += [
+                self._make(kind, seed, written=written, num_calls=num_calls, chosen=chosen, sources=sources)
+                for seed in seeds
+            ]
+        tables = [source.critiques for source in sources.values()]
         return mark_repeated(candidates), pa.concat_tables([CRITIQUES.empty_table(), *tables])
 
-    def _collect_critiques(
-        self, chosen: ChosenTraces, ask: Ask, embed: Embed
-    ) -> tuple[str | None, dict[int, list[Part]], list[pa.Table]]:
-        """Ask for the critiques of all seeds' traces, and pick those that rubrics are written from."""
+    def _collect_critiques(self, chosen: ChosenTraces, ask: Ask, embed: Embed) -> dict[int, RubricSource]:
+        """Ask for the critiques of all seeds' traces, and pick those that each seed's rubric is written from."""
         by_seed = {seed: chosen.list_traces(seed, self._selection.rubric_per_level) for seed in self._config.seeds}
         sources = {(trace.level, trace.unit): trace for traces in by_seed.values() for trace in traces}
         try:
             calls = [self._make_critique_call(trace) for trace in sources.values()]
         except ValueError as error:
-            return str(error), {seed: [] for seed in by_seed}, []
-        answers = dict(zip(sources, ask("critiques", calls), strict=True))
-        found = {key: read_critiques(answer, self._config.max_critiques) for key, answer in answers.items()}
-        sentences = list(dict.fromkeys(sentence for some in found.values() for sentence in some))
+            return dict.fromkeys(by_seed, RubricSource(error=str(error)))
+        answers = zip(sources, ask("critiques", calls), strict=True)
+        replies = {key: read_reply(answer, self._config.max_critiques) for key, answer in answers}
+        sentences = list(dict.fromkeys(sentence for reply in replies.values() for sentence in reply.sentences))
         vectors = dict(zip(sentences, embed(sentences), strict=True)) if sentences else {}
-        parts, tables = {}, []
-        for seed, traces in by_seed.items():
-            critiques = [Critique(text, trace) for trace in traces for text in found[trace.level, trace.unit]]
-            parts[seed], table = self._pick(critiques, vectors, seed)
-            tables.append(table)
-        return None, parts, tables
+        clusters = self._config.clusters
+        return {
+            seed: make_rubric_source(traces, replies, vectors, self._levels, config=clusters, seed=seed)
+            for seed, traces in by_seed.items()
+        }
 
     def _make_critique_call(self, trace: ChosenTrace) -> Call:
         return make_critique_call(
@@ -171,30 +163,10 @@ class CandidateWriter:
             thinking_tokens=self._generator.thinking_tokens,
         )
 
-    def _pick(
-        self, critiques: Sequence[Critique], vectors: dict[str, np.ndarray], seed: int
-    ) -> tuple[list[Part], pa.Table]:
-        """Cluster each level's critiques; returns those nearest the centroids, levels in turn, and the table of all."""
-        picked: list[list[Part]] = []
-        tables = [CRITIQUES.empty_table()]
-        for level in self._levels:
-            own = [critique for critique in critiques if critique.source.level == level]
-            if not own:
-                continue
-            clusters = cluster_vectors(np.array([vectors[c.sentence] for c in own]), self._config.clusters, seed)
-            used = clusters.pick_nearest(self._config.clusters.nearest, [c.sentence.casefold() for c in own])
-            about = zip(clusters.labels.tolist(), clusters.distances.tolist(), used.tolist(), strict=True)
-            tables.append(tabulate_critiques(seed, own, about))
-            order = np.lexsort((clusters.distances, clusters.labels))
-            picked.append([Part(level, own[at].sentence) for at in order if used[at]])
-        longest = max(map(len, picked), default=0)
-        parts = [some[at] for at in range(longest) for some in picked if at < len(some)]
-        return parts, pa.concat_tables(tables)
-
-    def _write_rubric(self, parts: Sequence[Part], failure: str | None, seed: int) -> Rounds[Written]:
-        if failure is not None:
-            return Written(None, failure)
-        return (yield from self._writer.write("rubric", self._parts.rubric, parts, self._levels, seed))
+    def _write_rubric(self, source: RubricSource, seed: int) -> Rounds[Written]:
+        if source.error is not None:
+            return Written(None, source.error)
+        return (yield from self._writer.write("rubric", self._parts.rubric, source.parts, self._levels, seed))
 
     def _write_instructions(self, chosen: ChosenTraces, seed: int) -> Rounds[Written]:
         traces = chosen.list_traces(seed, self._selection.instructions_per_level)
@@ -203,13 +175,23 @@ class CandidateWriter:
         return (yield from self._writer.write("instructions", shown, parts, self._levels, seed))
 
     def _make(
-        self, kind: str, seed: int, written: Mapping[str, Written], num_calls: Mapping[str, int], chosen: ChosenTraces
+        self,
+        kind: str,
+        seed: int,
+        *,
+        written: Mapping[str, Written],
+        num_calls: Mapping[str, int],
+        chosen: ChosenTraces,
+        sources: Mapping[int, RubricSource],
     ) -> Candidate:
         """Put what was written in its place, and lint the whole."""
         name, calls = f"{kind}-{seed}", sum(num_calls.get(part, 0) for part in list_parts(kind, seed))
-        errors = [written[part].error for part in list_parts(kind, seed) if written[part].error]
+        own = [written[part] for part in list_parts(kind, seed)]
+        counts = () if kind == "instructions" else sources[seed].counts
+        losses = Losses(sum(part.num_drafts for part in own), sum(part.num_lost for part in own), counts)
+        errors = [part.error for part in own if part.error]
         if errors:
-            return Candidate(name, kind, seed, "", error="; ".join(map(str, errors)), num_calls=calls)
+            return Candidate(name, kind, seed, "", error="; ".join(errors), num_calls=calls, losses=losses)
         rubric = procedure = None
         if kind != "instructions":
             rubric = _lower_headings(written[f"rubric-{seed}"].text or "", "###")
@@ -224,7 +206,7 @@ class CandidateWriter:
         items = [trace.item for trace in chosen.list_traces(seed, self._selection.per_level)]
         findings = lint_text(text, self._task, items, self._lint, rubric=rubric, procedure=procedure)
         problems = tuple(f"{f.reason}: {f.detail}" for f in findings)
-        return Candidate(name, kind, seed, text, problems, num_calls=calls)
+        return Candidate(name, kind, seed, text, problems, num_calls=calls, losses=losses)
 
 
 def list_parts(kind: str, seed: int) -> list[str]:

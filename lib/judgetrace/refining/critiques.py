@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from judgetrace.prompts import shorten_fields
 from judgetrace.refining.calls import Answer, Call, derive_seed
+from judgetrace.refining.losses import explain_answer
 from judgetrace.refining.refine_prompts import RefinePrompts
 from judgetrace.refining.token_counter import TokenCounter
 from judgetrace.refining.writing import MARGIN_TOKENS
@@ -52,6 +53,14 @@ class Critique:
 
     sentence: str
     source: ChosenTrace
+
+
+@dataclass(frozen=True)
+class CritiqueReply:
+    """What a trace gave: sentences, or why there are none."""
+
+    sentences: tuple[str, ...]
+    problem: str | None = None
 
 
 def make_critique_call(
@@ -100,6 +109,16 @@ def read_critiques(answer: Answer, most: int) -> list[str]:
     kept = [text for text in sentences if LEAST_WORDS <= len(_WORD.findall(text)) <= MOST_WORDS and text[-1] != ":"]
     first = {text.casefold(): text for text in reversed(kept)}
     return [first[text] for text in dict.fromkeys(text.casefold() for text in kept)][:most]
+
+
+def read_reply(answer: Answer, most: int) -> CritiqueReply:
+    """Read the sentences of an answer, at most `most`, or why it has none."""
+    sentences = read_critiques(answer, most)
+    if sentences:
+        return CritiqueReply(tuple(sentences))
+    if answer.outcome == "answered" and answer.text:
+        return CritiqueReply((), f"no line of the answer is a sentence of {LEAST_WORDS} to {MOST_WORDS} words")
+    return CritiqueReply((), explain_answer(answer, "generator.critique_tokens"))
 
 
 def tabulate_critiques(

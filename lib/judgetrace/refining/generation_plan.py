@@ -18,6 +18,7 @@ import numpy as np
 
 from judgetrace.refining.calls import Answer, Call
 from judgetrace.refining.candidate_run import make_rule, make_writer
+from judgetrace.refining.critiques import MOST_WORDS
 from judgetrace.refining.generation import list_sections, make_task
 from judgetrace.refining.inputs import RefineInputs
 from judgetrace.refining.lint import CLOSE, OPEN
@@ -75,7 +76,8 @@ def _run_here(_: str, run: Callable[[int, Any], Any], tasks: Sequence[Any]) -> I
 def _make_up(call: Call, num_critiques: int) -> Answer:
     if call.kind == "critiques":
         name = hashlib.blake2b(repr(call.messages).encode(), digest_size=6).hexdigest()
-        length = max(4, call.max_tokens // num_critiques)
+        # A longer line is no critique, and then the calls that its rubric takes would not be counted.
+        length = min(MOST_WORDS // 2, max(4, call.max_tokens // num_critiques))
         return Answer("answered", "\n".join(f"Reason {name} {n}: " + "word " * length for n in range(num_critiques)))
     return Answer("answered", f"{OPEN}{'word ' * call.max_tokens}{CLOSE}")
 

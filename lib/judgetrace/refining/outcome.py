@@ -12,6 +12,7 @@ from judgetrace.refining.agreement_change import RATERS
 from judgetrace.refining.contest import Contest
 from judgetrace.refining.entries import Entry
 from judgetrace.refining.held_items import HeldItems, Part
+from judgetrace.refining.losses import LOSSES, list_columns
 from judgetrace.refining.standings import STANDINGS, list_standings
 from judgetrace.refining.trace_choice import TraceSupply
 
@@ -21,6 +22,12 @@ FIGURES = {
     "raters": {"icc_3_1": "icc"} | ALPHAS,
 }
 """Whose agreement -> statistic of agreement_change.CHANGES -> its name in columns of CANDIDATES."""
+PARTS: dict[Part, str] = {
+    "race": "the racing half of the validation split",
+    "confirm": "the confirming half of the validation split",
+    "test": "the test split",
+}
+"""What parts of the items are called."""
 CANDIDATES = pa.schema(
     [
         ("name", pa.string()),
@@ -42,6 +49,7 @@ CANDIDATES = pa.schema(
         ),
         # Calls of the generator that it was made from: critiques, drafts, merges; shared ones are counted for each
         ("num_calls", pa.int64()),
+        *LOSSES,
         ("num_ratings", pa.int64()),  # ratings that were made with it in all calls of this run
         ("prompt_tokens", pa.int64()),  # of these
         ("output_tokens", pa.int64()),
@@ -83,6 +91,19 @@ class Outcome:
     """Candidate -> rows of agreement_change.CHANGES on the items of the race, from the original to it."""
 
     @property
+    def why_not_measured(self) -> str | None:
+        """Why agreement was measured nowhere; None where it was."""
+        if self.measured_on is not None:
+            return None
+        part: Part = "confirm" if self.items.rule.test is None else "test"
+        if not self.items.rows[part]:
+            return f"{PARTS[part]} has no items"
+        return (
+            "no candidate was left to compare the original with, and the test split is left alone "
+            "(test.enabled = false)"
+        )
+
+    @property
     def winner(self) -> Entry:
         """The candidate that is returned."""
         return next(entry for entry in self.entries if entry.name == self.contest.winner)
@@ -98,7 +119,7 @@ def tabulate_candidates(outcome: Outcome) -> pa.Table:
         row = dict.fromkeys(CANDIDATES.names) | standings.get(entry.name, {})
         row |= {"name": candidate.name, "kind": candidate.kind, "seed": candidate.seed, "text": candidate.text or None}
         row |= {"problems": list(candidate.problems), "error": candidate.error, "why_out": entry.why_out}
-        row |= {"num_calls": candidate.num_calls}
+        row |= {"num_calls": candidate.num_calls} | list_columns(candidate.losses)
         row |= describe_agreement(outcome.raced.get(entry.name))
         row |= vars(outcome.spent.get(entry.name, Spent())) | {"is_winner": entry.name == outcome.contest.winner}
         row.pop("candidate", None)
@@ -132,6 +153,7 @@ def describe_outcome(outcome: Outcome) -> dict[str, Any]:
         "items": {part: len(rows) for part, rows in outcome.items.rows.items()},
         "groups": {part: outcome.items.count_groups(part) for part in outcome.items.rows},
         "agreement_on": outcome.measured_on,
+        "why_not_measured": outcome.why_not_measured,
         "agreement": outcome.changes.to_pylist(),
         "coverage": {time: dict(shares) for time, shares in outcome.coverage.items()},
         "notes": list(outcome.notes),

@@ -8,7 +8,8 @@ from typing import Any
 
 from judgetrace.agreement.figures import show_share, title, write_table
 from judgetrace.refining.agreement_change import RATERS, TARGET
-from judgetrace.refining.outcome import Outcome, tabulate_candidates
+from judgetrace.refining.losses import describe_losses
+from judgetrace.refining.outcome import PARTS, Outcome, tabulate_candidates
 
 VERDICTS = {
     "leads": "one candidate was left",
@@ -23,11 +24,6 @@ LEFT_OUT = {
     "hinted_unverified": "it was told the label, and verify_traces has no verdict about it",
     "hinted_leaks": "it was told the label, and names a level or says that it was told",
     "hinted_over_share": "it was told the label, and selection.max_hinted_share leaves no more room",
-}
-PARTS = {
-    "race": "the racing half of the validation split",
-    "confirm": "the confirming half of the validation split",
-    "test": "the test split",
 }
 
 
@@ -47,8 +43,8 @@ def write_report(outcome: Outcome, dimension: str, difference: str) -> str:
 
 def _write_agreement(outcome: Outcome) -> Iterator[str]:
     rows = outcome.changes.to_pylist()
-    if outcome.measured_on is None or not rows:
-        yield "Not measured: there are no items to measure it on."
+    if outcome.measured_on is None:
+        yield f"Not measured: {outcome.why_not_measured}."
         return
     yield f"On {len(outcome.items.rows[outcome.measured_on]):,} items of {PARTS[outcome.measured_on]}."
     if outcome.measured_on == "confirm":
@@ -95,6 +91,10 @@ def _write_traces(outcome: Outcome) -> Iterator[str]:
         yield "\nOther accepted traces were left out:\n"
         lines = ((f"{n:,}", reason, LEFT_OUT.get(reason, "")) for reason, n in sorted(traces.left_out.items()))
         yield from write_table(("traces", "reason", "which means"), lines)
+    lost = [(row["name"], found) for row in tabulate_candidates(outcome).to_pylist() if (found := describe_losses(row))]
+    if lost:
+        yield "\nNot all of them went in: these candidates lack what the generator gave no usable answer for.\n"
+        yield from write_table(("candidate", "lacks"), lost)
 
 
 def _write_candidates(outcome: Outcome) -> Iterator[str]:

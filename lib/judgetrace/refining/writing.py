@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 from judgetrace.prompts import shorten_fields
 from judgetrace.refining.calls import Answer, Call, derive_seed
 from judgetrace.refining.lint import CLOSE, OPEN, extract_guideline
+from judgetrace.refining.losses import explain_answer, explain_lost_drafts
 from judgetrace.refining.refine_prompts import Part, RefinePrompts
 from judgetrace.refining.token_counter import TokenCounter
 from judgetrace.refining.tree import ReduceLimits, ReducePlan, plan_reduce
@@ -23,6 +24,7 @@ MARGIN_TOKENS = 24
 PART_TOKENS = 6
 """Line breaks around a part, and what tokens merge or split at its ends."""
 LEAST_OUTPUT_TOKENS = 32
+_TRY_AGAIN = "; raise candidates.answer_tries"
 
 Result = TypeVar("Result")
 Rounds = Generator[list[Call], list[Answer], Result]
@@ -46,8 +48,10 @@ class Written:
 
     text: str | None
     error: str | None = None
+    num_drafts: int = 0
+    """Texts that were to be written from parts."""
     num_lost: int = 0
-    """Calls, but for the last one, whose part of the traces is missing from the text."""
+    """Those of them that are missing from the text: without a usable answer, or in a merge without one."""
 
 
 def run_together(
@@ -118,21 +122,27 @@ class Writer:
     ) -> Rounds[Written]:
         """Make the calls of a plan, from the parts to the last text."""
         texts: list[Part | None] = list(parts)
-        num_lost, problem = 0, ""
+        num_drafts, num_lost, problem = len(plan.levels[0]), 0, ""
+        # How many drafts each text is of; only a list of drafts and their merges has some.
+        sizes = [0] * len(parts)
         for number, groups in enumerate(plan.levels):
             kept = [[found for at in group if (found := texts[at]) is not None] for group in groups]
+            sizes = [sum(sizes[at] for at in group) if number else 1 for group in groups]
             asked = {n: group for n, group in enumerate(kept) if group and (number == 0 or len(group) > 1)}
             texts = [group[0] if len(group) == 1 else None for group in kept]
             drafts = yield from self._draft(
                 kind, guideline, list(asked.values()), level=number, output=output, seed=seed
             )
             for n, (draft, fault) in zip(asked, drafts, strict=True):
-                texts[n] = None if draft is None else Part("", draft)
-                num_lost, problem = num_lost + (draft is None), fault or problem
+                texts[n], problem = None if draft is None else Part("", draft), fault or problem
+            sizes = [0 if text is None else size for text, size in zip(texts, sizes, strict=True)]
+            num_lost = num_drafts - sum(sizes)
+            reason = explain_lost_drafts(num_drafts, num_lost, problem)
+            if reason is not None:
+                return Written(None, f"{kind}: {reason}", num_drafts, num_lost)
         last = texts[0]
-        if last is None:
-            return Written(None, f"{kind}: no usable answer: {problem}", num_lost)
-        return Written(last.text, None, num_lost)
+        assert last is not None, "a text without any draft has its reason"
+        return Written(last.text, None, num_drafts, num_lost)
 
     def _draft(
         self, kind: str, guideline: str, groups: Sequence[Sequence[Part]], *, level: int, output: int, seed: int
@@ -155,7 +165,7 @@ class Writer:
                 for n in left
             ]
             for n, answer in zip(left, answers, strict=True):
-                found[n] = self.read(answer)
+                found[n] = self.read(answer, "guideline_tokens" if output == self._settings.max_tokens else "context")
         return found
 
     def _make_call(
@@ -171,14 +181,19 @@ class Writer:
             return self._prompts.ask_guideline("merge", guideline, group, kind)
         return self._prompts.ask_guideline("instructions" if kind == "instructions" else "rubric", guideline, group)
 
-    def read(self, answer: Answer) -> tuple[str | None, str | None]:
-        """Read the text between the tags of an answer: (text, None), or (None, why there is none)."""
+    def read(
+        self, answer: Answer, limit: Literal["guideline_tokens", "context"] = "guideline_tokens"
+    ) -> tuple[str | None, str | None]:
+        """Read the text between the tags of an answer: (text, None), or (None, why there is none).
+
+        `limit` is the setting of the generator that an answer's length follows from.
+        """
         if answer.outcome != "answered" or not answer.text:
-            return None, f"{answer.outcome}: {answer.error or 'the answer ran into the token limit or is empty'}"
+            return None, explain_answer(answer, f"generator.{limit}") + _TRY_AGAIN * (answer.outcome == "answered")
         closes = self._settings.open_tag and CLOSE not in answer.text.lower()
         text, findings = extract_guideline(answer.text + CLOSE if closes else answer.text)
         faults = [f"{f.reason}: {f.detail}" for f in findings if not (f.reason == "text_outside" and self._drops)]
-        return (text, None) if text is not None and not faults else (None, "; ".join(faults))
+        return (text, None) if text is not None and not faults else (None, "; ".join(faults) + _TRY_AGAIN)
 
     @property
     def _drops(self) -> bool:

@@ -9,7 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from judgetrace.agreement.figures import HEADLINES, Figures, Row, Where, show_p, show_share, title
+from judgetrace.agreement.figures import (
+    HEADLINES,
+    PANEL_COMPARISONS,
+    Figures,
+    Row,
+    Where,
+    show_p,
+    show_share,
+    title,
+)
 from judgetrace.agreement.report import list_populations
 from judgetrace.agreement.results import CEILING
 from judgetrace.agreement.tables import EACH_ANNOTATOR, REST, TARGET
@@ -49,6 +58,8 @@ class AgreementInput:
     """Raters whose engine is no model."""
     notes: Sequence[str] = ()
     """What measure_agreement says of its input: rows that it could not use, ratings that are missing."""
+    remarks: Sequence[str] = ()
+    """What must be minded first."""
 
     @property
     def compared(self) -> list[tuple[str, str, str]]:
@@ -64,6 +75,10 @@ class AgreementInput:
     def in_order(self) -> list[str]:
         """All raters: first those of `pairs`, in their order."""
         return list(dict.fromkeys([*(rater for pair in self.pairs for rater in pair[:2]), *self.raters]))
+
+    def list_raters(self, dimension: str) -> list[str]:
+        """List the raters that were asked about a dimension, in the same order."""
+        return self.figures.choose_raters(dimension, self.in_order)
 
     def _list_all_pairs(self) -> list[tuple[str, str, str]]:
         return [(a, b, "") for n, a in enumerate(self.raters) for b in self.raters[n + 1 :]]
@@ -81,15 +96,15 @@ def make_headline(found: AgreementInput) -> Section:
         own = [dimension for dimension in figures.dimensions if figures.type_of(dimension) == kind]
         made += fold_rows(_tabulate_targets(found, own, kind), WHOLE)
         changes = _tabulate_changes(found, own, kind)
-        if changes.rows:
-            made += fold_rows(changes, WHOLE)
+        together = _tabulate_together(found, own, kind)
+        made += [block for table in (changes, together) if table.rows for block in fold_rows(table, WHOLE)]
     if found.raters and _list_with_others(found):
         made += [*_draw_ceiling(found), *fold_rows(_tabulate_ceiling(found), WHOLE)]
     elif found.raters:
         made.append(blocks.Prose("No item that a rater rated has labels of two people: there is no human ceiling."))
     warnings = [*find_warnings(figures, found.raters, found.replicates), *found.notes]
     # Their backticks are Markdown's.
-    made += _list_warnings([text.replace("`", "") for text in warnings])
+    made += _list_warnings([*found.remarks, *(text.replace("`", "") for text in warnings)])
     interval = f" Small, below a figure: its {found.level:.0%} bootstrap interval." if found.replicates else ""
     lead = (
         "Each rater against people's target label, and the human ceiling: every annotator in turn against what the "
@@ -128,7 +143,7 @@ def _tabulate_targets(found: AgreementInput, dimensions: Sequence[str], kind: st
     named, rows = any(dimensions), list[Cells]()
     for dimension in dimensions:
         where = where_of(found, dimension)
-        comparisons = [(found.name(rater), ("rater_target", rater, TARGET)) for rater in found.in_order]
+        comparisons = [(found.name(rater), ("rater_target", rater, TARGET)) for rater in found.list_raters(dimension)]
         ceiling = [("Human ceiling", ("human_ceiling", EACH_ANNOTATOR, REST))]
         for name, who in [*comparisons, *ceiling]:
             first = figures.one_of(where, who)
@@ -172,6 +187,26 @@ def _tabulate_changes(found: AgreementInput, dimensions: Sequence[str], kind: st
     )
 
 
+def _tabulate_together(found: AgreementInput, dimensions: Sequence[str], kind: str) -> Table:
+    """Tabulate how far raters agree with each other before and after, where the agreement has such raters."""
+    named, rows, whos = any(dimensions), list[Cells](), dict[str, None]()
+    for dimension in dimensions:
+        where = where_of(found, dimension)
+        times = {time: who for time, name in PANEL_COMPARISONS.items() for who in found.figures.list_who(where, name)}
+        if "change" not in times:
+            continue
+        whos[f"Before: {times['before'][1]}. After: {times['after'][1]}."] = None
+        for statistic in ("icc_3_1", HEADLINES[kind]):
+            before, after, change = (found.figures.find(where, who, statistic) for who in times.values())
+            if before:
+                cells = [show_cell(before), show_cell(after), show_change(statistic, change)]
+                head = [*([dimension] if named else []), explain(statistic)]
+                rows.append([*head, f"{before['num_compared']:,}", *cells])
+    note = f"{' '.join(whos)} On the units that all of them rated; the change is paired by unit."
+    columns = [*(["dimension"] if named else []), "figure", "units", "before", "after", "change"]
+    return Table("Raters with each other", columns, rows, num_heads=1 + named, note=note)
+
+
 def find_change(found: AgreementInput, dimension: str, before: str, after: str, statistic: str) -> dict[str, Any]:
     """Find the row of a paired difference, after minus before; empty where there is none."""
     where = where_of(found, dimension)
@@ -208,7 +243,7 @@ def _draw_ceiling(found: AgreementInput) -> list[Block]:
 def _plot_ceiling(found: AgreementInput, dimension: str, number: int) -> blocks.Figure:
     rows = [
         DotRow(found.name(rater), [make_dot(row) for row in _find_beside(found, dimension, rater)])
-        for rater in found.in_order
+        for rater in found.list_raters(dimension)
     ]
     caption = f"{dimension or 'Raters'} beside the human ceiling."
     alternative = f"{caption} Agreement with the item's other annotators. " + " ".join(
@@ -256,7 +291,7 @@ def _tabulate_ceiling(found: AgreementInput) -> Table:
         statistic = HEADLINES[found.figures.type_of(dimension)]
         for population in list_populations(found.figures, dimension):
             where = (dimension, population, "", "")
-            for rater in found.in_order:
+            for rater in found.list_raters(dimension):
                 names = (("rater_rest", rater, REST), ("ceiling_beside", rater, REST))
                 mine, person = (found.figures.find(where, who, statistic) for who in names)
                 gap = found.figures.find(where, ("difference", rater, CEILING), statistic)

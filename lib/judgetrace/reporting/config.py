@@ -60,7 +60,10 @@ class RenderReportConfig(BaseModel):
 
     output: str = Field(description="The file to write (NAME.html), or the folder to write report.html into.")
     title: str | None = Field(default=None, description="The page's title; null: after the corpus.")
-    study: str | None = Field(default=None, description="A study folder; names all inputs that are not given here.")
+    study: str | None = Field(
+        default=None,
+        description="A study folder: it gives all inputs that are not given here, and what its own report was told.",
+    )
     corpus: str | None = Field(default=None, description="A corpus of prepare_corpus.")
     traces: list[str] = Field(default_factory=list, description="Runs of infer_traces, or outputs of decide_again.")
     training: list[str] = Field(default_factory=list, description="Runs of train_rater.")
@@ -74,6 +77,11 @@ class RenderReportConfig(BaseModel):
     comparisons: list[ComparisonConfig] = Field(
         default_factory=list,
         description="Raters before and after; by default each two, in the agreement's order, six pairs at most.",
+    )
+    remarks: list[str] = Field(
+        default_factory=list,
+        description="Sentences to be minded beside the figures of agreement; a study says here whether its test split "
+        "was looked at before.",
     )
     currency: str = Field(default="", description="The currency of the endpoints' prices, for the page.")
     browser: BrowserConfig = BrowserConfig()

@@ -7,10 +7,13 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from judgetrace.config import UserError
-from judgetrace.reporting.config import ComparisonConfig, RenderReportConfig
+from pydantic import ValidationError
+
+from judgetrace.config import UserError, describe_validation_error
+from judgetrace.reporting.config import RenderReportConfig
 from judgetrace.storage import Folder
 from judgetrace.study.records import FILE, FORMER
+from judgetrace.study.sections import merge
 
 MARKS = re.compile(
     r"^(?:(?P<folder>.*)/)?(?P<mark>manifest-00000\.json|manifest\.json|agreement\.json|drivers/driver-\d+\.json)$"
@@ -31,10 +34,15 @@ KINDS = {
 """Job -> the config's key that takes its runs."""
 SHOWN_BY = {"training": "metrics.parquet", "refinement": "refinement.json"}
 """Key -> the file without which a run has nothing to show yet."""
+NOT_TAKEN = frozenset({"output", "study", "dry_run", "corpus", "agreement", *KINDS.values()})
+"""Keys that are not taken of the config of a study's own report: where it went, and runs, which are looked for."""
 
 
 def fill_from_study(config: RenderReportConfig) -> RenderReportConfig:
-    """Add a study's runs to a config where it gives none of a kind itself. Raises UserError for an empty study."""
+    """Add a study's runs, and what its own report says besides, to a config where it does not say so itself.
+
+    Raises UserError for an empty study, or for a config of its report that can't be read.
+    """
     if config.study is None:
         return config
     study = Folder(config.study)
@@ -43,9 +51,20 @@ def fill_from_study(config: RenderReportConfig) -> RenderReportConfig:
         raise UserError(
             f"study = {config.study}: no run of any job in it\nexpected: a folder that run_study has written to"
         )
-    found["comparisons"] = read_comparisons(study)
-    given = {key: value for key, value in config.model_dump().items() if value}
-    return config.model_copy(update={key: value for key, value in found.items() if key not in given})
+    runs = {key: urls for key, urls in found.items() if not getattr(config, key)}
+    values = merge(read_own_report(study), _list_given(config), runs)
+    try:
+        return RenderReportConfig.model_validate(values)
+    except ValidationError as error:
+        where = f"{study.url}/{STUDY_REPORT} and the config"
+        raise UserError(describe_validation_error(error, RenderReportConfig, where)) from error
+
+
+def _list_given(config: RenderReportConfig) -> dict[str, Any]:
+    """List what a config says of its own; read from a file every key counts as set, but not those of its sections."""
+    fields, given = type(config).model_fields, config.model_dump(exclude_unset=True)
+    defaults = {key: fields[key].get_default(call_default_factory=True) for key in given}
+    return {key: value for key, value in given.items() if isinstance(value, dict) or value != defaults[key]}
 
 
 def find_runs(study: Folder) -> dict[str, Any]:
@@ -76,12 +95,12 @@ def _list_complete(study: Folder) -> set[str] | None:
     return {stage["folder"] for stage in stages if stage["state"] == "complete" and stage["kind"] != FORMER}
 
 
-def read_comparisons(study: Folder) -> list[ComparisonConfig]:
-    """Read which raters run_study has its own report compare; none where it made no report."""
+def read_own_report(study: Folder) -> dict[str, Any]:
+    """Read what run_study has its own report show, but for runs and output; nothing where it made no report."""
     if not study.exists(STUDY_REPORT):
-        return []
-    given = tomllib.loads(study.read_bytes(STUDY_REPORT).decode()).get("comparisons", [])
-    return [ComparisonConfig.model_validate(one) for one in given]
+        return {}
+    given = tomllib.loads(study.read_bytes(STUDY_REPORT).decode())
+    return {key: value for key, value in given.items() if key not in NOT_TAKEN}
 
 
 def _count_raters(agreement: str) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from judgetrace.agreement.figures import title
+from judgetrace.refining.losses import LOSSES, describe_losses
 from judgetrace.reporting import blocks
 from judgetrace.reporting.agreement_section import show_cell, show_change
 from judgetrace.reporting.blocks import Block, Cell, Cells, DiffLine, Section, Table
@@ -24,7 +25,7 @@ TOGETHER = {
 }
 """Comparison of refinement.json -> with whom raters are compared there, and the statistics to show."""
 PARTS = {"confirm": "the half of the validation split that confirmed the choice", "test": "the test split"}
-_WORDS = ("name", "kind", "seed", "text", "problems", "error", "why_out", "behind", "out_at_look")
+_WORDS = ("name", "kind", "seed", "text", "problems", "error", "why_out", "behind", "out_at_look", *LOSSES.names)
 """Columns of candidates.parquet that are no scores: what they say is in the first two columns."""
 _BOUNDS = {"minus_original": ("low", "high")}
 """Score -> the columns of its interval, where these are not named after it."""
@@ -65,6 +66,9 @@ def _list_verdicts(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"The original guideline is returned. There was no race: {facts['why_not_raced']}."
     else:
         yield facts["confirmation"]["says"]
+    # Older files do not say why.
+    if facts.get("why_not_measured"):
+        yield f"Agreement was not measured: {facts['why_not_measured']}."
     yield from facts["notes"]
 
 
@@ -105,7 +109,7 @@ def _tabulate_candidates(candidates: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
         [
             Cell(str(row["name"]), str(row["kind"]), "good" if row["is_winner"] else ""),
-            _explain(row),
+            Cell(_explain(row), describe_losses(row)),
             *(_show_score(row, name) for name in scores),
         ]
         for row in candidates

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from judgetrace.accounting import acceptance_beyond_chance
@@ -152,7 +152,8 @@ def _add_agreement(report: Report, config: RenderReportConfig, now: float) -> No
     if not config.agreement:
         return
     runs = config.ratings or list_rating_runs(config.agreement)
-    found = read_agreement(config.agreement, config.comparisons, list_simulated_raters(runs, now))
+    read = read_agreement(config.agreement, config.comparisons, list_simulated_raters(runs, now))
+    found = replace(read, remarks=config.remarks)
     report.sections += [make_headline(found), make_slices(found)]
     if found.confusions:
         report.sections.append(make_confusions(found))

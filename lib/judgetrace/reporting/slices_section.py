@@ -57,9 +57,10 @@ def _draw_labels(found: AgreementInput, dimension: str, kind: str, number: int) 
     if not slices:
         return
     plots: list[blocks.Figure] = []
-    for place, raters in enumerate(group(found.in_order, PLOT_RATERS) or [[]]):
+    asked = found.list_raters(dimension)
+    for place, raters in enumerate(group(asked, PLOT_RATERS) or [[]]):
         plots += _draw_raters(found, slices, kind, raters, f"slice{number}-{place}")
-    rest = ", ".join(map(found.name, found.in_order[PLOT_RATERS:]))
+    rest = ", ".join(map(found.name, asked[PLOT_RATERS:]))
     yield from fold_figures(plots, 1 if kind == "nominal" else 2, f"By target label: {rest}")
 
 

@@ -71,8 +71,9 @@ class StudyConfig(BaseModel):
     recalibrate: Section = Field(default={}, description="recalibrate_rater, for the control `recalibrated`.")
     refine: Section | None = Field(
         default=None,
-        description="refine_guideline. `raters` names the raters that score candidates: all that `rate.refined` names "
-        "by default; [refine.rater] says what is different of all of them here, [refine.rater.NAME] of one.",
+        description="refine_guideline, of the corpus's own guideline. `raters` names the raters that score candidates: "
+        "all that `rate.refined` names by default; [refine.rater] says what is different of all of them here, "
+        "[refine.rater.NAME] of one.",
     )
     agreement: Section = Field(default={}, description="measure_agreement.")
     report: Section | None = Field(default=None, description="render_report.")

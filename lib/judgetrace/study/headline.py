@@ -1,7 +1,7 @@
 """The paper's table: raters x guideline, before and after, beside people and controls, out of agreement.parquet. Pure.
 
 kendall_tau_b, icc_3_1, mse, kappa_quadratic and alpha of each rater against people's target label, the human ceiling,
-the paired change from the original to the refined guideline, and how far the raters agree among themselves.
+the paired change from the original to the refined guideline, and how far the raters agree with each other by both.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from judgetrace.scale import ScaleConfig
 TABLE = pa.schema(
     [
         ("dimension", pa.string()),  # "" where there is one; MEAN: unweighted over all dimensions, without intervals
-        ("kind", pa.string()),  # rater, control, ceiling, change, raters (among themselves)
+        ("kind", pa.string()),  # rater, control, ceiling, change, raters (with each other)
         ("who", pa.string()),  # the rater without its guideline; people; the raters
         ("guideline", pa.string()),  # original, refined; of a change: refined - original
         ("statistic", pa.string()),
@@ -30,7 +30,7 @@ TABLE = pa.schema(
         ("low", pa.float64()),  # bounds of the bootstrap interval; null where there is none
         ("high", pa.float64()),
         ("p_adjusted", pa.float64()),  # of a change
-        ("num_units", pa.int64()),
+        ("num_units", pa.int64()),  # of raters with each other: what all of them rated, or two by one guideline
         ("coverage", pa.float64()),
         ("undefined", pa.string()),
     ]
@@ -40,6 +40,9 @@ STATISTICS = ("kendall_tau_b", "icc_3_1", "mse", "kappa_quadratic")
 NOMINAL_STATISTICS = ("cohen_kappa", "exact_agreement")
 MEAN = "(mean)"
 ORIGINAL, REFINED, CHANGE = "original", "refined", "refined - original"
+TOGETHER = {"raters_before": ORIGINAL, "raters_after": REFINED, "raters_change": CHANGE}
+"""Comparison of raters with each other, on the units that all of them rated by both guidelines -> guideline."""
+EACH_OTHER = "raters with each other"
 
 
 class TableConfig(BaseModel):
@@ -53,16 +56,17 @@ class TableConfig(BaseModel):
 def make_table(
     raters: Sequence[Mapping[str, str]],
     rows: Sequence[Row],
-    panels: Mapping[str, Sequence[Row]],
+    original: Sequence[Row],
     scales: ScaleConfig,
 ) -> pa.Table:
     """Make the table (schema TABLE).
 
     `raters` have rater, guideline and role, as records of study.json do, and dimension where they rate one alone;
-    `rows` are all raters' (schema AGREEMENT), `panels` those of the raters that are compared, by guideline.
+    `rows` are all raters' (schema AGREEMENT), `original` those of the raters that are held against each other where
+    nobody rated by a refined guideline.
     """
-    figures = _index(rows)
-    found = [row for name in _list_dimensions(rows) for row in _list_rows(name, raters, figures, panels, scales)]
+    figures, alone = _index(rows), _index(original)
+    found = [row for name in _list_dimensions(rows) for row in _list_rows(name, raters, figures, alone, scales)]
     dimensions = {row["dimension"] for row in found}
     if len(dimensions) > 1:
         found += list(_average(found, len(dimensions)))
@@ -90,7 +94,7 @@ def _list_rows(
     dimension: str,
     raters: Sequence[Mapping[str, str]],
     figures: Mapping[tuple[str, ...], Row],
-    panels: Mapping[str, Sequence[Row]],
+    alone: Mapping[tuple[str, ...], Row],
     scales: ScaleConfig,
 ) -> Iterator[dict[str, Any]]:
     statistics = _choose_statistics(dimension, scales)
@@ -101,6 +105,8 @@ def _list_rows(
             row = source.get((dimension, *where, name))
             if row is not None:
                 kept = {key: row.get(key) for key in TABLE.names if key in row and key not in about}
+                if kind == "raters":
+                    kept["num_units"] = row["num_compared"]
                 yield about | kept | {"p_adjusted": row.get("p_adjusted") if kind == "change" else None}
 
     raters = [rater for rater in raters if rater.get("dimension", dimension) == dimension]
@@ -111,11 +117,11 @@ def _list_rows(
     for rater in raters:
         if rater["guideline"] == REFINED:
             yield from _list_changes(pick, figures, dimension, rater["rater"])
-    for guideline, rows in panels.items():
-        if guideline == REFINED and not any(rater["guideline"] == REFINED for rater in raters):
-            continue
-        source = _index(rows)
-        yield from pick("raters", "raters among themselves", guideline, "rater_rater", ALL_RATERS, "", source=source)
+    together = {key[1]: key[1:4] for key in figures if key[0] == dimension and key[1] in TOGETHER}
+    for comparison, guideline in TOGETHER.items() if together else ():
+        yield from pick("raters", EACH_OTHER, guideline, *together[comparison])
+    if not together:
+        yield from pick("raters", EACH_OTHER, ORIGINAL, "rater_rater", ALL_RATERS, "", source=alone)
 
 
 def _list_changes(
@@ -158,6 +164,11 @@ LEAD = (
     "Against the target label, on the test split. In brackets: bootstrap intervals. `change` is paired: the refined "
     "guideline minus the original one, with p-values after Holm's correction. Of MSE less is better."
 )
+TITLE_TOGETHER = "Raters with each other"
+LEAD_TOGETHER = (
+    "How far raters agree with each other, whoever is right. With a refined guideline: on the units that all of them "
+    "rated by both; `change` is paired."
+)
 
 
 @dataclass(frozen=True)
@@ -167,6 +178,8 @@ class Part:
     dimension: str
     columns: list[str]
     lines: list[list[str]]
+    together: Part | None = None
+    """The raters with each other, a line a figure; none where they are too few."""
 
 
 def list_parts(table: pa.Table) -> list[Part]:
@@ -181,16 +194,37 @@ def write_headline(table: pa.Table, notes: Sequence[str] = ()) -> str:
     lines = ["# Raters and guidelines, against people", "", LEAD, *(f"\n{note}" for note in notes)]
     for part in list_parts(table):
         lines += ["", f"## {part.dimension}" if part.dimension else "", *write_table(part.columns, part.lines)]
+        if part.together is not None:
+            lines += ["", f"### {TITLE_TOGETHER}", "", LEAD_TOGETHER, ""]
+            lines += write_table(part.together.columns, part.together.lines)
     return "\n".join(lines) + "\n"
 
 
 def _make_part(rows: Sequence[Mapping[str, Any]], dimension: str) -> Part:
-    statistics = list(dict.fromkeys(row["statistic"] for row in rows))
+    together = [row for row in rows if row["kind"] == "raters"]
+    others = [row for row in rows if row["kind"] != "raters"]
+    statistics = list(dict.fromkeys(row["statistic"] for row in others))
     groups: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
-    for row in rows:
+    for row in others:
         groups.setdefault((row["kind"], row["who"], row["guideline"]), {})[row["statistic"]] = row
     columns = ["", "who", "guideline", *map(title, statistics), "units"]
-    return Part(dimension, columns, [_write_line(key, found, statistics) for key, found in groups.items()])
+    lines = [_write_line(key, found, statistics) for key, found in groups.items()]
+    return Part(dimension, columns, lines, _make_together(together, dimension) if together else None)
+
+
+def _make_together(rows: Sequence[Mapping[str, Any]], dimension: str) -> Part:
+    guidelines = list(dict.fromkeys(row["guideline"] for row in rows))
+    lines = []
+    for statistic in dict.fromkeys(row["statistic"] for row in rows):
+        found = {row["guideline"]: row for row in rows if row["statistic"] == statistic}
+        cells = [show(found.get(name, {}), sign=name == CHANGE) for name in guidelines]
+        lines.append([title(statistic), *cells, _write_units(found.values())])
+    return Part(dimension, ["figure", *guidelines, "units"], lines)
+
+
+def _write_units(rows: Iterable[Mapping[str, Any]]) -> str:
+    units = next((row["num_units"] for row in rows if row["num_units"] is not None), None)
+    return "" if units is None else f"{units:,}"
 
 
 def _write_line(
@@ -202,5 +236,4 @@ def _write_line(
         row = found.get(name, {})
         p_value = f" p={show_p(row['p_adjusted'])}" if row.get("p_adjusted") is not None else ""
         cells.append(show(row, sign=kind == "change") + p_value)
-    units = next((row["num_units"] for row in found.values() if row["num_units"] is not None), None)
-    return [kind, who, guideline, *cells, "" if units is None else f"{units:,}"]
+    return [kind, who, guideline, *cells, _write_units(found.values())]

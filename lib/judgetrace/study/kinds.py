@@ -102,7 +102,8 @@ KINDS: dict[str, Kind] = {
         "infer_traces",
         "judgetrace.trace_config:InferTracesConfig",
         (*ASKING_SECTIONS, "cluster"),
-        free=("limits",),
+        # The gate decides whether a run ends well, not what is in it.
+        free=("limits", "gate"),
         grows=("limit",),
         goes_on=True,
         product="traces",
@@ -117,7 +118,10 @@ KINDS: dict[str, Kind] = {
         product="verifications",
     ),
     "train": Kind(
-        "train_rater", "judgetrace.training.config:TrainRaterConfig", ("model", "prompt", "thinking", "cluster")
+        "train_rater",
+        "judgetrace.training.config:TrainRaterConfig",
+        ("model", "prompt", "thinking", "cluster"),
+        free=("validation.batch",),
     ),
     "rate": Kind(
         "rate_items",

@@ -63,7 +63,9 @@ def judge(
         return Verdict("goes on" if kind.in_place else "stale", again, why)
     if not record.is_complete:
         return Verdict("goes on", record.folder, f"it {record.state}" + (f": {record.why}" if record.why else ""))
-    return _judge_complete(stage, record, list_changes(record.counted, counted), grown, has_evidence)
+    # An earlier version may have counted what nothing depends on.
+    earlier = {key: value for key, value in record.counted.items() if kind.counts(key)}
+    return _judge_complete(stage, record, list_changes(earlier, counted), grown, has_evidence)
 
 
 def _judge_complete(

@@ -50,9 +50,13 @@ def name_folder(stage: str, attempt: int = 1) -> str:
 
 def name_next_folder(stage: str, folder: str) -> str:
     """Name the folder after `folder`, for a stage that is done again."""
-    first = name_folder(stage)
-    attempt = folder.removeprefix(f"{first}.")
-    return name_folder(stage, int(attempt) + 1 if attempt.isdigit() else 2)
+    return name_folder(stage, read_attempt(stage, folder) + 1)
+
+
+def read_attempt(stage: str, folder: str) -> int:
+    """Read off a stage's folder how many it has had."""
+    attempt = folder.removeprefix(f"{name_folder(stage)}.")
+    return int(attempt) if attempt.isdigit() else 1
 
 
 def read_records(study: Folder) -> dict[str, Record]:

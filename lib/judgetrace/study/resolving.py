@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from judgetrace.config import UserError, describe_validation_error
 from judgetrace.scale import ScaleConfig
+from judgetrace.stripping import RULES_VERSION
 from judgetrace.study.kinds import KINDS
 from judgetrace.study.named_files import fingerprint_files
 from judgetrace.study.refs import describe, is_there, list_refs, resolve
@@ -48,6 +49,9 @@ def count_config(stage: Stage, config: BaseModel) -> dict[str, Any]:
     made = {key: describe(value) for key, value in flatten(stage.wires) if any(list_refs(value))}
     given = {key: value for key, value in flatten(config.model_dump(mode="json")) if not _is_wired(key, made)}
     counted = {key: value for key, value in (given | made).items() if kind.counts(key)}
+    if stage.kind == "verify":
+        # Verdicts by other rules, of a stage that is complete, must not be taken for verdicts by these.
+        counted["stripping.version"] = RULES_VERSION
     return counted | fingerprint_files(config, made)
 
 

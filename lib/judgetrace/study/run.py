@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from judgetrace.config import UserError
+from judgetrace.config import STOPPED_EARLY_STATUS, UserError
 from judgetrace.console import print_place
 from judgetrace.products import PRODUCTS
 from judgetrace.run_folder import ContractError, Fence, RunFolder
 from judgetrace.run_report import count_left
+from judgetrace.stop_signals import RECEIVED
 from judgetrace.storage import Folder, encode_json
 from judgetrace.study.kinds import KINDS, Kind
 from judgetrace.study.outputs import identify_output
@@ -37,12 +38,12 @@ from judgetrace.study.records import (
     name_next_folder,
     read_records,
 )
+from judgetrace.study.repeats import list_repeats
 from judgetrace.study.resolving import CheckedStage, resolve_stage
 from judgetrace.study.sections import write_toml
 from judgetrace.study.showing import print_headline
 from judgetrace.study.stages import Stage
 from judgetrace.study.table_stage import write_table_stage
-from judgetrace.unit_job import STOPPED_EARLY_STATUS
 from judgetrace.versions import list_versions
 
 FAILED_STATUS = 2
@@ -158,9 +159,6 @@ class StudyRun:
                 texts = [self._study / record.folder for record in (refine, prepare)]
                 if texts[0].read_bytes("guideline.md").strip() == texts[1].read_bytes("guideline.md").strip():
                     return KEEPS_NOTHING
-        used = [name for name in stage.takes if name in self.records]
-        if stage.kind == "agreement" and used and all(self.records[name].state == "not needed" for name in used):
-            return KEEPS_NOTHING
         return None
 
     def _call(self, stage: Stage, verdict: Verdict, record: Record, call: CallJob) -> bool:
@@ -187,7 +185,7 @@ class StudyRun:
         self._console.print(f"{stage.name}: {ended.state}, {ended.seconds:.0f} s", style="bold", markup=False)
         if ended.why:
             self._console.print(ended.why, soft_wrap=True, markup=False)
-        return not (ended.state == "stopped" and str(ended.why).endswith(" received"))
+        return not (ended.state == "stopped" and str(ended.why).partition("\n")[0].endswith(RECEIVED))
 
     def _call_job(self, stage: Stage, call: CallJob) -> int:
         folders = self.find_folders()
@@ -196,7 +194,11 @@ class StudyRun:
             output = Folder(folders[stage.name])
             print_headline(self._console, *write_table_stage(self._study, self._stages, self.records, output))
             return 0
-        text = write_toml(resolve_stage(stage, folders).values)
+        values = resolve_stage(stage, folders).values
+        if stage.kind == "report":
+            repeats = list_repeats(self._study, self.records)
+            values["remarks"] = [*values.get("remarks", []), *repeats]
+        text = write_toml(values)
         self._study.write_atomic(f"configs/{stage.name}.toml", text.encode())
         with tempfile.TemporaryDirectory(prefix="judgetrace-study-") as scratch:
             file = Path(scratch) / f"{stage.name}.toml"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from rich.text import Text
 from judgetrace.live import format_seconds
 from judgetrace.run_folder import RunFolder
 from judgetrace.run_report import describe_state
-from judgetrace.study.headline import LEAD, list_parts
+from judgetrace.study.headline import LEAD, LEAD_TOGETHER, TITLE_TOGETHER, Part, list_parts
 from judgetrace.study.planning import Verdict
 from judgetrace.study.records import FILE
 from judgetrace.study.stages import Stage
@@ -55,13 +55,28 @@ def print_headline(console: Console, table: pa.Table, notes: Sequence[str]) -> N
         for column in part.columns[2:]:
             shown.add_column("" if column == "guideline" else column, overflow="fold")
         for kind, who, guideline, *figures in part.lines:
-            head = who if kind in ("rater", "ceiling", "raters") else f"{kind}: {who}"
-            # Narrow enough for 80 columns.
-            cells = (cell.replace(" [", "\n[").replace(", ", ",\n ") for cell in figures)
-            shown.add_row(Text(f"{head}\n{guideline}"), *map(Text, cells))
+            head = who if kind in ("rater", "ceiling") else f"{kind}: {who}"
+            shown.add_row(Text(f"{head}\n{guideline}"), *_narrow(figures))
         console.print(shown)
+        if part.together is not None:
+            _print_together(console, part.together)
     for note in notes:
         console.print(note, markup=False)
+
+
+def _print_together(console: Console, part: Part) -> None:
+    name = f"{TITLE_TOGETHER} ({part.dimension})" if part.dimension else TITLE_TOGETHER
+    shown = Table(title=escape(name), title_justify="left", caption=LEAD_TOGETHER, box=SIMPLE_HEAD)
+    for column in part.columns:
+        shown.add_column(column, overflow="fold")
+    for line in part.lines:
+        shown.add_row(*_narrow(line))
+    console.print(shown)
+
+
+def _narrow(cells: Iterable[str]) -> Iterator[Text]:
+    """Break figures before their intervals and within them, so that a table fits 80 columns."""
+    return (Text(cell.replace(" [", "\n[").replace(", ", ",\n ")) for cell in cells)
 
 
 def read_study_standing(run: RunFolder, now: float) -> dict[str, Any]:

@@ -279,6 +279,12 @@ class _Builder:
                 "[rate.NAME] each, or set refine.allow_one_rater = true"
             )
         refine = dict(self._refine)
+        if "guideline" in refine:
+            raise UserError(
+                f"refine.guideline = {refine['guideline']!r}: a study refines the guideline that its raters rate by "
+                "first, the corpus's own: else a change would be owed to two guidelines\ngive it as guideline.path of "
+                "[guideline], and drop this key"
+            )
         common, own = self._split_names("refine.rater", refine.pop("rater", {}), self._scorers)
         raters = []
         for name in self._scorers:
@@ -301,15 +307,15 @@ class _Builder:
         rated = [stage for stage in self._stages.values() if stage.kind in ("rate", "recalibrate")]
         groups = {"agreement.all": rated}
         plain = [stage for stage in rated if stage.about["role"] == "rater"]
-        again = {stage.about["rater"].removesuffix("-refined") for stage in rated if _is_refined(stage)}
+        again = [stage.about["rater"].removesuffix("-refined") for stage in rated if _is_refined(stage)]
         before = [stage for stage in plain if not _is_refined(stage) and (not again or stage.about["rater"] in again)]
         if len(before) > 1 and len(before) < len(rated):
             groups["agreement.before"] = before
-        if len(again) > 1:
-            groups["agreement.after"] = [stage for stage in rated if _is_refined(stage)]
+        panel = [{"before": name, "after": f"{name}-refined", "optional": True} for name in again]
         for name, stages in groups.items():
             raters = [Ref(stage.name) for stage in stages]
             wires = {"corpus": Ref("prepare"), "raters": raters, "output": Ref(name)}
+            wires["panel"] = panel if name == "agreement.all" else []
             layers = [{"split": "test"}, self._study.agreement]
             names = tuple(stage.name for stage in stages)
             yield self._make(name, "agreement", wires, layers, needs=("prepare",), takes=names)

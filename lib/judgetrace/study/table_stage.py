@@ -10,29 +10,31 @@ import pyarrow as pa
 from judgetrace.corpus import read_finished
 from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder, encode_parquet
-from judgetrace.study.headline import ORIGINAL, REFINED, make_table, write_headline
+from judgetrace.study.headline import ORIGINAL, make_table, write_headline
 from judgetrace.study.records import Record
+from judgetrace.study.repeats import list_repeats
 from judgetrace.study.stages import Stage
 
-PANELS = {ORIGINAL: "agreement.before", REFINED: "agreement.after"}
+EVERYONE, COMPARED = "agreement.all", "agreement.before"
+"""The stages that measure all raters, and those that are held against each other by the original guideline."""
 
 
 def write_table_stage(
     study: Folder, stages: Sequence[Stage], records: Mapping[str, Record], output: Folder
 ) -> tuple[pa.Table, list[str]]:
-    """Write table.parquet and table.md; returns the table (headline.TABLE) and what it lacks."""
+    """Write table.parquet and table.md; returns the table (headline.TABLE), and what it lacks or must be minded."""
     complete = [stage for stage in stages if records.get(stage.name, Record()).state == "complete"]
     folders = {stage.name: study / records[stage.name].folder for stage in complete}
-    measured = set(records["agreement.all"].inputs)
+    measured = set(records[EVERYONE].inputs)
     raters = [
         dict(stage.about) for stage in complete if stage.kind in ("rate", "recalibrate") and stage.name in measured
     ]
-    panels = {name: _read_rows(folders[stage]) for name, stage in PANELS.items() if stage in folders}
-    if ORIGINAL not in panels and all(rater["guideline"] == ORIGINAL and rater["role"] == "rater" for rater in raters):
-        panels[ORIGINAL] = _read_rows(folders["agreement.all"])
+    rows = _read_rows(folders[EVERYONE])
+    is_alike = all(rater["guideline"] == ORIGINAL and rater["role"] == "rater" for rater in raters)
+    original = _read_rows(folders[COMPARED]) if COMPARED in folders else rows if is_alike else []
     scales = ScaleConfig.model_validate(read_finished(folders["prepare"])[0]["config"]["scale"])
-    table = make_table(raters, _read_rows(folders["agreement.all"]), panels, scales)
-    notes = _list_notes(stages, records)
+    table = make_table(raters, rows, original, scales)
+    notes = [*_list_lacking(stages, records), *list_repeats(study, records)]
     output.write_atomic("table.parquet", encode_parquet(table))
     output.write_atomic("table.md", write_headline(table, notes).encode())
     return table, notes
@@ -43,7 +45,7 @@ def _read_rows(folder: Folder) -> list[dict[str, Any]]:
     return rows
 
 
-def _list_notes(stages: Sequence[Stage], records: Mapping[str, Record]) -> list[str]:
+def _list_lacking(stages: Sequence[Stage], records: Mapping[str, Record]) -> list[str]:
     """List what the table lacks, and why."""
     notes = []
     for stage in stages:
