@@ -101,7 +101,7 @@ def test_a_killed_driver_is_followed_by_one_that_goes_on_from_the_newest_checkpo
     assert Folder(str(tmp_path / "run")).exists("drivers/driver-00001.json")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.chaos)])
 def test_a_signal_ends_the_job_with_status_3_and_the_same_command_goes_on(
     write_config, undisturbed, tmp_path, ray_session, number
 ):
