@@ -173,6 +173,8 @@ class SeedRun:
     def _infer_traces(self) -> float:
         config = {
             **self._ask(INFERRED, harness.MODEL),
+            # No arm learns from the others.
+            "splits": ["train"],
             "thinking": THINKING,
             "sampling": {"max_draws": self._options.max_draws, "max_tokens": MAX_TOKENS, "seed": self._seed},
             "ledger": {"keep_rejected_text": True},
