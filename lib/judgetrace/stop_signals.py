@@ -16,14 +16,19 @@ RECEIVED = "received"
 
 
 @contextmanager
-def keeping_handlers() -> Iterator[None]:
-    """Put back, after the block, what took the signals before it."""
+def keeping_handlers(own: Callable[[int, Any], None] | None = None) -> Iterator[bool]:
+    """Let `own` take the signals in the block, and put back after it what took them before; yields whether it did.
+
+    Outside of the main thread Python takes no signals, and nothing is done.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield False
         return
     earlier = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        yield
+        for number in SIGNALS if own else ():
+            signal.signal(number, own)
+        yield True
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
@@ -42,15 +47,12 @@ def ending_at_once(advice: str) -> Iterator[None]:
         came.append(signal.Signals(number).name)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    with keeping_handlers():
-        for number in SIGNALS:
-            signal.signal(number, end)
+    with keeping_handlers(end) as takes:
         try:
             yield
         except (KeyboardInterrupt, SystemExit) as error:
+            if not takes:
+                raise
             raise make_early_error(f"{came[0] if came else 'SIGINT'} {RECEIVED}\n{advice}") from error
 
 
@@ -67,10 +69,5 @@ def taking_stop_signals(is_stopping: Callable[[], bool], stop: Callable[[str], N
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    with keeping_handlers():
-        for number in SIGNALS:
-            signal.signal(number, note)
+    with keeping_handlers(note):
         yield
