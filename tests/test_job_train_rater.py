@@ -147,7 +147,7 @@ def test_a_base_without_a_chat_template_is_refused(word_runs, tmp_path):
 def test_a_score_that_does_not_rise_ends_training_and_the_best_and_the_newest_checkpoint_remain(
     word_runs, tmp_path, monkeypatch
 ):
-    """With all that a recipe may have: full weights, the ordinal loss, weights, balance, activations computed again."""
+    """With all that a recipe may have: full weights, the ordinal loss, weights, activations computed again."""
     import torch
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
     from transformers import AutoModelForCausalLM
@@ -156,7 +156,7 @@ def test_a_score_that_does_not_rise_ends_training_and_the_best_and_the_newest_ch
     monkeypatch.setattr(run_module, "train", scripted_scores.train)
     run = str(tmp_path / "run")
     config = word_runs.write_config(tmp_path, run, output='dtype = "float32"\n')
-    changes = ["--full_weights", "--training.ordinal_loss=0.1", "--data.weights=inverse_acceptance", "--data.balance"]
+    changes = ["--full_weights", "--training.ordinal_loss=0.1", "--data.weights=inverse_acceptance"]
     changes += ["--training.activation_checkpointing", "--training.max_steps=20", "--validation.patience_steps=4"]
     assert train_rater.main([config, *changes]) == 0
     assert sorted(read_losses(run)) == list(range(1, 9))
