@@ -77,7 +77,7 @@ def server(tmp_path_factory) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--served-model-name", NAME]
     command += ["--host", "127.0.0.1", "--port", str(port), "--api-key", KEY]
-    arguments = engine_arguments(ModelConfig(path=str(MODEL)), LOCAL, True, 512)
+    arguments = engine_arguments(ModelConfig(path=str(MODEL)), LOCAL, "float32", 512)
     for name, value in arguments.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):

@@ -9,7 +9,7 @@ from judgetrace.fingerprints import fingerprint_model
 from judgetrace.storage import Folder
 from judgetrace.trace_config import InferTracesConfig
 from judgetrace.traces import check_new_draws
-from judgetrace.vllm_engine import engine_arguments
+from judgetrace.vllm_engine import choose_cpu_dtype, engine_arguments
 
 
 def make_config(**sections) -> InferTracesConfig:
@@ -82,15 +82,29 @@ def test_a_model_folder_is_told_from_another_by_its_files(tmp_path):
 
 def test_cpu_engines_prefill_in_one_piece_and_own_arguments_win():
     model = ModelConfig(path="m")
-    gpu = engine_arguments(model, EngineConfig(slots=32, tensor_parallel_size=2), False, 4096)
+    gpu = engine_arguments(model, EngineConfig(slots=32, tensor_parallel_size=2), None, 0)
     assert (gpu["max_num_seqs"], gpu["tensor_parallel_size"]) == (32, 2)
-    assert "enforce_eager" not in gpu
-    cpu = engine_arguments(model, EngineConfig(args={"dtype": "float32"}), True, 8192)
+    assert not {"enforce_eager", "dtype"} & set(gpu)
+    cpu = engine_arguments(model, EngineConfig(args={"dtype": "float32"}), "bfloat16", 8192)
     assert cpu["enable_chunked_prefill"] is False
     assert cpu["max_num_batched_tokens"] == 8192
     assert cpu["dtype"] == "float32"
-    short = engine_arguments(model, EngineConfig(args={"max_model_len": 512}), True, 8192)
-    assert short["max_num_batched_tokens"] == 2048
+    short = engine_arguments(model, EngineConfig(args={"max_model_len": 512}), "bfloat16", 8192)
+    assert (short["max_num_batched_tokens"], short["dtype"]) == (2048, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"avx2": True, "avx512_f": False, "avx512_bf16": False, "amx_bf16": False}, "float32"),
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "float32"),
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, "bfloat16"),
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": True}, "bfloat16"),
+        ({"architecture": "unknown"}, "float32"),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_only_where_it_has_instructions_for_it(capabilities, dtype):
+    assert choose_cpu_dtype(capabilities) == dtype
 
 
 @pytest.mark.parametrize(
