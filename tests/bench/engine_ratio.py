@@ -39,7 +39,7 @@ from typing import Any
 from judgetrace.engine import EngineSpec
 from judgetrace.unit_run import ActorLink
 from judgetrace.unit_worker import UnitWorker, WorkerSpec
-from judgetrace.vllm_engine import VllmEngine
+from judgetrace.vllm_engine import VllmEngine, choose_cpu_dtype, list_cpu_capabilities
 from tests.bench import harness
 from tests.bench.harness import say
 
@@ -64,7 +64,7 @@ def vllm_arguments(slots: int) -> dict[str, Any]:
         "max_model_len": MAX_MODEL_LEN,
         "max_num_seqs": slots,
         "enforce_eager": True,
-        "dtype": "bfloat16",
+        "dtype": choose_cpu_dtype(list_cpu_capabilities()),
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": 2048,
         # Rounds have other prompts, so there is little to find; off, it is the same for all.
