@@ -87,7 +87,7 @@ def test_cpu_engines_prefill_in_one_piece_and_own_arguments_win():
     assert not {"enforce_eager", "dtype"} & set(gpu)
     cpu = engine_arguments(model, EngineConfig(args={"dtype": "float32"}), "bfloat16", 8192)
     assert cpu["enable_chunked_prefill"] is False
-    assert cpu["max_num_batched_tokens"] == 8192
+    assert (cpu["max_num_batched_tokens"], cpu["block_size"]) == (8192, 32)
     assert cpu["dtype"] == "float32"
     short = engine_arguments(model, EngineConfig(args={"max_model_len": 512}), "bfloat16", 8192)
     assert (short["max_num_batched_tokens"], short["dtype"]) == (2048, "bfloat16")
