@@ -95,3 +95,11 @@ def test_an_engine_whose_process_is_gone_is_not_waited_for():
     # The other's process is replaced by one that fails as well: nobody is left to be waited for.
     again = WorkerReport("three", "starting", is_restart=True, actor="b", failed_start="no GPU")
     assert control.report(again).after_failed_start == "fail"
+
+
+def test_many_workers_report_less_often_together_so_many_a_second():
+    """Up to 32 each once a second, 64 every two, and however many there are none is silent for longer than five."""
+    control = RunControl()
+    waits = [control.report(WorkerReport(f"worker-{number}", "running")).report_in_s for number in range(400)]
+    assert [waits[number - 1] for number in (1, 32, 64, 96, 160, 161, 400)] == [1.0, 1.0, 2.0, 3.0, 5.0, 5.0, 5.0]
+    assert control.report(WorkerReport("worker-0", "running")).report_in_s == 5.0

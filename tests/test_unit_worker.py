@@ -398,7 +398,7 @@ class ControlLink(Link):
 
 def test_engines_hear_of_each_others_traces_and_a_quota_is_never_missed_for_it(tmp_path, corpus, monkeypatch):
     """Two workers; after a while each counts what the other committed, so that less than two quotas are accepted."""
-    monkeypatch.setattr("judgetrace.unit_worker.REPORT_EVERY_S", 0.05)
+    monkeypatch.setattr("judgetrace.control.REPORT_EVERY_S", 0.05)
     control, script = RunControl(accepted_before={name_level("", "1"): 1}), {"latency_s": 0.1}
     settings = {"per_level": 6, "commit_every_s": 0.05, "script": script}
     workers = []

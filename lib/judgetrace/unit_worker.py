@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from judgetrace.accounting import count_error, name_error, name_level
 from judgetrace.asking import AskedUnit, UnitAsker
-from judgetrace.control import Orders, WorkerReport
+from judgetrace.control import REPORT_EVERY_S, Orders, WorkerReport
 from judgetrace.decisions import FINAL_OUTCOMES, Decider, decode_draw, tabulate_rows
 from judgetrace.draws import DrawSampler
 from judgetrace.endpoint_config import EndpointConfig
@@ -62,7 +62,6 @@ LEAVING_RESERVE_S = 10.0
 """Kept for the last commits of the warning that a node gets."""
 LEAVING_COMMIT_EVERY_S = 0.5
 IDLE_BEFORE_LEAVING_S = 2.0
-REPORT_EVERY_S = 1.0
 DRIVER_SILENT_S = 60.0
 MAX_PENDING_ROWS = 5000
 COMMIT_TRIES = 3
@@ -139,6 +138,7 @@ class UnitWorker:
         self._draining = self._leaving = False
         self._commit_every_s = spec.commit_every_s
         self._num_calls = 0
+        self._report_in_s = REPORT_EVERY_S
         self._quota = LevelQuota(spec.per_level)
         self._report = WorkerReport(worker=f"{os.getpid()}-{uuid.uuid4().hex[:8]}", state="starting")
         self._done = self._report.done
@@ -457,7 +457,7 @@ class UnitWorker:
         """Tell the driver the counts; drain when it asks, or when it has been out of reach for a minute."""
         heard_at = self._loop.time()
         while True:
-            await asyncio.sleep(REPORT_EVERY_S)
+            await asyncio.sleep(self._report_in_s)
             if self._report.state == "starting":
                 heard_at = self._loop.time()
             try:
@@ -480,6 +480,7 @@ class UnitWorker:
             self._report.draws_in_flight = self._scheduler.in_flight
         orders = await self._link.report(self._report)
         self._quota.hear(orders.accepted_elsewhere)
+        self._report_in_s = orders.report_in_s
         return orders.drain
 
     async def _report_last(self) -> None:
