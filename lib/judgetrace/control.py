@@ -21,8 +21,8 @@ REPORT_EVERY_S = 1.0
 """How often a worker reports, where there are few."""
 REPORT_AT_LEAST_EVERY_S = 5.0
 REPORTS_PER_S = 32
-"""Of all workers together, where they are many: a report takes some 2 ms of the control's process, and as much of the
-worker's (measured with 16 workers on two cores)."""
+"""Of all workers together, where they are many: a report takes some 2 ms of the control's process (measured with 16
+workers on two cores)."""
 
 
 @dataclass
@@ -169,7 +169,7 @@ class RunControl:
         return self._clock() - self._heard_at[report.worker] < ALIVE_S[report.state]
 
     def _count_elsewhere(self, report: WorkerReport) -> dict[str, int]:
-        """Count what others accepted. The sum of all is kept by what has changed: every worker asks every second."""
+        """Count what others accepted. The sum of all is kept by what has changed: every worker asks often."""
         assert self._all_accepted is not None
         accepted = Tally(units=report.done.levels).count_accepted()
         self._all_accepted.update(accepted)

@@ -65,7 +65,7 @@ class VllmEngine:
         self._sampling_params, self._structured = SamplingParams, StructuredOutputsParams
         self._final_only, self._delta = RequestOutputKind.FINAL_ONLY, RequestOutputKind.DELTA
         self._dead_error = VllmEngineDeadError
-        cpu_dtype = choose_cpu_dtype(list_cpu_capabilities()) if _runs_on_cpu() else None
+        cpu_dtype = find_cpu_dtype() if _runs_on_cpu() else None
         # On GPUs nothing but vLLM reads the model's config: it knows some that transformers does not.
         limit = 0 if cpu_dtype is None else _position_limit(model, engine)
         arguments = engine_arguments(model, engine, cpu_dtype, limit)
@@ -271,20 +271,20 @@ def _runs_on_cpu() -> bool:
 
 
 def choose_cpu_dtype(capabilities: Mapping[str, object]) -> str:
-    """Choose what a CPU computes in, by its capabilities: bfloat16 only where it has instructions for it.
+    """Choose what a CPU computes in: bfloat16 only where it has instructions for it.
 
     Without them oneDNN emulates it: on AVX2 alone a prefill takes six times as long as in float32 (5,120 tokens of the
-    demo's model on two Zen 3 cores: 65 s against 11 s).
+    demo's model on two Zen 3 cores: 65 s against 11 s). `capabilities` are those of torch.cpu.get_capabilities().
     """
     has_bfloat16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
     return "bfloat16" if has_bfloat16 else "float32"
 
 
-def list_cpu_capabilities() -> Mapping[str, object]:
-    """List what this CPU can do, by torch's names."""
+def find_cpu_dtype() -> str:
+    """Find what this CPU computes in."""
     import torch
 
-    return dict(torch.cpu.get_capabilities())
+    return choose_cpu_dtype(torch.cpu.get_capabilities())
 
 
 def _position_limit(model: ModelConfig, engine: EngineConfig) -> int:

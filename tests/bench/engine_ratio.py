@@ -36,10 +36,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from judgetrace.engine import EngineSpec
+from judgetrace.engine import EngineConfig, EngineSpec, ModelConfig
 from judgetrace.unit_run import ActorLink
 from judgetrace.unit_worker import UnitWorker, WorkerSpec
-from judgetrace.vllm_engine import VllmEngine, choose_cpu_dtype, list_cpu_capabilities
+from judgetrace.vllm_engine import VllmEngine, engine_arguments, find_cpu_dtype
 from tests.bench import harness
 from tests.bench.harness import say
 
@@ -60,17 +60,12 @@ SYSTEMS = ("job", "bare", "ray.data.llm")
 
 def vllm_arguments(slots: int) -> dict[str, Any]:
     """Give the vLLM arguments that all three use."""
-    return {
-        "max_model_len": MAX_MODEL_LEN,
-        "max_num_seqs": slots,
-        "enforce_eager": True,
-        "dtype": choose_cpu_dtype(list_cpu_capabilities()),
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": 2048,
-        # Rounds have other prompts, so there is little to find; off, it is the same for all.
-        "enable_prefix_caching": False,
-        "disable_log_stats": True,
-    }
+    # Rounds have other prompts, so there is little to find in a cache; off, it is the same for all.
+    own = {"max_model_len": MAX_MODEL_LEN, "enable_prefix_caching": False}
+    arguments = engine_arguments(
+        ModelConfig(path=str(harness.MODEL)), EngineConfig(slots=slots, args=own), find_cpu_dtype(), MAX_MODEL_LEN
+    )
+    return {name: value for name, value in arguments.items() if name not in ("model", "revision")}
 
 
 def choose_length(item_id: str, mean: float, sigma: float) -> int:
