@@ -24,8 +24,8 @@ from tests.bench import harness
 from tests.bench.harness import say
 from tests.bench.paced_engine import make_corpus, read_wall_s, run_config, sum_needed_lengths
 
-FULL = {"engines": "1,2,4,8,64", "units": 4000, "slots": 64, "mean_s": 5.0, "shard": 20}
-QUICK = {"engines": "1,8", "units": 1000, "slots": 64, "mean_s": 5.0, "shard": 20}
+FULL = {"engines": "1,2,4,8,64", "units": 4000, "slots": 64, "mean_s": 5.0, "shard": 250}
+QUICK = {"engines": "1,8", "units": 1000, "slots": 64, "mean_s": 5.0, "shard": 250}
 
 
 def measure(folder: Path, options: Any, replicas: int) -> dict[str, Any]:
