@@ -97,5 +97,6 @@ def test_the_shipped_prompt_shows_the_trace_and_not_the_item(thinks):
     renderer = PromptRenderer(load_template(None, "recover_rating.jinja"), thinks=thinks)
     told = {"trace": "Its plot is thin."}
     (message,) = renderer.render({"text": "Once there was a king."}, "Rate the plot.", "plot", FIVE, told)
-    assert "Its plot is thin." in message["content"] and "Rate the plot." in message["content"]
+    assert "Its plot is thin." in message["content"]
+    assert "Rate the plot." in message["content"]
     assert "king" not in message["content"]
