@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -120,15 +120,19 @@ def tabulate_candidates(outcome: Outcome) -> pa.Table:
         row |= {"name": candidate.name, "kind": candidate.kind, "seed": candidate.seed, "text": candidate.text or None}
         row |= {"problems": list(candidate.problems), "error": candidate.error, "why_out": entry.why_out}
         row |= {"num_calls": candidate.num_calls} | list_columns(candidate.losses)
-        row |= describe_agreement(outcome.raced.get(entry.name))
+        time: Literal["before", "after"] = "before" if candidate.kind == "original" else "after"
+        row |= describe_agreement(outcome.raced.get(entry.name), time)
         row |= vars(outcome.spent.get(entry.name, Spent())) | {"is_winner": entry.name == outcome.contest.winner}
         row.pop("candidate", None)
         rows.append(row)
     return pa.Table.from_pylist(rows, CANDIDATES)
 
 
-def describe_agreement(changes: pa.Table | None) -> dict[str, float | None]:
-    """Describe how far raters agree with people and each other under a candidate, by names of CANDIDATES' columns."""
+def describe_agreement(changes: pa.Table | None, time: Literal["before", "after"]) -> dict[str, float | None]:
+    """Describe how far raters agree with people and each other under a candidate, by names of CANDIDATES' columns.
+
+    `changes` are from the original to the candidate, so its own figures are those after; the original's, before.
+    """
     found: dict[str, float | None] = {}
     for row in [] if changes is None else changes.to_pylist():
         who = "raters" if row["comparison"] == RATERS else "people"
@@ -136,7 +140,7 @@ def describe_agreement(changes: pa.Table | None) -> dict[str, float | None]:
         if figure is not None:
             # The last one counts: the mean follows the raters, all raters follow the pairs. One alone is the mean.
             ends = {f"{who}_{figure}_{end}": row[end] for end in ("change", "change_low", "change_high")}
-            found |= {f"{who}_{figure}": row["before"] if row["after"] is None else row["after"]} | ends
+            found |= {f"{who}_{figure}": row[time]} | ends
     return found
 
 
