@@ -14,7 +14,7 @@ from judgetrace.refining.outcome import PARTS, Outcome, tabulate_candidates
 VERDICTS = {
     "leads": "one candidate was left",
     "original_stands": "every other candidate fell clearly behind",
-    "none_better": "none of those left was better by what matters",
+    "none_better": "none of those left was better than the one that is named by what matters",
     "no_items_left": "the items ran out; nothing is claimed about who is best",
 }
 LEFT_OUT = {
