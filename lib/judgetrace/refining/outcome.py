@@ -31,8 +31,8 @@ PARTS: dict[Part, str] = {
 CANDIDATES = pa.schema(
     [
         ("name", pa.string()),
-        ("kind", pa.string()),  # original, instructions, rubric, both
-        ("seed", pa.int64()),  # of the traces that it was written from; null for the original
+        ("kind", pa.string()),  # original, given, instructions, rubric, both
+        ("seed", pa.int64()),  # of the traces that it was written from; null for the original and one that was given
         ("text", pa.string()),  # the guideline of the dimension; null where there is none
         ("problems", pa.list_(pa.string())),  # what the lint found
         ("error", pa.string()),  # why a call failed that it needed; null otherwise
