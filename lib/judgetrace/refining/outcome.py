@@ -13,6 +13,7 @@ from judgetrace.refining.contest import Contest
 from judgetrace.refining.entries import Entry
 from judgetrace.refining.held_items import HeldItems, Part
 from judgetrace.refining.losses import LOSSES, list_columns
+from judgetrace.refining.racing import Race
 from judgetrace.refining.standings import STANDINGS, list_standings
 from judgetrace.refining.trace_choice import TraceSupply
 
@@ -28,6 +29,12 @@ PARTS: dict[Part, str] = {
     "test": "the test split",
 }
 """What parts of the items are called."""
+VERDICTS = {
+    "leads": "one candidate was left",
+    "original_stands": "every other candidate fell clearly behind",
+    "none_better": "none of those left was better than the one that is named by what matters",
+    "no_items_left": "the items ran out; nothing is claimed about who is best",
+}
 CANDIDATES = pa.schema(
     [
         ("name", pa.string()),
@@ -144,6 +151,17 @@ def describe_agreement(changes: pa.Table | None, time: Literal["before", "after"
     return found
 
 
+def describe_race(race: Race) -> str:
+    """Say how a race ended, by which rule, and how often that rule errs."""
+    return (
+        f"The race took {race.look} of {len(race.looks)} looks and {race.num_scores:,} scores, of "
+        f"{len(race.candidates) * len(race.groups):,} without racing; it ended since "
+        f"{VERDICTS[str(race.verdict)]}. Scores lie between 0 and 1; those of different items can't be compared. "
+        "A candidate that is clearly behind another gets no more calls; the chance that this, or an early end, "
+        f"costs more than {race.config.indifference:.2g} of score is {race.config.alpha:.0%} at most."
+    )
+
+
 def describe_outcome(outcome: Outcome) -> dict[str, Any]:
     """Collect verdicts, intervals and figures, for refinement.json and the manifest."""
     contest, race = outcome.contest, outcome.contest.race
@@ -170,6 +188,7 @@ def describe_outcome(outcome: Outcome) -> dict[str, Any]:
     if race is not None:
         found["race"] = {
             "verdict": race.verdict,
+            "says": describe_race(race),
             "looks": race.look,
             "looks_planned": len(race.looks),
             "scores": race.num_scores,
