@@ -218,6 +218,10 @@ def test_a_dry_run_tells_the_calls_and_shows_a_prompt_of_each_kind(tmp_path, cor
     most = 10 * items["race"] + 2 * items["confirm"] + 2 * items["test"]
     assert f"{2 * most:,} at most, of 10 candidates by 2 raters" in out
     assert not run.exists()
+    own = tmp_path / "own.md"
+    own.write_text("Rate 1, 2, 3, 4 or 5 with quality 0.9.\n")
+    assert refine_guideline.main([config, "--dry-run", f"--candidates.paths={own}"]) == 0
+    assert "of 11 candidates by 2 raters" in capsys.readouterr().out
     # However long an answer may be, its made-up lines are critiques, and what is written from them is counted.
     assert refine_guideline.main([config, "--dry-run", "--generator.thinking_tokens=4096"]) == 0
     assert "Prompt of the generator: rubric" in capsys.readouterr().out
@@ -230,6 +234,10 @@ def test_what_can_not_be_used_is_refused_before_anything_is_asked(tmp_path, corp
     config = write_refine_config(tmp_path, corpus, "none", run)
     with pytest.raises(UserError, match=r"dimension = 'style': the corpus has \[''\]"):
         load_inputs(config, "--dimension=style")
+    with pytest.raises(UserError, match=r"candidates.paths = .*/none.md: can't be read"):
+        load_inputs(config, f"--candidates.paths={tmp_path}/none.md")
+    with pytest.raises(UserError, match=r"candidates.paths: file names \['given-a', 'given-a'\]: each may occur once"):
+        load_inputs(config, '--candidates.paths=["a.md", "x/a.md"]')
     same = (
         Path(config).read_text().replace('"scripted/shaky"', '"scripted/steady"').replace("shift = 0.05", "shift = 0.0")
     )

@@ -120,7 +120,7 @@ def test_equal_guidelines_are_not_shown_better() -> None:
 
 def test_an_original_that_won_the_race_needs_no_confirmation() -> None:
     assert not keep_original().is_replaced
-    assert "no candidate came out of the race ahead" in keep_original().describe()
+    assert "no candidate came out of the race clearly ahead" in keep_original().describe()
 
 
 def test_an_equal_challenger_replaces_the_original_about_as_seldom_as_the_level_says() -> None:

@@ -172,6 +172,18 @@ def test_a_short_item_is_copied_as_a_whole() -> None:
     assert find_copied(text, "", ["Women can't drive"], CONFIG) == []
 
 
+def test_many_items_of_a_word_or_two_are_copied_and_a_few_are_not() -> None:
+    items = ["awful", "Very nice", "so-so", "plain", "lovely", ":-)"]
+    few = "Awful and plain things rate 1, lovely and very nice ones 5."
+
+    assert find_copied(few, "", items, CONFIG) == []
+    found = find_copied(f"{few} So-so ones rate 3.", "", items, CONFIG)
+    assert [finding.detail for finding in found] == [
+        "5 short items: ['awful', 'lovely', 'plain', 'so so', 'very nice']"
+    ]
+    assert find_copied(f"{few} So-so ones rate 3.", "Plain is 2.", items, CONFIG) == []
+
+
 def test_text_without_blanks_is_compared_by_character() -> None:
     item = "昔々あるところにおじいさんがいました"
 

@@ -144,9 +144,20 @@ def test_one_rater_is_its_own_mean_and_a_nominal_scale_has_no_error_to_square() 
     targets = np.arange(60) % 2 + 1.0
     ratings = Ratings(["a"], targets[None], None, targets, [str(n) for n in range(60)])
     scale = Scale(values=("1", "2"), type="nominal")
-    found = describe_agreement(measure_change(ratings, scale, replicates=200, seed=0, level=0.95))
+    found = describe_agreement(measure_change(ratings, scale, replicates=200, seed=0, level=0.95), "before")
 
     assert found == {"people_exact": 1.0, **dict.fromkeys(f"people_exact_change{end}" for end in ("", "_low", "_high"))}
+
+
+def test_a_figure_that_is_undefined_under_a_candidate_is_not_the_originals() -> None:
+    targets = np.arange(60) % 3 + 1.0
+    # A rater that gives one level has no order, so no tau; its error is known.
+    ratings = Ratings(["a"], targets[None], np.full((1, 60), 2.0), targets, [str(n) for n in range(60)])
+    changes = measure_change(ratings, SCALE, replicates=200, seed=0, level=0.95)
+
+    assert describe_agreement(changes, "before")["people_tau"] == pytest.approx(1.0)
+    assert describe_agreement(changes, "after")["people_tau"] is None
+    assert describe_agreement(changes, "after")["people_mse"] == pytest.approx(2 / 3)
 
 
 def test_the_description_is_json_with_verdict_and_interval() -> None:

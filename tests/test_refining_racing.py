@@ -175,3 +175,13 @@ def test_a_race_needs_distinct_candidates(candidates: list[str]) -> None:
 def test_a_race_needs_items() -> None:
     with pytest.raises(ValueError, match="needs items"):
         start_race(["original", "a"], [], RaceConfig(), 0)
+
+
+def test_what_does_not_matter_of_squared_scores_is_a_part_of_a_step_whatever_the_number_of_levels() -> None:
+    # The score of an item that is one of L - 1 steps off is 1 - 1 / (L - 1)^2.
+    config = RaceConfig(indifference=0.01, indifference_mse=0.05)
+    assert config.for_scores("squared", 5).indifference == pytest.approx(0.05 / 16)
+    assert config.for_scores("squared", 9).indifference == pytest.approx(0.05 / 64)
+    # Of two levels squares are exactness: what is stated of it holds, too.
+    assert config.for_scores("squared", 2).indifference == 0.01
+    assert config.for_scores("exact", 5) == config

@@ -18,7 +18,7 @@ from judgetrace.refining.candidate_config import (
     GeneratorConfig,
     SelectionConfig,
 )
-from judgetrace.refining.candidates import PROCEDURE_HEADING, CandidateWriter, cut_guideline
+from judgetrace.refining.candidates import PROCEDURE_HEADING, Candidate, CandidateWriter, cut_guideline
 from judgetrace.refining.clusters import cluster_vectors
 from judgetrace.refining.critiques import CRITIQUES, ChosenTrace, read_critiques
 from judgetrace.refining.embeddings import find_embedding_model, read_embeddings
@@ -288,7 +288,9 @@ def choose(rows: list[dict[str, Any]], seeds: tuple[int, ...], per_level: int = 
     return ChosenTraces({s: select_traces(table, "", SCALE, per_level, seed=s) for s in seeds}, traces)
 
 
-def make_candidate_writer(guideline: str = GUIDELINE, **config: Any) -> CandidateWriter:
+def make_candidate_writer(
+    guideline: str = GUIDELINE, given: dict[str, str] | None = None, **config: Any
+) -> CandidateWriter:
     parts = cut_guideline(parse_guideline(guideline), "")
     return CandidateWriter(
         parts,
@@ -299,6 +301,7 @@ def make_candidate_writer(guideline: str = GUIDELINE, **config: Any) -> Candidat
         generator=GeneratorConfig(model={"path": "x"}, critique_tokens=50, guideline_tokens=300),
         candidates=CandidatesConfig(**config),
         lint=LintConfig(),
+        given=given,
     )
 
 
@@ -339,6 +342,26 @@ def test_candidates_are_every_kind_for_every_seed_after_the_original() -> None:
     assert {row["seed"] for row in used} == {3, 4}
     rubric_prompt = next(c for c in journal.rounds[1] if c.kind == "rubric").messages[-1][1]
     assert all(f"rated {row['level']}: {row['critique']}" in rubric_prompt for row in used if row["seed"] == 3)
+
+
+def test_guidelines_that_were_given_are_linted_like_the_others_and_cost_no_call() -> None:
+    journal = Journal(answer_all)
+    given = {
+        "given-clear": "1: it is bad. 2: it is neither good nor bad. 3: it is good.",
+        "given-short": "Rate as you like.",
+        "given-same": GUIDELINE,
+    }
+    writer = make_candidate_writer(given=given, seeds=(0,), kinds=("instructions",))
+
+    candidates, _ = writer.write(choose(make_levels(9), (0,)), journal, embed)
+    found = {candidate.name: candidate for candidate in candidates}
+
+    assert list(found) == ["original", *given, "instructions-0"]
+    assert found["given-clear"] == Candidate("given-clear", "given", None, given["given-clear"])
+    assert found["given-clear"].is_sound
+    assert found["given-short"].problems[0].startswith("level_missing: 3 of 3")
+    assert found["given-same"].problems == ("repeated: the same text as original",)
+    assert sum(map(len, journal.rounds)) == found["instructions-0"].num_calls == 1
 
 
 def test_a_trace_that_several_seeds_chose_is_asked_about_once() -> None:

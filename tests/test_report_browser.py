@@ -228,6 +228,22 @@ def test_paging_goes_to_the_end_and_back_by_keyboard(browser: Any, page: str) ->
     wait(browser, "document.getElementById('status').textContent === 'Units 41\u201360 of 408'")
 
 
+def test_of_two_pages_asked_for_in_a_row_the_later_one_is_shown(browser: Any, page: str) -> None:
+    from selenium.webdriver.common.by import By
+
+    open_page(browser, page)
+    browser.find_element(By.CSS_SELECTOR, "#pager-top .next").click()
+    wait(browser, "document.getElementById('status').textContent === 'Units 21\u201340 of 408'")
+    # The last page's records have yet to be unpacked, the first one's are there.
+    browser.execute_async_script(
+        "const press = (name) => document.querySelector(`#pager-top .${name}`).click();"
+        "press('last'); press('first'); setTimeout(arguments[0], 1000);"
+    )
+    assert browser.find_element(By.ID, "status").text == "Units 1\u201320 of 408"
+    # The last page has eight.
+    assert browser.execute_script("return document.querySelectorAll('#units > .unit').length") == 20
+
+
 def test_the_keyboard_reaches_the_report_first_and_the_search_by_a_slash(browser: Any, page: str) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys

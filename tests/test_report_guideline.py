@@ -40,7 +40,9 @@ def test_a_refined_guideline_is_shown_with_its_verdict_and_the_agreement_it_brin
     rows = {(row[0], row[1]): row[2:] for row in read_rows(section, "Agreement")}
 
     assert verdicts[0].startswith("The refined guideline is returned: on 200 items in 200 groups")
-    assert verdicts[1] == "Few items."
+    assert verdicts[1].startswith("The race took 1 of ")
+    assert "costs more than 0.01 of score is 5% at most" in verdicts[1]
+    assert verdicts[2] == "Few items."
     # By hand: rater a is 2, 1 and 1 levels off before, and right after.
     items, before, after, change = rows["a with the target label", "MSE"]
     assert (items, after) == ("60", "0.000 0.00 to 0.00")

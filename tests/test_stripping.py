@@ -97,6 +97,18 @@ def test_the_verdict_at_the_end_goes_as_a_whole_unless_nothing_else_is_there(tra
         ("我给4，因为它好。", "我给[removed]，因为它好。"),
         ("这部是第4级，是4星。", "这部是第[removed]级，是[removed]星。"),
         ("점수는 4점이다.", "점수는 [removed]점이다."),
+        ("A score of 4 reflects its depth.", "A score of [removed] reflects its depth."),
+        ("A score of 4 characters' worth.", "A score of [removed] characters' worth."),
+        ("I'd give it a 4 after all.", "I'd give it a [removed] after all."),
+        ("I think a 3 captures this.", "I think a [removed] captures this."),
+        ("A solid four acknowledges the effort.", "A solid [removed] acknowledges the effort."),
+        ("A rating of 2 will do.", "A rating of [removed] will do."),
+        ("The grade should be a low 2 given the plot.", "The grade should be a low [removed] given the plot."),
+        ("So 4 reflects it well.", "So [removed] reflects it well."),
+        ("Here 3 accurately says it.", "Here [removed] accurately says it."),
+        ("I think 4 can be defended.", "I think [removed] can be defended."),
+        ("I feel 2 appropriate.", "I feel [removed] appropriate."),
+        ("Thus 4 has my vote.", "Thus [removed] has my vote."),
     ],
 )
 def test_a_rating_inside_the_reasoning_is_masked_and_its_sentence_stays(trace, left):
@@ -143,6 +155,10 @@ def test_a_rating_inside_the_reasoning_is_masked_and_its_sentence_stays(trace, l
         "#4ever and &#4; too, on an F#4.",
         "★ The plot.\n● The style.\n●●●\nIt ends.",
         "4分钟后他走了。4人、4点钟、图4、第4章。以下の4点。",
+        "A 4 page story in a three act form, of 4 families; a 2 minute read.",
+        "It shows 4 butterflies, 3 replies and 2 assemblies.",
+        "In all 4 scenes we see 3 old men and 2 weeping women.",
+        "There are 3 good reasons, 4 fair points and 2 low walls; 5 more walls stand.",
     ],
 )
 def test_counts_parts_lists_and_other_numbers_stay(trace):
@@ -164,6 +180,9 @@ def test_counts_parts_lists_and_other_numbers_stay(trace):
         ),
         (BOOL, "There is no proof, so I say yes to that.", "There is no proof, so I say yes to that."),
         (BOOL, "Yes, it holds.", "[removed], it holds."),
+        (BOOL, "I'd say No because it is flat.", "I'd say [removed] because it is flat."),
+        (BOOL, "I conclude no, for it is flat.", "I conclude [removed], for it is flat."),
+        (BOOL, "She says no to him and answers no one.", "She says no to him and answers no one."),
         (BOOL, 'The answer is "No", it fails.', 'The answer is "[removed]", it fails.'),
         (BOOL, "The label: yes, since it holds.", "The label: [removed], since it holds."),
         (LETTERS, "A story is told. I choose B, for its end.", "A story is told. I choose [removed], for its end."),
@@ -203,6 +222,10 @@ def test_a_trace_without_a_rating_keeps_all_but_outer_blanks(scale, trace):
         (FIVE, "Style: ★★★★☆", True),
         (FIVE, "評価は4点です。", True),
         (WORDS, "Its goodness shows.", True),
+        (FIVE, "A rating as high as 4 characters allow.", True),
+        (FIVE, "It is scored, like the others, 4 times.", True),
+        (FIVE, "The score, as one hears, is by 4 composers.", False),
+        (FIVE, "He rates films. There are 4 characters.", False),
         (BOOL, "No proof is given.", False),
         (SEXISM, "It shows sexist language.", True),
     ],
@@ -237,6 +260,7 @@ def test_stripping_twice_changes_nothing_more():
     [
         *("=", "score is ", "4 ", "\n", "**", "- ", "a a ", "rating: * ", "[removed]-", "<rating>"),
         *("$", "$4 ", "★ ", "●○ ", "● ", "#4 ", "second ", "second level of ", "second point on the ", "4点"),
+        *("score of ", "score of 4 ", "a 4 ", "a solid ", "4 aly ", "rate it, ", "say "),
     ],
 )
 def test_text_that_means_to_be_slow_takes_no_longer_than_any_other(piece):

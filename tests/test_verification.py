@@ -7,6 +7,7 @@ from judgetrace.accounting import tally_verifications
 from judgetrace.asking import AskedUnit
 from judgetrace.engine import Prompt
 from judgetrace.ledger import join_decisions
+from judgetrace.prompts import PromptRenderer, load_template
 from judgetrace.sampling import Draw, UnitSampling
 from judgetrace.scale import Scale
 from judgetrace.schema import TRACES, UNIT_KEY, VERDICTS, VERIFICATIONS
@@ -89,3 +90,13 @@ def test_verdicts_are_counted_by_outcome_and_by_what_was_found_of_their_traces()
     assert tally.outcomes() == {"recovered": 1, "missed": 1}
     assert tally.flags == {"leaks": 0, "hinted": 1, "hinted_leaks": 1}
     assert tally_verifications(VERIFICATIONS.empty_table()).num_units == 0
+
+
+@pytest.mark.parametrize("thinks", [True, False])
+def test_the_shipped_prompt_shows_the_trace_and_not_the_item(thinks):
+    renderer = PromptRenderer(load_template(None, "recover_rating.jinja"), thinks=thinks)
+    told = {"trace": "Its plot is thin."}
+    (message,) = renderer.render({"text": "Once there was a king."}, "Rate the plot.", "plot", FIVE, told)
+    assert "Its plot is thin." in message["content"]
+    assert "Rate the plot." in message["content"]
+    assert "king" not in message["content"]

@@ -18,7 +18,7 @@ from judgetrace.fingerprints import hash_text
 from judgetrace.prompts import load_template
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import ITEMS, TARGET_AGGREGATE, UNIT_KEY
-from judgetrace.storage import Folder
+from judgetrace.storage import Folder, read_text
 from judgetrace.traces import read_earlier
 
 SHARDS_READ_AT_ONCE = 16
@@ -52,11 +52,7 @@ class RunInputs:
     def _read_guideline(self, path: str | None) -> str:
         if path is None:
             return self.corpus.read_bytes("guideline.md").decode()
-        folder, _, name = path.rpartition("/")
-        try:
-            return Folder(folder or ".").read_bytes(name).decode()
-        except (FileNotFoundError, UnicodeDecodeError) as error:
-            raise UserError(f"guideline = {path}: can't be read: {error}") from error
+        return read_text("guideline", path)
 
     def check_dimensions(self, wanted: Sequence[str]) -> None:
         """Raise UserError for dimensions of which the corpus has no unit."""

@@ -258,6 +258,15 @@ class Folder:
         return parsing(f"{self.url}/{name}")
 
 
+def read_text(key: str, path: str) -> str:
+    """Read a text that a config names under a key: a local file, or one by URL. Raises UserError."""
+    filesystem, inside = open_filesystem(path)
+    try:
+        return str(filesystem.cat_file(inside).decode())
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise UserError(f"{key} = {path}: can't be read: {error}") from error
+
+
 def encode_json(value: Any) -> bytes:
     """Encode a JSON document for people to read."""
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()

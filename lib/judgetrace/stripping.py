@@ -5,7 +5,8 @@ What is masked, by MASK:
 - rating tags, and a rating tag that was never closed, with what stands behind it;
 - any number beside a word for ratings ("a score of 3.5", "I'd give it a 4", "4 stars", "level 2"), also one that is
   set as a formula ("a score of $3.5$"; not a price, "costs $4"), and before a counter of Chinese, Japanese or Korean
-  ("4点", "4分"; not "4分钟");
+  ("4点", "4分"; not "4分钟"). What follows "a score of 4" or "a 4" is no count ("a 4 captures this"; but "a 4 page
+  story");
 - an ordinal before a word for levels ("the fourth level", "4th category", "the fourth point on the scale"; not "the
   second point", "on a second level", "the second level of meaning");
 - runs of stars, and of other signs some of which are filled ("★★★★☆", "●●●○○");
@@ -13,10 +14,11 @@ What is masked, by MASK:
 - the ends and the middle of the scale by name ("the highest rating"), and places beside them ("second-lowest");
 - a number that is a level and stands alone: neither a count ("4 characters", "4-part"), nor the number of a part
   ("paragraph 4", "4." at the head of a line, "reviewer #4"), nor part of another number (40, 4.5, 4th, 4%). Before a
-  function word ("4 because", "3 or 4"), a dash ("4 - it is rich") or the end of a line it stands alone;
+  word that counts nothing ("4 because", "3 or 4", "4 reflects"), a dash ("4 - it is rich") or the end of a line it
+  stands alone;
 - numbers spelled out, only after a word for ratings or as "a four": "one" and "two" are common words;
 - the names of levels that are words: everywhere, but single letters and words as common as "yes" and "no" only as an
-  answer (alone in quotes or bold, after a word for ratings, or as a whole clause).
+  answer (alone in quotes or bold, after a word for ratings, as a whole clause, or as in "I'd say No because").
 The sentences at the end that hold a mask are the verdict and go as a whole, unless nothing else is there.
 """
 
@@ -28,7 +30,7 @@ from functools import lru_cache
 from judgetrace.scale import Scale
 
 MASK = "[removed]"
-RULES_VERSION = 3
+RULES_VERSION = 4
 """Rises when a trace would be stripped otherwise: verdicts of different rules must not mix."""
 _SPELLED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _COMMON_WORDS = frozenset({"yes", "no", "true", "false", "none", "neither", "both", "other", "maybe", "same"})
@@ -47,8 +49,27 @@ _BETWEEN = (
 _NOT_A_COUNT = (
     r"(?:and|or|but|because|since|as|for|is|was|are|would|could|should|might|may|seems?|seem|feels?|to|on|in|at|of|out|if"
     r"|than|rather|not|though|although|while|when|where|here|overall|given|due|with|without|it|this|that|the|so|then|too"
-    r"|fits?|works|sounds|looks|appears|applies|means|makes|matches|best|range|instead|only|by|from|if|either|vs|versus|nor|yet|also|again|i|we|he|she|they)"
+    r"|fits?|works|sounds|looks|appears|applies|means|makes|matches|best|range|instead|only|by|from|if|either|vs|versus|nor|yet|also|again|i|we|he|she|they"
+    # Auxiliaries, and verbs whose subject is a rating.
+    r"|were|be|been|being|will|can|cannot|must|shall|do|does|did|has|have|had|gets?|feel|look|sound|need(?:s|ed)?"
+    r"|(?:reflect|indicat|suggest|describ|show|requir|acknowledg|balanc|signal|signif|impli|represent|demand|deserv"
+    r"|recogni[sz]|reward|penali[sz]|warrant|express|convey|account|align|captur|demonstrat|denot|correspond|belong"
+    r"|remain|stand|strik|hit|lean|overstat|understat|respect|honou?r|com|go|tak|leav|allow|serv|stay)(?:e?s|e?d|ing)"
+    # What says how, when or how far.
+    r"|(?!famil|fly\b|all?ly\b|anomal|monopol|assembl|bull|bell|jell|repl|suppl|butterfl)[^\W\d_]+ly|after|before|until|unless|whereas|despite|because|about|around|across|above|below|beyond|within|throughout"
+    r"|even|just|still|now|never|always|often|perhaps|maybe|quite|very|almost|already|there|indeed|however"
+    # Of a rating, where no noun follows: "a 4 fair to the author", but "4 fair points".
+    r"|(?:appropriate|correct|right|reasonable|fair|accurate|acceptable|apt|high|low|justified|best)"
+    r"(?=\s*(?:[.,;:!?)]|$)|\s+(?:here|for|because|since|and|as|given|to|than)\b))"
 )
+_ATTRIBUTE = (
+    r"(?:page|part|act|line|word|letter|syllable|sentence|paragraph|verse|stanza|chapter|scene|volume|book|panel|panelled"
+    r"|second|minute|hour|day|night|week|month|year|decade|century|mile|foot|inch|metre|meter|step|stage|phase|digit|figure|way"
+    r"|person|man|woman|people|character|hander|room|bedroom|course|dollar|pound|euro|item|question|point|hundred|thousand"
+    r"|million|billion|percent|per)"
+)
+"""What makes a thing's measure of a number behind an article: "a 4 page story"."""
+_SCORE_NOUN = r"(?:rating|score|grade|mark)s?"
 _PART_NOUN = (
     r"(?:paragraph|sentence|line|chapter|section|page|act|scene|part|verse|stanza|step|criterion|question|item|number|no\.|"
     r"figure|table|example|version"
@@ -74,6 +95,8 @@ _ORDINAL_LEVEL = (
     rf"\b(?<!\ba )(?<!\banother )(?P<rating>{_ORDINAL})\s+(?:(?:level|rating|category|tier)\b(?!\s+of\s+(?!{_SCALE}))"
     rf"|point\s+(?:of|on|in)\s+{_SCALE}|of\s+the\s+(?:[^\W\d_]+\s+)?(?:levels|ratings|categories|tiers)\b)"
 )
+_SAID = r"(?:say(?:s|ing)?|said|conclud(?:e|es|ed|ing)|answer(?:s|ed|ing)?|vot(?:e|es|ed|ing)|decid(?:e|es|ed) on)"
+_SCORED = r"(?:rat(?:e|es|ed|ing|ings)|scor(?:e|es|ed|ing)|grad(?:e|es|ed|ing))"
 _STARS, _FILLED, _EMPTY = "★☆⭐🌟✩✭✮✰", "●■▮◆♥▰⬤⚫", "○□▯◇♡▱◯⚪"
 _RUN = (
     rf"(?:[{_STARS}]\ufe0f? ?){{1,9}}[{_STARS}]\ufe0f?½?"
@@ -147,8 +170,8 @@ def strip_ratings(trace: str, scale: Scale) -> str:
 def names_level(text: str, scale: Scale) -> bool:
     """Whether a stripped trace still names a level: a second look, wider than what is stripped.
 
-    Here numbers spelled out count wherever no noun follows them, and level names that are no common words in any form
-    of them ("goodness" of "good").
+    Here numbers spelled out count wherever no noun follows them, a level's number within four words of a word for
+    ratings counts whatever follows it, and level names that are no common words do in any form ("goodness" of "good").
     """
     rest = _FORMULA.sub(r"\1", text.replace(MASK, " "))
     if any(_is_level_alone(match, scale) for match in _NUMBER.finditer(rest)):
@@ -205,10 +228,12 @@ def _patterns(scale: Scale) -> tuple[re.Pattern[str], ...]:
         _ORDINAL_LEVEL,
         rf"(?<![\w/.]){_ANY_NUMBER}\s*(?:/\s*(?:{_tops(scale)})|out\s+of\s+{_ANY_NUMBER})(?![\w/])",
         rf"\b{_RATING_NOUN}[\s:=*\"'“]+(?P<rating>[-+−]?\d+(?:\.\d+)?)(?![\w%])",
+        rf"\b{_SCORE_NOUN}\s+(?:of|is|was|as|at|(?:(?:would|should|could|must|will|can|may|might)\s+)?be)\s+(?:an?\s+)?"
+        rf"{_DEGREE}(?P<rating>{_ANY_NUMBER})(?![\w%])(?!{_HYPHENATED})",
         rf"\b{_RATING_NOUN}{_BETWEEN}(?P<rating>{rated})(?![\w%]){_NOT_COUNTED}",
         rf"\b{_RATING_VERB}{_BETWEEN}(?P<rating>{_ANY_NUMBER})(?![\w%]){_NOT_COUNTED}",
         rf"(?<![\w.])(?P<rating>{_ANY_NUMBER})(?:\s*-\s*|\s+){_RATING_NOUN}\b",
-        rf"\ban?\s+{_DEGREE}(?P<rating>{_ANY_NUMBER})(?![\w%]){_NOT_COUNTED}",
+        rf"\ban?\s+{_DEGREE}(?P<rating>{_ANY_NUMBER})(?![\w%])(?!{_HYPHENATED})(?!{_BLANK}+{_ATTRIBUTE}\b)",
     ]
     plain = [word for word in words if not is_common(word)]
     if plain:
@@ -220,6 +245,7 @@ def _patterns(scale: Scale) -> tuple[re.Pattern[str], ...]:
             rf"\b{_RATING_VERB}{_BETWEEN}(?P<rating>{names})(?!\w)(?!\s+[^\W\d_])",
             rf"(?<!\w)[\"'“‘`*(]+(?P<rating>{names})[\"'”’`*)]+(?!\w)",
             rf"(?:^|(?<=[.!?:;]\s))(?P<rating>{names})(?=\s*(?:[.,;!]|$))",
+            rf"\b{_SAID}\s+(?P<rating>{names})(?=\s*(?:[.,;:!]|$|(?:because|since|as|for|here|overall|due|given|on)\b))",
         ]
     return tuple(re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in patterns)
 
@@ -229,6 +255,11 @@ def _wider_patterns(scale: Scale) -> tuple[re.Pattern[str], ...]:
     spelled = [word for number, word in enumerate(_SPELLED) if number != 1 and scale.find_level(number) is not None]
     patterns = [_BESIDE_EXTREME, _EXTREME, _RUN, _CJK_COUNTED]
     patterns.append(rf"(?<!\ba )(?<!\banother )\b{_ORDINAL}[\s-]+(?:level|rating|category|tier|point\s+(?:of|on))\b")
+    numbers = [*map(re.escape, filter(_NUMBER.fullmatch, scale.values)), *spelled]
+    if numbers:
+        patterns.append(
+            rf"\b{_SCORED}\b(?:[^\w.!?]+\w+){{0,3}}[^\w.!?]+{_join(numbers)}(?![\w%])(?!{_HYPHENATED})(?!\.\d)"
+        )
     if spelled:
         patterns.append(rf"\b{_join(spelled)}\b{_NOT_COUNTED}")
     patterns += [rf"(?<!\w){_join_names([word])}" for word in _list_words(scale) if not is_common(word)]

@@ -1,7 +1,8 @@
 """Hold accepted traces against a second model: can it tell the rating from the reasoning alone? Pure.
 
-The model reads guideline, item and the trace without its rating (stripping.strip_ratings) and names the level that the
-trace argues for. A trace from which it can't be told argues for something else, or for nothing.
+The model reads the guideline and the trace without its rating (stripping.strip_ratings), and names the level that the
+trace argues for. It does not see the item: else it could rate that, and find the label whatever the trace says. A trace
+from which the level can't be told argues for something else, or for nothing.
 """
 
 from __future__ import annotations

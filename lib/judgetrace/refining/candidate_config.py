@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -142,6 +143,11 @@ class CandidatesConfig(BaseModel):
     seeds: tuple[int, ...] = Field(
         default=(0, 1, 2), min_length=1, description="A candidate of each kind for each; a seed draws other traces."
     )
+    paths: tuple[str, ...] = Field(
+        default=(),
+        description="Guidelines of your own that are raced, too: whole files in the form of the original's, of which "
+        "what they tell of the dimension counts; called given-NAME, by the file's name.",
+    )
     answer_tries: int = Field(
         default=3, ge=1, description="Answers without <codebook> tags or cut off are asked for so often in all."
     )
@@ -169,10 +175,16 @@ class CandidatesConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> CandidatesConfig:
-        for name, found in (("kinds", self.kinds), ("seeds", self.seeds)):
+        names = [name_given(path) for path in self.paths]
+        for key, found in (("kinds", self.kinds), ("seeds", self.seeds), ("paths: file names", names)):
             if len(set(found)) < len(found):
-                raise ValueError(f"candidates.{name} {list(found)}: each may occur once")
+                raise ValueError(f"candidates.{key} {list(found)}: each may occur once")
         return self
+
+
+def name_given(path: str) -> str:
+    """Name the candidate of a guideline file: "given-clearer" for ".../clearer.md"."""
+    return f"given-{PurePosixPath(path).stem}"
 
 
 class EmbeddingConfig(BaseModel):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import pyarrow as pa
@@ -57,6 +57,8 @@ class CandidateTask:
     scale: Scale
     traces: tuple[str, ...]
     """Run folders of infer_traces."""
+    given: Mapping[str, str] = field(default_factory=dict)
+    """What guidelines of the user's own tell of the dimension, by candidate."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def make_writer(task: CandidateTask, sections: CandidateSections) -> CandidateWr
         generator=sections.generator,
         candidates=sections.candidates,
         lint=sections.lint,
+        given=task.given,
     )
 
 

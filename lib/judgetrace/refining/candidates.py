@@ -16,7 +16,7 @@ from judgetrace.guideline import Guideline, normalise_heading
 from judgetrace.refining.calls import Answer, Call
 from judgetrace.refining.candidate_config import CandidatesConfig, GeneratorConfig, SelectionConfig
 from judgetrace.refining.critiques import CRITIQUES, ChosenTrace, make_critique_call, read_reply
-from judgetrace.refining.lint import LintConfig, LintTask, lint_text
+from judgetrace.refining.lint import Finding, LintConfig, LintTask, lint_text
 from judgetrace.refining.losses import Losses
 from judgetrace.refining.refine_prompts import Part, RefinePrompts
 from judgetrace.refining.rubric_source import RubricSource, make_rubric_source
@@ -27,7 +27,7 @@ from judgetrace.refining.writing import Rounds, Writer, WriterSettings, Written,
 PROCEDURE_HEADING = "### How to rate, step by step"
 _PROCEDURE = re.compile(rf"^{re.escape(PROCEDURE_HEADING)}[ \t]*$.*?(?=^#{{1,3}}[ \t]|\Z)", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#{1,3}(?=[ \t])", re.MULTILINE)
-ORIGINAL = "original"
+ORIGINAL, GIVEN = "original", "given"
 Ask = Callable[[str, Sequence[Call]], list[Answer]]
 """Answers the calls of a stage, in their order."""
 Embed = Callable[[Sequence[str]], np.ndarray]
@@ -39,7 +39,7 @@ class Candidate:
     """A guideline that may replace the original. Only one without problems and error is raced."""
 
     name: str
-    kind: str  # original, instructions, rubric, both
+    kind: str  # original, given, instructions, rubric, both
     seed: int | None
     text: str
     """All that the rater of the dimension is told; "" where there is none."""
@@ -48,7 +48,7 @@ class Candidate:
     num_calls: int = 0
     """Calls of the generator that it was made from; those that other candidates are made from, too, are counted."""
     losses: Losses | None = None
-    """None for the original."""
+    """None where nothing was written: for the original, and one that was given."""
 
     @property
     def is_sound(self) -> bool:
@@ -101,10 +101,11 @@ class CandidateWriter:
         generator: GeneratorConfig,
         candidates: CandidatesConfig,
         lint: LintConfig,
+        given: Mapping[str, str] | None = None,
     ):
         self._parts, self._task, self._prompts, self._counter = parts, task, prompts, counter
         self._selection, self._generator, self._config, self._lint = selection, generator, candidates, lint
-        self._levels = task.scale.values
+        self._levels, self._given = task.scale.values, given or {}
         settings = WriterSettings(
             generator.guideline_tokens,
             generator.thinking_tokens,
@@ -115,7 +116,7 @@ class CandidateWriter:
         self._writer = Writer(prompts, counter, settings)
 
     def write(self, chosen: ChosenTraces, ask: Ask, embed: Embed) -> tuple[list[Candidate], pa.Table]:
-        """Write candidates, the original first; returns them and the critiques (critiques.CRITIQUES)."""
+        """Write candidates, after the original and those given; returns them and critiques (critiques.CRITIQUES)."""
         kinds, seeds = set(self._config.kinds), self._config.seeds
         works: dict[str, Rounds[Written]] = {}
         sources = self._collect_critiques(chosen, ask, embed) if kinds & {"rubric", "both"} else {}
@@ -126,7 +127,7 @@ class CandidateWriter:
                 works[f"instructions-{seed}"] = self._write_instructions(chosen, seed)
         written, num_calls = run_together(lambda calls: ask("write guidelines", calls), works)
         num_calls.update({f"rubric-{seed}": source.num_calls for seed, source in sources.items()})
-        candidates = [Candidate(ORIGINAL, ORIGINAL, None, self._parts.text)]
+        candidates = [Candidate(ORIGINAL, ORIGINAL, None, self._parts.text), *self._take_given(chosen)]
         for kind in self._config.kinds:
             candidates += [
                 self._make(kind, seed, written=written, num_calls=num_calls, chosen=chosen, sources=sources)
@@ -134,6 +135,16 @@ class CandidateWriter:
             ]
         tables = [source.critiques for source in sources.values()]
         return mark_repeated(candidates), pa.concat_tables([CRITIQUES.empty_table(), *tables])
+
+    def _take_given(self, chosen: ChosenTraces) -> list[Candidate]:
+        """Lint what the user gave, against the items of all traces that the others are written from."""
+        items = [
+            trace.item for seed in self._config.seeds for trace in chosen.list_traces(seed, self._selection.per_level)
+        ]
+        return [
+            Candidate(name, GIVEN, None, text, describe_findings(lint_text(text, self._task, items, self._lint)))
+            for name, text in self._given.items()
+        ]
 
     def _collect_critiques(self, chosen: ChosenTraces, ask: Ask, embed: Embed) -> dict[int, RubricSource]:
         """Ask for the critiques of all seeds' traces, and pick those that each seed's rubric is written from."""
@@ -205,8 +216,12 @@ class CandidateWriter:
         ).text
         items = [trace.item for trace in chosen.list_traces(seed, self._selection.per_level)]
         findings = lint_text(text, self._task, items, self._lint, rubric=rubric, procedure=procedure)
-        problems = tuple(f"{f.reason}: {f.detail}" for f in findings)
-        return Candidate(name, kind, seed, text, problems, num_calls=calls, losses=losses)
+        return Candidate(name, kind, seed, text, describe_findings(findings), num_calls=calls, losses=losses)
+
+
+def describe_findings(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """Describe what the lint found, as a candidate's problems."""
+    return tuple(f"{found.reason}: {found.detail}" for found in findings)
 
 
 def list_parts(kind: str, seed: int) -> list[str]:

@@ -74,7 +74,7 @@ class Confirmation:
     def describe(self) -> str:
         """Say in a sentence which guideline is returned, and why."""
         if self.reason == "no_challenger":
-            return "The original guideline is returned: no candidate came out of the race ahead of it."
+            return "The original guideline is returned: no candidate came out of the race clearly ahead of it."
         items = f"{self.num_items} items in {self.num_groups} groups that took no part in the choice"
         if self.low is None:
             return f"The original guideline is returned: {items} are too few for an interval."

@@ -72,7 +72,8 @@ def describe_generation(inputs: RefineInputs) -> Iterator[str]:
 def describe_ratings(inputs: RefineInputs) -> Iterator[str]:
     """Describe the ratings, and render what the first rater is asked."""
     config = inputs.config
-    num_candidates = 1 + len(config.candidates.kinds) * len(config.candidates.seeds)
+    written = len(config.candidates.kinds) * len(config.candidates.seeds)
+    num_candidates = 1 + len(inputs.given) + written
     plan = plan_ratings(inputs, num_candidates)
     parts = ", ".join(
         f"{part} {len(rows):,} in {inputs.items.count_groups(part):,} groups"

@@ -21,7 +21,9 @@ def list_sections(inputs: RefineInputs) -> CandidateSections:
 def make_task(inputs: RefineInputs) -> CandidateTask:
     """Collect what is refined, and from which traces."""
     others = inputs.list_other_names()
-    return CandidateTask(inputs.guideline, inputs.dimension, others, inputs.scale, inputs.config.traces)
+    return CandidateTask(
+        inputs.guideline, inputs.dimension, others, inputs.scale, inputs.config.traces, given=inputs.given
+    )
 
 
 def generate_candidates(inputs: RefineInputs, run: RunFolder, fence: Fence, watch: DriverWatch) -> Generated:

@@ -12,11 +12,14 @@ from judgetrace.corpus import name_shard, read_finished
 from judgetrace.fingerprints import check_model, hash_text
 from judgetrace.guideline import Guideline, parse_guideline
 from judgetrace.prompts import load_template
+from judgetrace.refining.candidate_config import name_given
+from judgetrace.refining.candidates import cut_guideline
 from judgetrace.refining.config import RefineGuidelineConfig, check_raters
 from judgetrace.refining.held_items import HeldItems, Part, merge_items, pick_items
 from judgetrace.refining.lint import choose_other_names
 from judgetrace.run_inputs import SHARDS_READ_AT_ONCE, RunInputs
 from judgetrace.scale import Scale
+from judgetrace.storage import read_text
 from judgetrace.teachable import check_verification
 from judgetrace.traces import check_trace_corpus
 
@@ -44,6 +47,8 @@ class RefineInputs:
         check_trace_corpus("traces", config.traces, self.corpus.corpus_id)
         check_verification("selection.verification", config.selection.verification)
         self.score_kind = config.score_kind(self.scale)
+        self.given = self._read_given()
+        """What guidelines of the user's own tell the rater of the dimension, by candidate."""
         self.templates = [load_template(rater.prompt.template) for rater in config.raters]
         self.model_fingerprints = [check_model(rater.model, rater.endpoint) for rater in config.raters]
         self._check_distinct()
@@ -71,6 +76,18 @@ class RefineInputs:
             return parse_guideline(self.corpus.guideline, self.corpus.by_section)
         except ValueError as error:
             raise UserError(f"guideline: {error}") from error
+
+    def _read_given(self) -> dict[str, str]:
+        return {name_given(path): self._cut_given(path) for path in self.config.candidates.paths}
+
+    def _cut_given(self, path: str) -> str:
+        text = read_text("candidates.paths", path)
+        try:
+            return cut_guideline(parse_guideline(text, self.corpus.by_section), self.dimension).text
+        except ValueError as error:
+            raise UserError(
+                f"candidates.paths = {path}: {error}\nexpected: a guideline in the form of the original"
+            ) from error
 
     def _find_scale(self) -> Scale:
         scale = self.corpus.scale.of(self.dimension)

@@ -54,6 +54,12 @@ class LintConfig(BaseModel):
     whole_item_words: int = Field(
         default=5, ge=2, description="An item shorter than copied_words is copied as a whole if it has so many words."
     )
+    short_items: int = Field(
+        default=5,
+        ge=1,
+        description="Still shorter items are words that any guideline may use; so many of them that the original has "
+        "not are copied.",
+    )
     described_words: int = Field(
         default=5,
         ge=0,
@@ -228,11 +234,16 @@ def _count_name(name: str, text: str, own: list[str]) -> int:
 
 def find_copied(text: str, original: str, items: Iterable[str], config: LintConfig) -> list[Finding]:
     """Find words in a row that items have, too, and the original has not; case and punctuation do not matter."""
-    sizes = range(config.whole_item_words, config.copied_words + 1)
     words, kept = list_words(text), list_words(original)
+    sizes = range(1, config.copied_words + 1)
     own = {size: list_grams(words, size) - list_grams(kept, size) for size in sizes}
-    copied = sorted({" ".join(gram) for item in items for gram in _find_shared(item, own, config)})
-    return [Finding("copied", f"{len(copied)} runs of words: {copied[:3]}")] if copied else []
+    shared = {gram for item in items for gram in _find_shared(item, own, config)}
+    short = sorted(" ".join(gram) for gram in shared if len(gram) < config.whole_item_words)
+    copied = sorted(" ".join(gram) for gram in shared if len(gram) >= config.whole_item_words)
+    found = [Finding("copied", f"{len(copied)} runs of words: {copied[:3]}")] if copied else []
+    if len(short) >= config.short_items:
+        found.append(Finding("copied", f"{len(short)} short items: {short[:5]}"))
+    return found
 
 
 def _find_shared(item: str, own: dict[int, set[tuple[str, ...]]], config: LintConfig) -> Iterator[tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -13,6 +13,7 @@ from judgetrace.refining.contest import Contest
 from judgetrace.refining.entries import Entry
 from judgetrace.refining.held_items import HeldItems, Part
 from judgetrace.refining.losses import LOSSES, list_columns
+from judgetrace.refining.racing import Race
 from judgetrace.refining.standings import STANDINGS, list_standings
 from judgetrace.refining.trace_choice import TraceSupply
 
@@ -28,11 +29,17 @@ PARTS: dict[Part, str] = {
     "test": "the test split",
 }
 """What parts of the items are called."""
+VERDICTS = {
+    "leads": "one candidate was left",
+    "original_stands": "every other candidate fell clearly behind",
+    "none_better": "none of those left was better than the one that is named by what matters",
+    "no_items_left": "the items ran out; nothing is claimed about who is best",
+}
 CANDIDATES = pa.schema(
     [
         ("name", pa.string()),
-        ("kind", pa.string()),  # original, instructions, rubric, both
-        ("seed", pa.int64()),  # of the traces that it was written from; null for the original
+        ("kind", pa.string()),  # original, given, instructions, rubric, both
+        ("seed", pa.int64()),  # of the traces that it was written from; null for the original and one that was given
         ("text", pa.string()),  # the guideline of the dimension; null where there is none
         ("problems", pa.list_(pa.string())),  # what the lint found
         ("error", pa.string()),  # why a call failed that it needed; null otherwise
@@ -120,15 +127,19 @@ def tabulate_candidates(outcome: Outcome) -> pa.Table:
         row |= {"name": candidate.name, "kind": candidate.kind, "seed": candidate.seed, "text": candidate.text or None}
         row |= {"problems": list(candidate.problems), "error": candidate.error, "why_out": entry.why_out}
         row |= {"num_calls": candidate.num_calls} | list_columns(candidate.losses)
-        row |= describe_agreement(outcome.raced.get(entry.name))
+        time: Literal["before", "after"] = "before" if candidate.kind == "original" else "after"
+        row |= describe_agreement(outcome.raced.get(entry.name), time)
         row |= vars(outcome.spent.get(entry.name, Spent())) | {"is_winner": entry.name == outcome.contest.winner}
         row.pop("candidate", None)
         rows.append(row)
     return pa.Table.from_pylist(rows, CANDIDATES)
 
 
-def describe_agreement(changes: pa.Table | None) -> dict[str, float | None]:
-    """Describe how far raters agree with people and each other under a candidate, by names of CANDIDATES' columns."""
+def describe_agreement(changes: pa.Table | None, time: Literal["before", "after"]) -> dict[str, float | None]:
+    """Describe how far raters agree with people and each other under a candidate, by names of CANDIDATES' columns.
+
+    `changes` are from the original to the candidate, so its own figures are those after; the original's, before.
+    """
     found: dict[str, float | None] = {}
     for row in [] if changes is None else changes.to_pylist():
         who = "raters" if row["comparison"] == RATERS else "people"
@@ -136,8 +147,19 @@ def describe_agreement(changes: pa.Table | None) -> dict[str, float | None]:
         if figure is not None:
             # The last one counts: the mean follows the raters, all raters follow the pairs. One alone is the mean.
             ends = {f"{who}_{figure}_{end}": row[end] for end in ("change", "change_low", "change_high")}
-            found |= {f"{who}_{figure}": row["before"] if row["after"] is None else row["after"]} | ends
+            found |= {f"{who}_{figure}": row[time]} | ends
     return found
+
+
+def describe_race(race: Race) -> str:
+    """Say how a race ended, by which rule, and how often that rule errs."""
+    return (
+        f"The race took {race.look} of {len(race.looks)} looks and {race.num_scores:,} scores, of "
+        f"{len(race.candidates) * len(race.groups):,} without racing; it ended since "
+        f"{VERDICTS[str(race.verdict)]}. Scores lie between 0 and 1; those of different items can't be compared. "
+        "A candidate that is clearly behind another gets no more calls; the chance that this, or an early end, "
+        f"costs more than {race.config.indifference:.2g} of score is {race.config.alpha:.0%} at most."
+    )
 
 
 def describe_outcome(outcome: Outcome) -> dict[str, Any]:
@@ -166,6 +188,7 @@ def describe_outcome(outcome: Outcome) -> dict[str, Any]:
     if race is not None:
         found["race"] = {
             "verdict": race.verdict,
+            "says": describe_race(race),
             "looks": race.look,
             "looks_planned": len(race.looks),
             "scores": race.num_scores,

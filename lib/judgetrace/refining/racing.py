@@ -48,6 +48,7 @@ from scipy import stats
 
 from judgetrace.config import STRICT
 from judgetrace.refining.looks import find_nominal_level, plan_looks
+from judgetrace.refining.scores import ScoreKind
 
 Verdict = Literal["leads", "original_stands", "none_better", "no_items_left"]
 
@@ -61,10 +62,27 @@ class RaceConfig(BaseModel):
         default=0.05, gt=0, lt=1, description="Chance that an early end costs more than `indifference`."
     )
     indifference: float = Field(
-        default=0.01, ge=0, lt=1, description="Differences of the mean score (0 to 1) that do not matter."
+        default=0.01,
+        ge=0,
+        lt=1,
+        description="Differences of the mean score (0 to 1) that do not matter; of exact scores, or where it is less "
+        "than indifference_mse.",
+    )
+    indifference_mse: float = Field(
+        default=0.05,
+        ge=0,
+        description="Of squared scores: differences of the MSE that do not matter, in squared steps from one level to "
+        "the next (range / (levels - 1)). A hundredth of the score would be .16 of the MSE on five levels.",
     )
     first_look: int = Field(default=50, ge=10, description="Groups of items asked before the first decision.")
     growth: float = Field(default=1.2, gt=1, le=4, description="Groups at a look, over those at the look before.")
+
+    def for_scores(self, kind: ScoreKind, num_levels: int) -> RaceConfig:
+        """Return it with the `indifference` of scores of this kind (`scores.ScoreKind`) on so many levels."""
+        if kind == "exact":
+            return self
+        squared = self.indifference_mse / max(1, num_levels - 1) ** 2
+        return self.model_copy(update={"indifference": min(self.indifference, squared)})
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,8 @@ from typing import Any
 from judgetrace.agreement.figures import show_share, title, write_table
 from judgetrace.refining.agreement_change import RATERS, TARGET
 from judgetrace.refining.losses import describe_losses
-from judgetrace.refining.outcome import PARTS, Outcome, tabulate_candidates
+from judgetrace.refining.outcome import PARTS, Outcome, describe_race, tabulate_candidates
 
-VERDICTS = {
-    "leads": "one candidate was left",
-    "original_stands": "every other candidate fell clearly behind",
-    "none_better": "none of those left was better by what matters",
-    "no_items_left": "the items ran out; nothing is claimed about who is best",
-}
 LEFT_OUT = {
     "no_thinking": "its rating was given without any thinking",
     "not_verified": "verify_traces has no verdict about it",
@@ -100,13 +94,7 @@ def _write_traces(outcome: Outcome) -> Iterator[str]:
 def _write_candidates(outcome: Outcome) -> Iterator[str]:
     race = outcome.contest.race
     if race is not None:
-        yield (
-            f"The race took {race.look} of {len(race.looks)} looks and {race.num_scores:,} scores, of "
-            f"{len(race.candidates) * len(race.groups):,} without racing; it ended since "
-            f"{VERDICTS[str(race.verdict)]}. Scores lie between 0 and 1; those of different items can't be compared. "
-            "A candidate that is clearly behind another gets no more calls; the chance that this, or an early end, "
-            f"costs more than {race.config.indifference:g} of score is {race.config.alpha:.0%} at most.\n"
-        )
+        yield f"{describe_race(race)}\n"
     lines = (
         (
             f"**{row['name']}**" if row["is_winner"] else row["name"],

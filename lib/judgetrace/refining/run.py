@@ -229,7 +229,7 @@ class RefineRun:
             list(shown),
             inputs.items,
             score,
-            race_config=config.race,
+            race_config=config.race.for_scores(inputs.score_kind, len(inputs.scale.values)),
             confirm_config=config.confirm,
             seed=config.seed,
             number_look=lambda challenger: self._number_look(panel, entries, challenger),

@@ -285,6 +285,13 @@ def say_dot(dot: Dot | None) -> str:
     return _minus(f"{dot.value:.3f}{bounds}")
 
 
+def _tell_tone(low: float | None, high: float | None) -> str:
+    """Tell whether a difference from the ceiling is surely none or above it, or surely below."""
+    if low is not None and low >= 0:
+        return "good"
+    return "bad" if high is not None and high < 0 else ""
+
+
 def _tabulate_ceiling(found: AgreementInput) -> Table:
     named, rows = any(found.figures.dimensions), list[Cells]()
     for dimension in found.figures.dimensions:
@@ -295,7 +302,7 @@ def _tabulate_ceiling(found: AgreementInput) -> Table:
                 names = (("rater_rest", rater, REST), ("ceiling_beside", rater, REST))
                 mine, person = (found.figures.find(where, who, statistic) for who in names)
                 gap = found.figures.find(where, ("difference", rater, CEILING), statistic)
-                tone = "good" if (gap.get("low") or -1) >= 0 else "bad" if (gap.get("high") or 0) < 0 else ""
+                tone = _tell_tone(gap.get("low"), gap.get("high"))
                 units = f"{count_units(found.figures, dimension, population):,}"
                 cells = [show_cell(mine), show_cell(person), show_cell(gap, sign=True, tone=tone)]
                 rows.append([*([dimension] if named else []), found.name(rater), f"{population}: {units}", *cells])

@@ -34,7 +34,7 @@
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   }
 
-  let index, matches, page = 0, turn = 0;
+  let index, matches, page = 0, turn = 0, asked = 0;
   const filters = new Map();
   const cache = new Map();
 
@@ -131,12 +131,13 @@
   }
 
   async function show(wanted = 0) {
-    const own = turn;
+    const own = turn, mine = ++asked;
     const pages = Math.max(1, Math.ceil(matches.length / PAGE));
     page = Math.min(Math.max(0, wanted), pages - 1);
     const shown = matches.slice(page * PAGE, (page + 1) * PAGE);
     const records = await Promise.all(shown.map(readRecord));
-    if (own !== turn) return;
+    // Another page may have been asked for, and be there already, while this one was unpacked.
+    if (own !== turn || mine !== asked) return;
     list.replaceChildren(...records.map((record, n) => makeUnit(record, shown[n])));
     list.start = page * PAGE + 1;
     for (const pager of document.querySelectorAll(".pager")) updatePager(pager, pages);

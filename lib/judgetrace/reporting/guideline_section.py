@@ -66,6 +66,8 @@ def _list_verdicts(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"The original guideline is returned. There was no race: {facts['why_not_raced']}."
     else:
         yield facts["confirmation"]["says"]
+        # Older files do not say how the race ended.
+        yield from filter(None, [(facts.get("race") or {}).get("says")])
     # Older files do not say why.
     if facts.get("why_not_measured"):
         yield f"Agreement was not measured: {facts['why_not_measured']}."

@@ -161,7 +161,8 @@ def _average(rows: Sequence[Mapping[str, Any]], num_dimensions: int) -> Iterator
 
 
 LEAD = (
-    "Against the target label, on the test split. In brackets: bootstrap intervals. `change` is paired: the refined "
+    "Against the target label, on the test split. In brackets: bootstrap intervals; the mean of several "
+    "dimensions has none. `change` is paired: the refined "
     "guideline minus the original one, with p-values after Holm's correction. Of MSE less is better."
 )
 TITLE_TOGETHER = "Raters with each other"

@@ -8,7 +8,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from judgetrace.agreement.config import TableConfig
-from judgetrace.config import UserError
 from judgetrace.engine import ModelConfig
 from judgetrace.fingerprints import check_model, hash_text
 from judgetrace.guideline import GuidelineConfig
@@ -18,7 +17,7 @@ from judgetrace.refining.embeddings import fingerprint_embedder
 from judgetrace.refining.refine_prompts import RefinePrompts, load_templates
 from judgetrace.reporting.config import RationalesConfig
 from judgetrace.sources import SourceConfig, list_source_files
-from judgetrace.storage import open_filesystem
+from judgetrace.storage import read_text
 
 TEXTS = ("guideline", "deepspeed")
 """Keys at the top of a config that name a text."""
@@ -35,7 +34,7 @@ def fingerprint_files(config: BaseModel, made: Collection[str]) -> dict[str, str
     for key in TEXTS:
         path = getattr(config, key, None)
         if isinstance(path, str) and not _is_made(key, made):
-            found[f"{key} (its text)"] = hash_text(_read_text(key, path))
+            found[f"{key} (its text)"] = hash_text(read_text(key, path))
     return found
 
 
@@ -65,12 +64,14 @@ def _fingerprint_section(key: str, section: BaseModel, above: Any) -> Iterator[t
         RefinePrompts(templates, "", [])
         for name, text in templates.items():
             yield f"{key}.{name}_template (its text)", hash_text(text)
+        for path in section.paths:
+            yield f"{key}.paths: {path} (its text)", hash_text(read_text(f"{key}.paths", path))
     elif isinstance(section, ModelConfig):
         yield f"{key} (its files)", check_model(section, getattr(above, "endpoint", None))
     elif isinstance(section, EmbeddingConfig) and section.model is not None:
         yield f"{key}.model (its files)", fingerprint_embedder(section)
     elif isinstance(section, GuidelineConfig):
-        yield f"{key}.path (its text)", hash_text(_read_text(f"{key}.path", section.path))
+        yield f"{key}.path (its text)", hash_text(read_text(f"{key}.path", section.path))
     elif isinstance(section, (SourceConfig, TableConfig, RationalesConfig)):
         yield f"{key}.paths (their files)", _fingerprint_tables(section)
 
@@ -79,11 +80,3 @@ def _fingerprint_tables(section: SourceConfig | TableConfig | RationalesConfig) 
     source = section if isinstance(section, SourceConfig) else SourceConfig(paths=section.paths, format="parquet")
     files = [f"{file.url} {file.fingerprint}" for file in list_source_files(source)]
     return hash_text("\n".join(sorted(files)))
-
-
-def _read_text(key: str, path: str) -> str:
-    filesystem, inside = open_filesystem(path)
-    try:
-        return str(filesystem.cat_file(inside).decode())
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise UserError(f"{key} = {path}: can't be read: {error}") from error
