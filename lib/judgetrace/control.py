@@ -106,6 +106,8 @@ class RunSnapshot:
     cannot_start: bool = False
     """Whether no engine runs, and too many workers in a row ended before one did."""
     fenced: str | None = None
+    num_broken: int = 0
+    """Shards that can't be read; the driver counts them."""
 
 
 class RunControl:

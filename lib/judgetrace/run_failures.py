@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from judgetrace.config import UserError, make_early_error
 from judgetrace.control import RunSnapshot
 from judgetrace.engine import EngineStartError
@@ -38,6 +40,16 @@ def explain_failure(failure: BaseException, max_deaths: int, has_begun: bool = F
             f"engine.slots; {LOGS}"
         )
     return failure
+
+
+def explain_broken(broken: Mapping[int, str]) -> CorruptFileError:
+    """Make the error of a run some of whose shards can't be read; `broken` has the reason by shard."""
+    reasons = list(dict.fromkeys(reason.partition("\n")[0] for reason in broken.values()))
+    told = "\n".join(f"  {reason}" for reason in reasons[:5]) + ("\n  ..." if len(reasons) > 5 else "")
+    return CorruptFileError(
+        f"{len(broken)} shard(s) can't be read; all others were worked on\n{told}\n"
+        "Restore these files from a copy, or make them again; the same command then goes on with them."
+    )
 
 
 def explain_starts(seen: RunSnapshot) -> UserError:

@@ -26,7 +26,7 @@ from judgetrace.loop_guard import guard_loop
 from judgetrace.metrics import RunMetrics, RunView
 from judgetrace.node_notice import watch_node
 from judgetrace.products import Product
-from judgetrace.run_failures import explain_failure, explain_starts
+from judgetrace.run_failures import explain_broken, explain_failure, explain_starts
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import StageWatch
 from judgetrace.stop_signals import taking_stop_signals
@@ -139,7 +139,7 @@ def share_shards(engine: EngineConfig, num_shards: int, units_per_shard: int) ->
 
 
 def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterator[dict[str, Any]]:
-    """Run the shards on the pool of workers; yields (shard, num_decided, given_back) as each ends."""
+    """Run the shards on the pool of workers; yields (shard, num_decided, given_back, broken) as each ends."""
     import ray
 
     engine = spec.engine
@@ -236,6 +236,9 @@ class UnitRun:
         self._stop_reason: StopReason | None = None
         self._told_failed_start = ""
         self._failure: BaseException | None = None
+        self._broken: dict[int, str] = {}
+        """Why a shard can't be read."""
+        self._told_broken = 0
         self._began = time.monotonic()
 
     def work(self, spec: WorkerSpec, tasks: list[ShardTask], wait_s: float) -> RunEnd:
@@ -273,10 +276,19 @@ class UnitRun:
             left = tasks
             while left and self._stop_reason is None:
                 # Nodes that are taken away give their shards back; the other engines went on meanwhile.
-                given_back = {row["shard"] for row in start_pool(spec, left, control) if row["given_back"]}
+                given_back = {row["shard"] for row in self._note_broken(spec, left, control) if row["given_back"]}
                 left = [task for task in left if task.number in given_back]
+            if self._broken and self._stop_reason is None:
+                self._failure = explain_broken(self._broken)
         except BaseException as error:  # noqa: BLE001 - re-raised by work() in the main thread
             self._failure = error
+
+    def _note_broken(self, spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterator[dict[str, Any]]:
+        """Run the shards, and note which can't be read: the others are worked on first."""
+        for row in start_pool(spec, tasks, control):
+            if row["broken"]:
+                self._broken[int(row["shard"])] = str(row["broken"])
+            yield row
 
     def _watch(self, thread: threading.Thread, control: Any, watch: StageWatch) -> RunSnapshot:
         import ray
@@ -289,6 +301,7 @@ class UnitRun:
             watch.note((seen.done.num_draws, seen.done.num_units, sorted(seen.states.items())), at_work)
             self._show(seen)
             self._warn_of_failed_start(seen)
+            self._warn_of_broken()
             self._note_reasons_to_stop(seen)
             if seen.cannot_start:
                 self._failure = explain_starts(seen)
@@ -313,9 +326,11 @@ class UnitRun:
                 said_at = time.monotonic()
         last = ask_control(control)
         self._show(last)
+        self._warn_of_broken()
         return last
 
     def _show(self, seen: RunSnapshot) -> None:
+        seen.num_broken = len(self._broken)
         self._live.show(seen)
         self._metrics.record(seen)
 
@@ -327,6 +342,14 @@ class UnitRun:
         print(
             f"\nwarning: an engine could not start, and tries again: {seen.failed_start}", file=sys.stderr, flush=True
         )
+
+    def _warn_of_broken(self) -> None:
+        """Say of each shard that it can't be read, the first five times."""
+        reasons = list(self._broken.values())
+        for reason in reasons[self._told_broken : 5]:
+            where = reason.partition("\n")[0]
+            print(f"\nwarning: {where}; the other shards are worked on", file=sys.stderr, flush=True)
+        self._told_broken = len(reasons)
 
     def _note_reasons_to_stop(self, seen: RunSnapshot) -> None:
         if self._stop_reason is not None:

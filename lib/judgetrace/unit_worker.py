@@ -46,7 +46,7 @@ from judgetrace.sampling import Draw, UnitSampling
 from judgetrace.scale import ScaleConfig
 from judgetrace.scheduler import DrawScheduler, Suspicion, UnitWork
 from judgetrace.schema import unit_key
-from judgetrace.storage import Folder, StoreError
+from judgetrace.storage import CorruptFileError, Folder, StoreError
 from judgetrace.suspects import blame_unit, convict_unit, find_suspects, judge_crashes, mark_suspect, note_unit
 
 Result = TypeVar("Result")
@@ -124,6 +124,20 @@ class OpenShard:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
+@dataclass(frozen=True)
+class ShardEnd:
+    """How a call's work on a shard ended."""
+
+    num_decided: int
+    """Its units that have a final outcome now."""
+    broken: str = ""
+    """Why its files can't be read; empty where they can."""
+
+
+class ShardBrokenError(Exception):
+    """A shard's files can't be read, or are not there: nothing of it was begun."""
+
+
 class UnitWorker:
     """Takes shard descriptors, returns counts. One instance is one engine."""
 
@@ -149,9 +163,10 @@ class UnitWorker:
         """Work on shards to their end. `batch` has the columns shard and num_units (how many of its first units)."""
         numbers = [int(number) for number in batch["shard"]]
         limits = [int(limit) for limit in batch["num_units"]]
-        decided = np.array([self._call(self._work_on(n, limit)) for n, limit in zip(numbers, limits, strict=True)])
-        given_back = (decided < np.array(limits)) & self._leaving
-        return {"shard": np.array(numbers), "num_decided": decided, "given_back": given_back}
+        ends = [self._call(self._work_on(n, limit)) for n, limit in zip(numbers, limits, strict=True)]
+        decided, broken = np.array([end.num_decided for end in ends]), np.array([end.broken for end in ends])
+        given_back = (decided < np.array(limits)) & (broken == "") & self._leaving
+        return {"shard": np.array(numbers), "num_decided": decided, "given_back": given_back, "broken": broken}
 
     def leave(self, seconds: float) -> None:
         """Give all shards back, then end the process: its node will be gone in so many seconds. From any thread."""
@@ -223,10 +238,13 @@ class UnitWorker:
         await asyncio.sleep(START_AGAIN_AFTER_S)
         self._exit(NOT_STARTED_STATUS)
 
-    async def _work_on(self, number: int, num_units: int) -> int:
+    async def _work_on(self, number: int, num_units: int) -> ShardEnd:
         self._num_calls += 1
         try:
-            return await self._run_shard(number, num_units)
+            return ShardEnd(await self._run_shard(number, num_units))
+        except ShardBrokenError as error:
+            # To Ray Data an error would be the end of all shards.
+            return ShardEnd(0, str(error))
         finally:
             self._num_calls -= 1
 
@@ -268,8 +286,11 @@ class UnitWorker:
     def _open_shard(self, number: int) -> OpenShard:
         decider = self._spec.decider
         ledger = ShardLedger(self._run, number, decider.product)
-        ledger.refresh()
-        return OpenShard(number, read_units(self._corpus, number, self._spec.num_buckets, decider), ledger)
+        try:
+            ledger.refresh()
+            return OpenShard(number, read_units(self._corpus, number, self._spec.num_buckets, decider), ledger)
+        except CorruptFileError as error:
+            raise ShardBrokenError(str(error)) from error
 
     async def _undecided(self, shard: OpenShard, num_units: int) -> AsyncIterator[list[tuple[AskedUnit, list[Draw]]]]:
         """Yield the undecided units with their earlier draws, some at a time, asked on another thread."""
