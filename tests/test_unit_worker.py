@@ -1,7 +1,9 @@
 """The worker with a scripted engine, without Ray."""
 
+import asyncio
 import copy
 import json
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ import pytest
 
 from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.accounting import name_level
-from judgetrace.control import Orders, RunControl
+from judgetrace.control import ALIVE_S, Orders, RunControl, WorkerReport
 from judgetrace.decisions import TraceDecider
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, EngineStartError, ModelConfig
@@ -27,7 +29,7 @@ from judgetrace.sampling import SamplingConfig
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import ITEMS
 from judgetrace.storage import Folder, StoreError, encode_parquet
-from judgetrace.unit_worker import LEAVING_RESERVE_S, LEFT_STATUS, UnitWorker, WorkerSpec
+from judgetrace.unit_worker import LEAVING_RESERVE_S, LEFT_STATUS, NOT_STARTED_STATUS, UnitWorker, WorkerSpec
 from judgetrace.verification import VerificationDecider, hash_trace
 from tests.loopback import Reply, ScriptedServer, chat_answer, error_answer
 from tests.oracle import accepted_set, check_rows
@@ -540,6 +542,45 @@ def test_a_worker_that_is_cut_off_from_its_driver_gives_its_shards_back_and_ends
     while not ended and time.monotonic() < until:
         time.sleep(0.1)
     assert ended[:1] == [LEFT_STATUS]
+
+
+class LeapingLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock can be set forward."""
+
+    ahead_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead_s
+
+
+@pytest.mark.parametrize(("starts_after_s", "status"), [(1500.0, [NOT_STARTED_STATUS]), (1e9, [])])
+def test_who_cannot_start_waits_for_a_slow_starter_as_long_as_that_may_take(
+    tmp_path, corpus, monkeypatch, starts_after_s, status
+):
+    """A model of 70B takes longer to load than two minutes, in which nothing is heard of it."""
+    ended: list[int] = []
+    monkeypatch.setattr("judgetrace.unit_worker.os._exit", ended.append)
+    monkeypatch.setattr("judgetrace.unit_worker.REPORT_EVERY_S", 0.01)
+    monkeypatch.setattr("judgetrace.unit_worker.START_AGAIN_AFTER_S", 0.01)
+    loop = LeapingLoop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    monkeypatch.setattr("judgetrace.unit_worker.start_loop", lambda: loop)
+    began = loop.time()
+    control = RunControl(clock=loop.time)
+    control.report(WorkerReport("slow", "starting"))
+
+    async def report(_, report):
+        if report.failed_start:
+            loop.ahead_s += 100.0
+        if loop.time() - began > starts_after_s:
+            control.report(WorkerReport("slow", "running"))
+        return control.report(copy.deepcopy(report))
+
+    monkeypatch.setattr(Link, "report", report)
+    with pytest.raises(EngineStartError, match="no GPU"):
+        make_worker(tmp_path, corpus, script={"fails_to_start": "no GPU"})
+    assert ended == status
+    assert loop.time() - began >= min(starts_after_s, ALIVE_S["starting"])
 
 
 def test_a_row_that_the_template_can_not_render_is_quarantined_and_its_neighbours_finish(tmp_path, corpus):

@@ -56,8 +56,6 @@ LEFT_STATUS = 71
 NOT_STARTED_STATUS = 72
 START_AGAIN_AFTER_S = 10.0
 """A machine on which engines can't start is not to be tried without a pause."""
-OTHERS_START_WITHIN_S = 120.0
-"""Whoever could not start waits so long to hear whether others can."""
 LEAVING_RESERVE_S = 10.0
 """Kept for the last commits of the warning that a node gets."""
 LEAVING_COMMIT_EVERY_S = 0.5
@@ -225,13 +223,11 @@ class UnitWorker:
     async def _end_unless_first(self, error: EngineStartError) -> None:
         """End the process where engines of this run have started: Ray starts it anew, perhaps on a better machine.
 
-        To Ray Data an error in the start of one worker would be the end of all.
+        To Ray Data an error in the start of one worker would be the end of all. How long to wait for others is the
+        control's to say: it knows who may still be loading a large model.
         """
         self._report.failed_start = str(error)[:1000]
-        until = self._loop.time() + OTHERS_START_WITHIN_S
         while (orders := await self._link.report(self._report)).after_failed_start == "wait":
-            if self._loop.time() > until:
-                return
             await asyncio.sleep(REPORT_EVERY_S)
         if orders.after_failed_start == "fail":
             return
