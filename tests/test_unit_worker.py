@@ -544,6 +544,63 @@ def test_a_worker_that_is_cut_off_from_its_driver_gives_its_shards_back_and_ends
     assert ended[:1] == [LEFT_STATUS]
 
 
+async def never_answer(report: object) -> None:
+    """As of a control whose node is frozen: the connection stands, and nothing comes."""
+    await asyncio.Event().wait()
+
+
+def test_a_control_that_never_answers_holds_up_no_commit_and_counts_as_a_driver_that_is_gone(
+    tmp_path, corpus, monkeypatch
+):
+    ended: list[int] = []
+    monkeypatch.setattr("judgetrace.unit_worker.os._exit", ended.append)
+    monkeypatch.setattr("judgetrace.unit_worker.ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr("judgetrace.unit_worker.DRIVER_SILENT_S", 4.0)
+    worker, link, run = make_worker(tmp_path, corpus, script={"latency_s": 0.5, "favour": 0.3}, commit_every_s=0.2)
+    link.report = never_answer
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(worker, {"shard": [0], "num_units": [40]})
+        until = time.monotonic() + 30
+        while len((run / "ledger").list_files(".parquet", recursive=True)) < 3 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not worker._leaving
+        assert pending.result(timeout=30)["given_back"].tolist() == [True]
+    while not ended and time.monotonic() < until + 10:
+        time.sleep(0.1)
+    assert ended[:1] == [LEFT_STATUS]
+
+
+def test_a_worker_that_is_fenced_drains_though_its_own_control_never_answers(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr("judgetrace.unit_worker.ANSWER_WITHIN_S", 0.2)
+    worker, link, run = make_worker(tmp_path, corpus)
+    link.report_fenced = never_answer
+    RunFolder(run).claim(1.0)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(call, worker, 0).result(timeout=30) == [0]
+    assert worker._draining
+
+
+def test_late_answers_of_a_slow_control_are_heard(tmp_path, corpus, monkeypatch):
+    """The driver's node may be busy for long while engines start on it: it is not gone, and its drain is heeded."""
+    monkeypatch.setattr("judgetrace.unit_worker.ANSWER_WITHIN_S", 0.05)
+    monkeypatch.setattr("judgetrace.unit_worker.DRIVER_SILENT_S", 2.0)
+    worker, link, _ = make_worker(tmp_path, corpus, script={"latency_s": 1e6}, drain_s=0.1)
+
+    async def answer_late(report):
+        orders = await Link.report(link, report)
+        await asyncio.sleep(0.5)
+        return orders
+
+    link.report = answer_late
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(call, worker, 0)
+        time.sleep(4.0)
+        assert not worker._draining
+        link.drain = True
+        assert pending.result(timeout=30) == [0]
+    assert not worker._leaving
+
+
 class LeapingLoop(asyncio.SelectorEventLoop):
     """A loop whose clock can be set forward."""
 
@@ -569,14 +626,15 @@ def test_who_cannot_start_waits_for_a_slow_starter_as_long_as_that_may_take(
     control = RunControl(clock=loop.time)
     control.report(WorkerReport("slow", "starting"))
 
-    async def report(_, report):
-        if report.failed_start:
-            loop.ahead_s += 100.0
-        if loop.time() - began > starts_after_s:
-            control.report(WorkerReport("slow", "running"))
-        return control.report(copy.deepcopy(report))
+    class PassingTime(ControlLink):
+        async def report(self, report):
+            if report.failed_start:
+                loop.ahead_s += 100.0
+            if loop.time() - began > starts_after_s:
+                control.report(WorkerReport("slow", "running"))
+            return await super().report(report)
 
-    monkeypatch.setattr(Link, "report", report)
+    monkeypatch.setattr("tests.test_unit_worker.Link", lambda: PassingTime(control))
     with pytest.raises(EngineStartError, match="no GPU"):
         make_worker(tmp_path, corpus, script={"fails_to_start": "no GPU"})
     assert ended == status

@@ -11,7 +11,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -61,6 +61,8 @@ LEAVING_RESERVE_S = 10.0
 LEAVING_COMMIT_EVERY_S = 0.5
 IDLE_BEFORE_LEAVING_S = 2.0
 DRIVER_SILENT_S = 60.0
+ANSWER_WITHIN_S = 10.0
+"""A report without an answer by then has failed: a driver whose node is frozen must not hold up the commits."""
 MAX_PENDING_ROWS = 5000
 COMMIT_TRIES = 3
 ASKED_AT_ONCE = 128
@@ -151,6 +153,9 @@ class UnitWorker:
         self._commit_every_s = spec.commit_every_s
         self._num_calls = 0
         self._report_in_s = REPORT_EVERY_S
+        self._told_to_drain = False
+        self._heard_at = 0.0
+        """When the driver last answered, by the loop's clock."""
         self._quota = LevelQuota(spec.per_level)
         self._report = WorkerReport(worker=f"{os.getpid()}-{uuid.uuid4().hex[:8]}", state="starting")
         self._done = self._report.done
@@ -180,7 +185,7 @@ class UnitWorker:
     async def _start(self) -> None:
         spec = self._spec
         reporting = asyncio.create_task(self._report_forever())
-        self._quota.hear((await self._link.report(self._report)).accepted_elsewhere)
+        await self._report_first()
         try:
             self._engine = self._load_engine()
         except EngineStartError as error:
@@ -201,6 +206,8 @@ class UnitWorker:
         self._scheduler = DrawScheduler(
             spec.engine.slots + spec.engine.slots // QUEUED_SHARE, self._sample, self._may_begin
         )
+        # While the engine was loaded nothing could be heard.
+        self._heard_at = self._loop.time()
         self._report.state = "running"
         watching = give_up_when_silent(
             self._engine,
@@ -227,12 +234,18 @@ class UnitWorker:
         control's to say: it knows who may still be loading a large model.
         """
         self._report.failed_start = str(error)[:1000]
-        while (orders := await self._link.report(self._report)).after_failed_start == "wait":
+        while (decision := await self._ask_after_failed_start()) == "wait":
             await asyncio.sleep(REPORT_EVERY_S)
-        if orders.after_failed_start == "fail":
+        if decision == "fail":
             return
         await asyncio.sleep(START_AGAIN_AFTER_S)
         self._exit(NOT_STARTED_STATUS)
+
+    async def _ask_after_failed_start(self) -> str:
+        try:
+            return (await self._send_report()).after_failed_start
+        except TimeoutError:
+            return "wait"
 
     async def _work_on(self, number: int, num_units: int) -> ShardEnd:
         self._num_calls += 1
@@ -271,8 +284,7 @@ class UnitWorker:
             return num_units
         except FencedError as error:
             shard.pending.clear()
-            await self._link.report_fenced(str(error))
-            self._begin_drain()
+            await self._drain_fenced(error)
             return 0
         finally:
             left = self._shards.pop(number, None)
@@ -453,8 +465,7 @@ class UnitWorker:
                 await self._report_last()
                 failures = 0
             except FencedError as error:
-                self._begin_drain()
-                await self._link.report_fenced(str(error))
+                await self._drain_fenced(error)
             except Exception as error:  # noqa: BLE001 - a store that fails again and again ends all units with its error
                 failures += 1
                 if failures == COMMIT_TRIES:
@@ -472,33 +483,51 @@ class UnitWorker:
 
     async def _report_forever(self) -> None:
         """Tell the driver the counts; drain when it asks, or when it has been out of reach for a minute."""
-        heard_at = self._loop.time()
         while True:
             await asyncio.sleep(self._report_in_s)
-            if self._report.state == "starting":
-                heard_at = self._loop.time()
-            try:
-                drain = await self._send_report()
-                heard_at = self._loop.time()
-            except Exception:  # noqa: BLE001 - any error means: not reached; a minute of it means: gone
-                drain = self._loop.time() - heard_at > DRIVER_SILENT_S
-            if not drain or self._draining or self._report.state != "running":
+            await self._report_last()
+            if self._draining or self._report.state != "running":
                 continue
-            if self._loop.time() - heard_at > DRIVER_SILENT_S:
+            if self._loop.time() - self._heard_at > DRIVER_SILENT_S:
                 # The driver may live, cut off from this node alone: then its shards go to others.
                 self._begin_leaving(self._spec.drain_s + LEAVING_RESERVE_S)
-            else:
+            elif self._told_to_drain:
                 self._begin_drain()
 
-    async def _send_report(self) -> bool:
-        """Tell the counts, hear what others have accepted; returns whether to drain."""
+    async def _send_report(self) -> Orders:
+        """Tell the counts; returns the answer. Raises TimeoutError where none comes in time, and the link's errors."""
         if self._report.state != "starting":
             self._done.engine_s = self._scheduler.busy_s
             self._report.draws_in_flight = self._scheduler.in_flight
-        orders = await self._link.report(self._report)
+        asking = asyncio.ensure_future(self._link.report(self._report))
+        # Of a driver that is only slow a late answer counts, too.
+        asking.add_done_callback(self._hear)
+        return await asyncio.wait_for(asyncio.shield(asking), ANSWER_WITHIN_S)
+
+    def _hear(self, asking: asyncio.Future[Orders]) -> None:
+        """Hear what others have accepted, and whether to drain."""
+        if asking.cancelled() or asking.exception() is not None:
+            return
+        orders = asking.result()
+        self._heard_at = self._loop.time()
+        self._told_to_drain = orders.drain
         self._quota.hear(orders.accepted_elsewhere)
         self._report_in_s = orders.report_in_s
-        return orders.drain
+
+    async def _report_first(self) -> None:
+        """Report until there is an answer: a quota must know, before any unit begins, what others have accepted."""
+        while True:
+            with suppress(TimeoutError):
+                await self._send_report()
+                return
+
+    async def _drain_fenced(self, error: FencedError) -> None:
+        """Drain, since a newer driver has taken over, and let this one know."""
+        self._begin_drain()
+        try:
+            await asyncio.wait_for(self._link.report_fenced(str(error)), ANSWER_WITHIN_S)
+        except Exception:  # noqa: BLE001 - a driver that can't be told finds out by itself, before it writes its manifest
+            return
 
     async def _report_last(self) -> None:
         """Tell the counts ahead of time: the process may end before the next report."""
