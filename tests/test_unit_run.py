@@ -1,12 +1,17 @@
 """What the driver decides before any work: which shards, how many at once."""
 
-import pytest
+import threading
 
+import pytest
+from ray.exceptions import ActorDiedError
+
+from judgetrace.config import UserError
 from judgetrace.control import RunSnapshot, WorkCounts
 from judgetrace.engine import EngineConfig
 from judgetrace.limits import LimitsConfig, RunLimits
 from judgetrace.metrics import RunView
 from judgetrace.run_folder import RunFolder
+from judgetrace.session import StageWatch
 from judgetrace.storage import CorruptFileError, Folder
 from judgetrace.unit_run import ShardTask, UnitRun, plan_shards, shards_at_once, share_shards
 
@@ -68,3 +73,29 @@ def test_a_shard_that_cannot_be_read_ends_the_run_after_the_others_and_is_warned
     seen = RunSnapshot()
     run._show(seen)
     assert seen.num_broken == 1
+
+
+def test_a_control_that_dies_ends_the_run_early_with_a_state_and_no_traceback(run, tmp_path, monkeypatch):
+    answers = [RunSnapshot(done=WorkCounts(num_draws=7)), ActorDiedError()]
+
+    def ask_control(_):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("judgetrace.unit_run.ask_control", ask_control)
+    is_over = threading.Event()
+    thread = threading.Thread(target=is_over.wait)
+    thread.start()
+    try:
+        seen = run._watch(thread, None, StageWatch("infer_traces", {}, 60.0))
+    finally:
+        is_over.set()
+    with pytest.raises(UserError, match="process that counts for the driver") as caught:
+        run._end(seen, max_deaths=30)
+    assert caught.value.exit_status == 3
+    assert "The same command goes on" in str(caught.value)
+    (state,) = RunFolder(Folder(str(tmp_path / "run"))).read_states().values()
+    assert state["state"] == str(caught.value)
+    assert state["num_draws"] == 7

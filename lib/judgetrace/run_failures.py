@@ -42,6 +42,15 @@ def explain_failure(failure: BaseException, max_deaths: int, has_begun: bool = F
     return failure
 
 
+def explain_lost_control(failure: BaseException) -> UserError:
+    """Make the error of a run whose RunControl, which adds up the workers' counts, is gone."""
+    told = str(failure).strip().partition("\n")[0]
+    return make_early_error(
+        f"the process that counts for the driver, on the driver's node, has ended: {told}\n"
+        "The same command goes on from what was committed. Often that node has too little memory, or its Ray was ended."
+    )
+
+
 def explain_broken(broken: Mapping[int, str]) -> CorruptFileError:
     """Make the error of a run some of whose shards can't be read; `broken` has the reason by shard."""
     reasons = list(dict.fromkeys(reason.partition("\n")[0] for reason in broken.values()))

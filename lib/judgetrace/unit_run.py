@@ -5,6 +5,7 @@ Rows never pass through here: the workers write them. The driver sees shard numb
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -26,7 +27,7 @@ from judgetrace.loop_guard import guard_loop
 from judgetrace.metrics import RunMetrics, RunView
 from judgetrace.node_notice import watch_node
 from judgetrace.products import Product
-from judgetrace.run_failures import explain_broken, explain_failure, explain_starts
+from judgetrace.run_failures import explain_broken, explain_failure, explain_lost_control, explain_starts
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import StageWatch
 from judgetrace.stop_signals import taking_stop_signals
@@ -235,6 +236,7 @@ class UnitRun:
         self._told_breaches: set[tuple[str, str]] = set()
         self._stop_reason: StopReason | None = None
         self._told_failed_start = ""
+        self._seen = RunSnapshot()
         self._failure: BaseException | None = None
         self._broken: dict[int, str] = {}
         """Why a shard can't be read."""
@@ -258,8 +260,15 @@ class UnitRun:
             thread.start()
             snapshot = self._watch(thread, control, watch)
         self._live.end()
+        if thread.is_alive():
+            # Only Ray's end is its own, and at that Ray Data would fill the screen, under what went wrong.
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL + 1)
+        return self._end(snapshot, spec.engine.max_deaths)
+
+    def _end(self, snapshot: RunSnapshot, max_deaths: int) -> RunEnd:
+        """Write the last state; returns how the run ended, or raises why it failed."""
         if self._failure is not None:
-            failure = explain_failure(self._failure, spec.engine.max_deaths, snapshot.done.num_draws > 0)
+            failure = explain_failure(self._failure, max_deaths, snapshot.done.num_draws > 0)
             # Who gave up says so itself; what a worker met is a failure.
             state = f"{failure}" if isinstance(self._failure, UserError) else f"failed: {failure}"
             # Where the store is what failed, the reason is told nowhere but here.
@@ -281,7 +290,8 @@ class UnitRun:
             if self._broken and self._stop_reason is None:
                 self._failure = explain_broken(self._broken)
         except BaseException as error:  # noqa: BLE001 - re-raised by work() in the main thread
-            self._failure = error
+            # Of a run that has been given up already the workers' last words are no reason.
+            self._failure = self._failure or error
 
     def _note_broken(self, spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterator[dict[str, Any]]:
         """Run the shards, and note which can't be read: the others are worked on first."""
@@ -291,6 +301,17 @@ class UnitRun:
             yield row
 
     def _watch(self, thread: threading.Thread, control: Any, watch: StageWatch) -> RunSnapshot:
+        """Watch the run to its end; returns how it stands then, as far as it is known."""
+        from ray.exceptions import OutOfMemoryError, RayActorError
+
+        try:
+            return self._follow(thread, control, watch)
+        except (RayActorError, OutOfMemoryError) as error:
+            # What the workers then say of it is no news.
+            self._failure = explain_lost_control(error)
+            return self._seen
+
+    def _follow(self, thread: threading.Thread, control: Any, watch: StageWatch) -> RunSnapshot:
         import ray
 
         said_at, told_at = float("-inf"), float("inf")
@@ -331,6 +352,7 @@ class UnitRun:
 
     def _show(self, seen: RunSnapshot) -> None:
         seen.num_broken = len(self._broken)
+        self._seen = seen
         self._live.show(seen)
         self._metrics.record(seen)
 
