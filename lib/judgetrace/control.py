@@ -21,8 +21,14 @@ REPORT_EVERY_S = 1.0
 """How often a worker reports, where there are few."""
 REPORT_AT_LEAST_EVERY_S = 5.0
 REPORTS_PER_S = 32
-"""Of all workers together, where they are many: a report takes some 2 ms of the control's process (measured with 16
-workers on two cores)."""
+"""Of all workers together, where they are many."""
+REPORT_MS = 2.0
+"""What a report takes of the control's process, measured with 16 workers on two cores."""
+
+
+def choose_report_interval(num_workers: int) -> float:
+    """Choose how many seconds lie between two reports of a worker, where there are so many."""
+    return min(max(REPORT_EVERY_S, num_workers / REPORTS_PER_S), REPORT_AT_LEAST_EVERY_S)
 
 
 @dataclass
@@ -141,9 +147,8 @@ class RunControl:
         self._heard_at[report.worker] = self._clock()
         self._newest[report.engine] = report.worker
         elsewhere = {} if self._all_accepted is None else self._count_elsewhere(report)
-        report_in_s = min(max(REPORT_EVERY_S, len(self._newest) / REPORTS_PER_S), REPORT_AT_LEAST_EVERY_S)
         on_start = self._decide_on_start() if report.failed_start else "fail"
-        return Orders(self._drain, elsewhere, on_start, report_in_s)
+        return Orders(self._drain, elsewhere, on_start, choose_report_interval(len(self._newest)))
 
     def _note_start(self, before: WorkerReport | None, report: WorkerReport) -> None:
         if report.state == "starting":
