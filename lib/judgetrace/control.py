@@ -124,11 +124,14 @@ class RunControl:
         clock: Callable[[], float] = time.monotonic,
         accepted_before: Mapping[str, int] | None = None,
         max_starts: int = 30,
+        start_s: float = 0.0,
     ) -> None:
         """`accepted_before` is what was accepted of each level before this call; None where nobody has to know.
 
-        While no engine runs, so many workers in a row may fail to start one.
+        While no engine runs, so many workers in a row may fail to start one. A start may take `start_s`, where that is
+        longer than a worker that starts may be silent anyhow.
         """
+        self._alive_s = ALIVE_S | {"starting": max(ALIVE_S["starting"], start_s)}
         self._clock, self._max_starts = clock, max_starts
         self._has_run, self._starts_in_row, self._failed_start = False, 0, ""
         self._reports: dict[str, WorkerReport] = {}
@@ -173,7 +176,7 @@ class RunControl:
     def _is_heard(self, report: WorkerReport) -> bool:
         if self._newest[report.engine] != report.worker:
             return False
-        return self._clock() - self._heard_at[report.worker] < ALIVE_S[report.state]
+        return self._clock() - self._heard_at[report.worker] < self._alive_s[report.state]
 
     def _count_elsewhere(self, report: WorkerReport) -> dict[str, int]:
         """Count what others accepted. The sum of all is kept by what has changed: every worker asks often."""

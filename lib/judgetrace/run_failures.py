@@ -63,7 +63,7 @@ def explain_broken(broken: Mapping[int, str]) -> CorruptFileError:
 
 def explain_starts(seen: RunSnapshot) -> UserError:
     """Make the error of a run whose engines end again and again before they are up."""
-    reason = seen.failed_start or "they said no reason; often they need more memory than there is"
+    reason = seen.failed_start or "they said no reason; often they need more memory, or longer than engine.start_s"
     return make_early_error(
         f"{seen.starts_in_row} engines in a row ended while they started, and none runs: {reason}\n"
         f"The same command goes on; {LOGS}"

@@ -254,6 +254,7 @@ class UnitRun:
             accepted_before=self._levels.accepted,
             # All may lose their machines at once, and start anew: that is no sign.
             max_starts=spec.engine.max_deaths + spec.engine.max_replicas,
+            start_s=spec.engine.start_s,
         )
         thread = threading.Thread(target=self._consume, args=(spec, tasks, control), name="ray-data", daemon=True)
         with StageWatch(self._job, needs_of(spec.engine), wait_s) as watch, self._signals():
