@@ -243,7 +243,9 @@ def test_clusters_lost_with_their_drivers_at_random_moments_lose_and_repeat_noth
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize(("fault", "rate"), [("503", 0.5), ("500", 0.5), ("reset", 0.1), ("lost", 0.1), ("503", 0.01)])
+@pytest.mark.parametrize(
+    ("fault", "rate"), [("503", 0.5), ("500", 0.5), ("reset", 0.1), ("truncate", 0.1), ("lost", 0.1), ("503", 0.01)]
+)
 def test_a_job_through_a_failing_store_ends_as_if_undisturbed(tmp_path, s3, corpus, undisturbed, proxy, fault, rate):
     run, log = f"{s3}/{tmp_path.name}/run", tmp_path / "log"
     config = write_config(tmp_path, corpus, run, latency_s=0.1)
