@@ -289,7 +289,7 @@ class UnitRun:
                 given_back = {row["shard"] for row in self._note_broken(spec, left, control) if row["given_back"]}
                 left = [task for task in left if task.number in given_back]
             if self._broken and self._stop_reason is None:
-                self._failure = explain_broken(self._broken)
+                self._failure = self._failure or explain_broken(self._broken)
         except BaseException as error:  # noqa: BLE001 - re-raised by work() in the main thread
             # Of a run that has been given up already the workers' last words are no reason.
             self._failure = self._failure or error
