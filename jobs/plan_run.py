@@ -5,15 +5,12 @@ python -m jobs.plan_run CONFIG.toml [--section.key=value ...]
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
-
 from jobs import infer_traces
 from judgetrace.config import UserError, load_config, run_job
 from judgetrace.console import open_console, print_place
 from judgetrace.planning.config import PlanRunConfig
 from judgetrace.planning.forecast import Forecaster, list_warnings
-from judgetrace.planning.pilot import read_pilot
+from judgetrace.planning.pilot import choose_pilot_units, read_pilot, read_pilot_config
 from judgetrace.planning.report import collect_json, describe_basis, print_plan, write_markdown
 from judgetrace.storage import Folder
 
@@ -37,10 +34,11 @@ def main(arguments: list[str]) -> int:
 
 def run_pilot(config: PlanRunConfig) -> str:
     """Run the pilot; returns its run folder. Raises UserError where it ended early."""
-    given = [str(config.pilot_config), f"--limit={config.pilot_units}"]
-    if infer_traces.main(given):
+    pilot = read_pilot_config(str(config.pilot_config))
+    num_units = choose_pilot_units(config.pilot_units, pilot.engine)
+    if infer_traces.main([str(config.pilot_config), f"--limit={num_units}"]):
         raise UserError(f"pilot_config = {config.pilot_config}: the pilot ended early; see above, and run this again")
-    return str(tomllib.loads(Path(given[0]).read_text(encoding="utf-8"))["run"])
+    return pilot.run
 
 
 if __name__ == "__main__":

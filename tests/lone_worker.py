@@ -17,6 +17,7 @@ from judgetrace.engine import EngineConfig, ModelConfig
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.products import TRACE_PRODUCT
 from judgetrace.prompts import PromptConfig, load_template
+from judgetrace.run_failures import explain_broken
 from judgetrace.run_folder import RunFolder
 from judgetrace.sampling import SamplingConfig
 from judgetrace.scale import ScaleConfig
@@ -90,8 +91,10 @@ def work(
     with ThreadPoolExecutor(len(tasks)) as pool:
         calls = [pool.submit(worker, {"shard": [task.number], "num_units": [task.num_units]}) for task in tasks]
     worker.close()
-    for call in calls:
-        call.result()
+    ends = [call.result() for call in calls]
+    broken = {int(end["shard"][0]): str(end["broken"][0]) for end in ends if end["broken"][0]}
+    if broken:
+        raise explain_broken(broken)
 
 
 def start(endpoint: str, *arguments: Any) -> Any:

@@ -31,6 +31,7 @@ class ScriptedEngine:
     max_model_len     longest prompt and output, in words
     poison            item ids that the engine refuses
     fails_to_start    the engine can't be made, for this reason
+    hangs_once        a file: the first engine that starts makes it, and never gets any further
     fails_beside      a file: of the engines but the first, the next one that starts once others have drawn can't be
                       made, and makes the file (needs `journal`)
     journal           a file that every draw appends a line to: process id, Ray node, item id, draw index
@@ -44,6 +45,8 @@ class ScriptedEngine:
         script: dict[str, Any] = spec.engine.args
         if "fails_to_start" in script:
             raise ValueError(script["fails_to_start"])
+        if "hangs_once" in script and _make_once(script["hangs_once"]):
+            time.sleep(3600)
         if "fails_beside" in script:
             _fail_beside_another(script["fails_beside"], script["journal"])
         self._levels = [str(level) for level in script.get("levels", range(1, 6))]
@@ -149,19 +152,22 @@ class ScriptedEngine:
         pass
 
 
-def _fail_beside_another(failed: str, journal: str) -> None:
+def _make_once(name: str) -> bool:
+    """Make a file; returns False where it is there."""
     try:
-        os.close(os.open(f"{failed}.first", os.O_CREAT | os.O_EXCL))
-        return
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
-        pass
+        return False
+    return True
+
+
+def _fail_beside_another(failed: str, journal: str) -> None:
+    if _make_once(f"{failed}.first"):
+        return
     while not os.path.exists(journal):
         time.sleep(0.1)
-    try:
-        os.close(os.open(failed, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return
-    raise ValueError("scripted fault of this machine")
+    if _make_once(failed):
+        raise ValueError("scripted fault of this machine")
 
 
 def _node_id() -> str:

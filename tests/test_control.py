@@ -29,6 +29,27 @@ def test_who_waited_starts_again_once_another_could():
     assert fails(control, "two") == "again"
 
 
+def test_who_may_still_load_a_large_model_is_waited_for_and_nobody_longer():
+    now = [0.0]
+    control = RunControl(clock=lambda: now[0])
+    starts(control, "slow")
+    for now[0] in (0.0, 121.0, 1799.0):
+        assert fails(control, "two") == "wait"
+    now[0] = 1801.0
+    assert fails(control, "two") == "fail"
+
+
+def test_a_start_that_may_take_longer_is_waited_for_as_long():
+    now = [0.0]
+    control = RunControl(clock=lambda: now[0], start_s=7200.0)
+    starts(control, "slow")
+    now[0] = 7199.0
+    assert fails(control, "two") == "wait"
+    assert control.snapshot().states == {"starting": 2}
+    now[0] = 7201.0
+    assert fails(control, "two") == "fail"
+
+
 def test_while_another_engine_runs_one_may_fail_as_often_as_it_likes():
     control = RunControl(max_starts=2)
     control.report(WorkerReport("one", "running"))

@@ -93,6 +93,31 @@ def test_a_broken_shard_of_a_corpus_is_named_and_the_others_are_worked_on(
     assert accepted_set(check_run(run, corpus, is_complete=False)) == undisturbed
 
 
+def test_a_shard_that_is_gone_is_named_like_a_broken_one(tmp_path: Path, corpus: str) -> None:
+    run, items, tasks = str(tmp_path / "run"), Folder(corpus) / "items", [(number, 10) for number in range(3)]
+    whole = items.read_bytes("shard-00001.parquet")
+    items.delete(["shard-00001.parquet"])
+    with pytest.raises(CorruptFileError, match=r"items/shard-00001\.parquet: is not there"):
+        lone_worker.work(corpus, run, {}, shards=tasks)
+    assert Folder(f"{run}/traces").list_files() == ["shard-00000.parquet", "shard-00002.parquet"]
+    items.write_atomic("shard-00001.parquet", whole)
+    lone_worker.work(corpus, run, {}, shards=tasks)
+    check_run(run, corpus, is_complete=False)
+
+
+def test_a_shard_that_breaks_after_its_first_commits_is_left_out_of_the_tally(tmp_path: Path, corpus: str) -> None:
+    """The driver counts what is decided before it gives shards out: the others must not wait for that one's repair."""
+    run = Folder(str(tmp_path / "run"))
+    for shard in range(2):
+        lone_worker.work(corpus, run.url, {}, shards=[(shard, 5)])
+    assert (run / "ledger").list_files(recursive=True)
+    assert tally_run(run, Folder(corpus), TRACE_PRODUCT).num_units == 10
+    (Folder(corpus) / "items").write_atomic("shard-00001.parquet", b"cut off")
+    assert tally_run(run, Folder(corpus), TRACE_PRODUCT).num_units == 5
+    break_file(run / "ledger/shard-00000", "part-00000.parquet", "truncated")
+    assert tally_run(run, Folder(corpus), TRACE_PRODUCT).num_units == 0
+
+
 def read_in_all_ways(folder: Folder, name: str) -> None:
     read_tally(folder, name)
     folder.read_table(name, ["item_id"])

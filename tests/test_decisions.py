@@ -160,6 +160,16 @@ def test_a_run_covers_the_units_of_its_splits_alone(tmp_path, sections, tasks):
     assert job.plan() == [ShardTask(*task) for task in tasks]
 
 
+@pytest.mark.parametrize("content", [b"cut off", None])
+def test_a_shard_that_cannot_be_read_is_planned_for_a_worker_to_name_it(tmp_path, content):
+    corpus = write_corpus(tmp_path)
+    Folder(corpus).delete(["items/shard-00002.parquet"])
+    if content is not None:
+        Folder(corpus).write_atomic("items/shard-00002.parquet", content)
+    inputs, decider = RunInputs(corpus, None, None), TraceDecider(SAMPLING, AcceptanceConfig(), splits=("train",))
+    assert list(inputs.count_selected(decider)) == [(1, 3), (2, 2)]
+
+
 def test_a_shard_is_finished_with_the_units_of_the_splits_alone_and_the_others_have_no_row(tmp_path):
     corpus, run = Folder(write_corpus(tmp_path)), Folder(str(tmp_path / "run"))
     decider = TraceDecider(SAMPLING, AcceptanceConfig(), splits=("test",))

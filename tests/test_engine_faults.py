@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from jobs import infer_traces
+from judgetrace.run_folder import RunFolder
+from judgetrace.storage import Folder
 from judgetrace.suspects import KILLED_TWICE
 from tests.oracle import accepted_set, check_run
 from tests.test_cluster_commands import PORTS, end_processes, free_ports
@@ -107,6 +109,19 @@ def test_an_engine_that_cannot_start_beside_one_that_draws_tries_again(tmp_path,
     assert failed.exists()
     assert "warning: an engine could not start, and tries again: ValueError: scripted fault" in capfd.readouterr().err
     assert len({line[0] for line in read_journal(journal)}) == 2
+    check_run(run, corpus, undisturbed)
+
+
+@pytest.mark.slow
+def test_an_engine_that_hangs_in_its_start_is_replaced(tmp_path, corpus, undisturbed):
+    run, hung = str(tmp_path / "run"), tmp_path / "hung"
+    config = write_config(tmp_path, corpus, run, hangs_once=str(hung))
+    began = time.monotonic()
+    assert infer_traces.main([config, "--engine.start_s=5"]) == 0
+    assert time.monotonic() - began < 90
+    assert hung.exists()
+    (state,) = RunFolder(Folder(run)).read_states().values()
+    assert state["engine_restarts"] == 1
     check_run(run, corpus, undisturbed)
 
 

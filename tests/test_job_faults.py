@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jobs import infer_traces
@@ -88,6 +89,28 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path, faults_corpus, faults_und
             os.kill(int(read_journal(journal)[-1][0]), signal.SIGKILL)
         assert job.wait(timeout=120) == 0, log.read_text()
     assert len({line[0] for line in read_journal(journal)}) == 4
+    check_run(run, faults_corpus, faults_undisturbed)
+
+
+@pytest.mark.chaos
+def test_a_control_that_is_killed_ends_the_job_early_and_it_goes_on(
+    tmp_path, faults_corpus, faults_undisturbed, ray_session
+):
+    run, log = str(tmp_path / "run"), tmp_path / "log"
+    config = write_config(tmp_path, faults_corpus, run, latency_s=0.3)
+    with started_job(config, ray_session, log) as job:
+        wait_until("a committed part", lambda: Folder(f"{run}/ledger").list_files(".parquet", recursive=True))
+        # Of this test's own Ray, since others may run on the machine; that of an earlier job may not have ended yet.
+        mine = psutil.Process().children(recursive=True)
+        controls = [process for process in mine if any("ray::RunControl" in word for word in process.cmdline())]
+        max(controls, key=psutil.Process.create_time).kill()
+        assert job.wait(timeout=60) == STOPPED_EARLY_STATUS, log.read_text()
+    assert "error: the process that counts for the driver, on the driver's node, has ended" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    state, _ = describe_state(RunFolder(Folder(run)), time.time())
+    assert state.startswith("stopped: the process that counts for the driver")
+    with started_job(config, ray_session, log) as job:
+        assert job.wait(timeout=120) == 0, log.read_text()
     check_run(run, faults_corpus, faults_undisturbed)
 
 

@@ -243,7 +243,9 @@ def test_clusters_lost_with_their_drivers_at_random_moments_lose_and_repeat_noth
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize(("fault", "rate"), [("503", 0.5), ("500", 0.5), ("reset", 0.1), ("lost", 0.1), ("503", 0.01)])
+@pytest.mark.parametrize(
+    ("fault", "rate"), [("503", 0.5), ("500", 0.5), ("reset", 0.1), ("truncate", 0.1), ("lost", 0.1), ("503", 0.01)]
+)
 def test_a_job_through_a_failing_store_ends_as_if_undisturbed(tmp_path, s3, corpus, undisturbed, proxy, fault, rate):
     run, log = f"{s3}/{tmp_path.name}/run", tmp_path / "log"
     config = write_config(tmp_path, corpus, run, latency_s=0.1)
@@ -275,22 +277,33 @@ def test_a_driver_that_wakes_up_after_its_successor_has_ended_the_run_changes_no
 
 
 @pytest.mark.slow
-def test_a_job_names_a_broken_shard_of_its_corpus_and_goes_on_once_it_is_restored(
+def test_a_job_names_broken_and_missing_shards_does_the_others_and_goes_on_once_they_are_restored(
     tmp_path, s3, corpus, undisturbed, ray_session
 ):
     run, log = f"{s3}/{tmp_path.name}/run", tmp_path / "log"
     config = write_config(tmp_path, corpus, run)
     items = Folder(f"{corpus}/items")
-    name = items.list_files()[0]
-    whole = items.read_bytes(name)
-    items.write_atomic(name, whole[:-50])
+    # The first two that are given out: what follows them is worked on all the same.
+    broken, missing, *others = items.list_files()
+    whole = {name: items.read_bytes(name) for name in (broken, missing)}
+    items.write_atomic(broken, whole[broken][:-50])
+    items.delete([missing])
     try:
         with started_job(config, ray_session, log) as job:
             assert job.wait(timeout=120) == 2, log.read_text()
     finally:
-        items.write_atomic(name, whole)
-    assert f"error: {items.url}/{name}: is not the Parquet file it must be" in log.read_text()
-    assert "Traceback" not in log.read_text()
+        for name, data in whole.items():
+            items.write_atomic(name, data)
+    told, rows = log.read_text(), check_run(run, corpus, is_complete=False)
+    assert "error: 2 shard(s) can't be read; all others were worked on\n" in told
+    assert f"  {items.url}/{broken}: is not the Parquet file it must be" in told
+    assert f"  {items.url}/{missing}: is not there, while the corpus's manifest has it\n" in told
+    assert f"warning: {items.url}/{missing}: is not there" in told
+    assert "Traceback" not in told
+    assert others
+    assert len(rows) == sum(items.read_table(name).num_rows for name in others)
+    assert Folder(f"{run}/traces").list_files() == others
+    assert not Folder(run).exists("manifest.json")
     with started_job(config, ray_session, log) as job:
         assert job.wait(timeout=120) == 0, log.read_text()
     check_run(run, corpus, undisturbed)

@@ -46,6 +46,15 @@ def test_the_line_tells_units_tokens_and_time_left(capsys):
     )
 
 
+def test_shards_that_cannot_be_read_stand_in_the_line():
+    line = LiveLine(RunView(10, WorkCounts()))
+    seen = RunSnapshot(done=WorkCounts(num_draws=1))
+    line.show(seen)
+    assert "read" not in line.text(seen)
+    seen.num_broken = 2
+    assert "2 shard(s) can't be read" in line.text(seen)
+
+
 def test_before_the_first_draw_the_line_tells_what_the_engines_do(capsys):
     LiveLine(RunView(10, WorkCounts())).show(RunSnapshot(states=Counter(starting=1)))
     assert capsys.readouterr().err.startswith("engines: 1 starting (")

@@ -96,6 +96,35 @@ def test_a_loop_that_is_starved_for_too_long_is_ended_and_nothing_suspected(tmp_
             other.wait()
 
 
+LOADER = """
+import sys, time
+from judgetrace import engine_loop
+from judgetrace.engine import EngineConfig, ModelConfig
+from judgetrace.parsing import ThinkingConfig
+
+def load_engine(spec):
+    print("loading", flush=True)
+    time.sleep(float(sys.argv[1]))
+
+engine_loop.load_engine = load_engine
+engine_loop.load_thinking_engine(ModelConfig(path="none"), EngineConfig(start_s=5.0), None, ThinkingConfig(), {})
+time.sleep(5.0)
+print("alive", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("load_s", "told", "status"), [("3", "alive\n", 0), ("60", "", -signal.SIGKILL)])
+def test_a_process_whose_engine_hangs_in_its_start_is_killed_and_one_that_is_in_time_is_left_alone(
+    load_s, told, status
+):
+    loader = subprocess.Popen([sys.executable, "-c", LOADER, load_s], stdout=subprocess.PIPE, text=True)
+    assert loader.stdout.readline() == "loading\n"
+    began = time.monotonic()
+    assert loader.stdout.read() == told
+    assert loader.wait(timeout=20) == status
+    assert time.monotonic() - began < 20
+
+
 def test_the_guard_ends_with_its_process():
     worker = start("time.sleep(60)")
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(worker.pid)], capture_output=True, text=True, check=True)

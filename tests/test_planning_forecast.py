@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from judgetrace.control import RunControl, WorkerReport
 from judgetrace.planning.config import PlanRunConfig
 from judgetrace.planning.demands import RunShape, count_requests, list_demands, rank_bottlenecks
 from judgetrace.planning.forecast import Forecaster, list_warnings, summarise_units
@@ -164,6 +165,19 @@ def test_requests_are_counted_per_shard_and_commit():
     # 2 engines x 3 open shards x 50 intervals = 300 commits.
     assert (requests.writes, requests.deletes) == (100 + 300, 300)
     assert (requests.lists, requests.reads) == (800 + 300, 500)
+
+
+@pytest.mark.parametrize(("replicas", "reports_per_s"), [(1, 1), (32, 32), (64, 32), (160, 32), (400, 80)])
+def test_the_drivers_time_for_reports_is_that_of_the_intervals_that_the_control_gives(replicas, reports_per_s):
+    shape = RunShape(0, 1000, replicas, shards_at_once=1, wall_s=1000.0, engine_share=1.0, commit_every_s=20)
+    limits = PlanRunConfig.model_validate(CONFIG).capacities
+    (driver,) = (demand for demand in list_demands(shape, limits) if demand.part == "driver")
+    # 2 ms a report.
+    assert driver.share == pytest.approx(reports_per_s * 0.002)
+    control = RunControl()
+    for number in range(replicas):
+        interval = control.report(WorkerReport(f"worker-{number}", "running")).report_in_s
+    assert replicas / interval == pytest.approx(reports_per_s)
 
 
 def test_memory_that_is_not_full_limits_nothing():

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from jobs.plan_run import run_pilot
 from jobs.prepare_corpus import make_manifest
 from judgetrace.config import UserError
 from judgetrace.corpus import BucketResult, commit_manifest, write_bucket
@@ -92,6 +93,18 @@ def decided(run: RunFolder, corpus: Folder) -> RunFolder:
         decide(run, corpus, shard)
     claim(run, corpus, 80)
     return run
+
+
+@pytest.mark.parametrize(
+    ("engine", "units"), [("slots = 16", 200), ("slots = 256", 512), ("slots = 256\nmin_replicas = 2", 1024)]
+)
+def test_a_pilot_that_plan_run_runs_fills_its_slots(tmp_path, monkeypatch, engine, units) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr("jobs.infer_traces.main", lambda arguments: asked.append(arguments) or 0)
+    pilot = tmp_path / "pilot.toml"
+    pilot.write_text(f'corpus = "c"\nrun = "runs/pilot"\n[model]\npath = "m"\n[engine]\nmax_replicas = 2\n{engine}\n')
+    assert run_pilot(PlanRunConfig(pilot_config=str(pilot), output="o")) == "runs/pilot"
+    assert asked == [[str(pilot), f"--limit={units}"]]
 
 
 def test_rows_of_a_wide_corpus_are_items_however_many_labels_they_have(tmp_path: Path, run: RunFolder) -> None:

@@ -5,7 +5,7 @@ from ray.exceptions import ActorDiedError, RayActorError
 
 from judgetrace.config import UserError
 from judgetrace.control import RunSnapshot
-from judgetrace.run_failures import explain_failure, explain_starts
+from judgetrace.run_failures import explain_broken, explain_failure, explain_starts
 
 
 def died_in_its_start(told: str) -> ActorDiedError:
@@ -52,3 +52,18 @@ def test_engines_that_end_while_they_start_are_counted_with_the_last_reason():
     told = explain_starts(RunSnapshot(starts_in_row=31, failed_start="no GPU"))
     assert "and none runs: no GPU\nThe same command goes on" in str(told)
     assert told.exit_status == 3
+
+
+def test_shards_that_cannot_be_read_are_named_at_most_five_with_their_number():
+    ended = explain_broken({shard: f"shard-{shard} is cut off\nRestore it." for shard in range(7)})
+    told = str(ended).splitlines()
+    assert told[0] == "7 shard(s) can't be read; all others were worked on"
+    assert told[1:7] == [*(f"  shard-{shard} is cut off" for shard in range(5)), "  ..."]
+    assert ended.exit_status == 2
+    assert explain_failure(ended, max_deaths=30) is ended
+
+
+def test_a_file_that_two_shards_need_is_named_once():
+    told = str(explain_broken({1: "shard-1 is gone", 3: "shard-1 is gone"})).splitlines()
+    assert told[:2] == ["2 shard(s) can't be read; all others were worked on", "  shard-1 is gone"]
+    assert len(told) == 3

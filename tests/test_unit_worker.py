@@ -1,7 +1,9 @@
 """The worker with a scripted engine, without Ray."""
 
+import asyncio
 import copy
 import json
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ import pytest
 
 from judgetrace.acceptance import AcceptanceConfig
 from judgetrace.accounting import name_level
-from judgetrace.control import Orders, RunControl
+from judgetrace.control import ALIVE_S, Orders, RunControl, WorkerReport
 from judgetrace.decisions import TraceDecider
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, EngineStartError, ModelConfig
@@ -27,7 +29,7 @@ from judgetrace.sampling import SamplingConfig
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import ITEMS
 from judgetrace.storage import Folder, StoreError, encode_parquet
-from judgetrace.unit_worker import LEAVING_RESERVE_S, LEFT_STATUS, UnitWorker, WorkerSpec
+from judgetrace.unit_worker import LEAVING_RESERVE_S, LEFT_STATUS, NOT_STARTED_STATUS, UnitWorker, WorkerSpec
 from judgetrace.verification import VerificationDecider, hash_trace
 from tests.loopback import Reply, ScriptedServer, chat_answer, error_answer
 from tests.oracle import accepted_set, check_rows
@@ -540,6 +542,103 @@ def test_a_worker_that_is_cut_off_from_its_driver_gives_its_shards_back_and_ends
     while not ended and time.monotonic() < until:
         time.sleep(0.1)
     assert ended[:1] == [LEFT_STATUS]
+
+
+async def never_answer(report: object) -> None:
+    """As of a control whose node is frozen: the connection stands, and nothing comes."""
+    await asyncio.Event().wait()
+
+
+def test_a_control_that_never_answers_holds_up_no_commit_and_counts_as_a_driver_that_is_gone(
+    tmp_path, corpus, monkeypatch
+):
+    ended: list[int] = []
+    monkeypatch.setattr("judgetrace.unit_worker.os._exit", ended.append)
+    monkeypatch.setattr("judgetrace.unit_worker.ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr("judgetrace.unit_worker.DRIVER_SILENT_S", 4.0)
+    worker, link, run = make_worker(tmp_path, corpus, script={"latency_s": 0.5, "favour": 0.3}, commit_every_s=0.2)
+    link.report = never_answer
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(worker, {"shard": [0], "num_units": [40]})
+        until = time.monotonic() + 30
+        while len((run / "ledger").list_files(".parquet", recursive=True)) < 3 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not worker._leaving
+        assert pending.result(timeout=30)["given_back"].tolist() == [True]
+    while not ended and time.monotonic() < until + 10:
+        time.sleep(0.1)
+    assert ended[:1] == [LEFT_STATUS]
+
+
+def test_a_worker_that_is_fenced_drains_though_its_own_control_never_answers(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr("judgetrace.unit_worker.ANSWER_WITHIN_S", 0.2)
+    worker, link, run = make_worker(tmp_path, corpus)
+    link.report_fenced = never_answer
+    RunFolder(run).claim(1.0)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(call, worker, 0).result(timeout=30) == [0]
+    assert worker._draining
+
+
+def test_late_answers_of_a_slow_control_are_heard(tmp_path, corpus, monkeypatch):
+    """The driver's node may be busy for long while engines start on it: it is not gone, and its drain is heeded."""
+    monkeypatch.setattr("judgetrace.unit_worker.ANSWER_WITHIN_S", 0.05)
+    monkeypatch.setattr("judgetrace.unit_worker.DRIVER_SILENT_S", 2.0)
+    worker, link, _ = make_worker(tmp_path, corpus, script={"latency_s": 1e6}, drain_s=0.1)
+
+    async def answer_late(report):
+        orders = await Link.report(link, report)
+        await asyncio.sleep(0.5)
+        return orders
+
+    link.report = answer_late
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(call, worker, 0)
+        time.sleep(4.0)
+        assert not worker._draining
+        link.drain = True
+        assert pending.result(timeout=30) == [0]
+    assert not worker._leaving
+
+
+class LeapingLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock can be set forward."""
+
+    ahead_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead_s
+
+
+@pytest.mark.parametrize(("starts_after_s", "status"), [(1500.0, [NOT_STARTED_STATUS]), (1e9, [])])
+def test_who_cannot_start_waits_for_a_slow_starter_as_long_as_that_may_take(
+    tmp_path, corpus, monkeypatch, starts_after_s, status
+):
+    """A model of 70B takes longer to load than two minutes, in which nothing is heard of it."""
+    ended: list[int] = []
+    monkeypatch.setattr("judgetrace.unit_worker.os._exit", ended.append)
+    monkeypatch.setattr("judgetrace.unit_worker.REPORT_EVERY_S", 0.01)
+    monkeypatch.setattr("judgetrace.unit_worker.START_AGAIN_AFTER_S", 0.01)
+    loop = LeapingLoop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    monkeypatch.setattr("judgetrace.unit_worker.start_loop", lambda: loop)
+    began = loop.time()
+    control = RunControl(clock=loop.time)
+    control.report(WorkerReport("slow", "starting"))
+
+    class PassingTime(ControlLink):
+        async def report(self, report):
+            if report.failed_start:
+                loop.ahead_s += 100.0
+            if loop.time() - began > starts_after_s:
+                control.report(WorkerReport("slow", "running"))
+            return await super().report(report)
+
+    monkeypatch.setattr("tests.test_unit_worker.Link", lambda: PassingTime(control))
+    with pytest.raises(EngineStartError, match="no GPU"):
+        make_worker(tmp_path, corpus, script={"fails_to_start": "no GPU"})
+    assert ended == status
+    assert loop.time() - began >= min(starts_after_s, ALIVE_S["starting"])
 
 
 def test_a_row_that_the_template_can_not_render_is_quarantined_and_its_neighbours_finish(tmp_path, corpus):

@@ -21,8 +21,14 @@ REPORT_EVERY_S = 1.0
 """How often a worker reports, where there are few."""
 REPORT_AT_LEAST_EVERY_S = 5.0
 REPORTS_PER_S = 32
-"""Of all workers together, where they are many: a report takes some 2 ms of the control's process (measured with 16
-workers on two cores)."""
+"""Of all workers together, where they are many."""
+REPORT_MS = 2.0
+"""What a report takes of the control's process, measured with 16 workers on two cores."""
+
+
+def choose_report_interval(num_workers: int) -> float:
+    """Choose how many seconds lie between two reports of a worker, where there are so many."""
+    return min(max(REPORT_EVERY_S, num_workers / REPORTS_PER_S), REPORT_AT_LEAST_EVERY_S)
 
 
 @dataclass
@@ -106,6 +112,8 @@ class RunSnapshot:
     cannot_start: bool = False
     """Whether no engine runs, and too many workers in a row ended before one did."""
     fenced: str | None = None
+    num_broken: int = 0
+    """Shards that can't be read; the driver counts them."""
 
 
 class RunControl:
@@ -116,11 +124,14 @@ class RunControl:
         clock: Callable[[], float] = time.monotonic,
         accepted_before: Mapping[str, int] | None = None,
         max_starts: int = 30,
+        start_s: float = 0.0,
     ) -> None:
         """`accepted_before` is what was accepted of each level before this call; None where nobody has to know.
 
-        While no engine runs, so many workers in a row may fail to start one.
+        While no engine runs, so many workers in a row may fail to start one. A start may take `start_s`, where that is
+        longer than a worker that starts may be silent anyhow.
         """
+        self._alive_s = ALIVE_S | {"starting": max(ALIVE_S["starting"], start_s)}
         self._clock, self._max_starts = clock, max_starts
         self._has_run, self._starts_in_row, self._failed_start = False, 0, ""
         self._reports: dict[str, WorkerReport] = {}
@@ -139,9 +150,8 @@ class RunControl:
         self._heard_at[report.worker] = self._clock()
         self._newest[report.engine] = report.worker
         elsewhere = {} if self._all_accepted is None else self._count_elsewhere(report)
-        report_in_s = min(max(REPORT_EVERY_S, len(self._newest) / REPORTS_PER_S), REPORT_AT_LEAST_EVERY_S)
         on_start = self._decide_on_start() if report.failed_start else "fail"
-        return Orders(self._drain, elsewhere, on_start, report_in_s)
+        return Orders(self._drain, elsewhere, on_start, choose_report_interval(len(self._newest)))
 
     def _note_start(self, before: WorkerReport | None, report: WorkerReport) -> None:
         if report.state == "starting":
@@ -166,7 +176,7 @@ class RunControl:
     def _is_heard(self, report: WorkerReport) -> bool:
         if self._newest[report.engine] != report.worker:
             return False
-        return self._clock() - self._heard_at[report.worker] < ALIVE_S[report.state]
+        return self._clock() - self._heard_at[report.worker] < self._alive_s[report.state]
 
     def _count_elsewhere(self, report: WorkerReport) -> dict[str, int]:
         """Count what others accepted. The sum of all is kept by what has changed: every worker asks often."""

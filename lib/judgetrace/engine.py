@@ -67,6 +67,12 @@ class EngineConfig(BaseModel):
         "with requests waiting is replaced; 120 at least until its first one. Must exceed the longest prefill of one "
         "engine step. An endpoint has timeouts of its own. So long the worker's own event loop may stand still, too.",
     )
+    start_s: float = Field(
+        default=1800.0,
+        ge=5,
+        description="Seconds that an engine may take to start, its model's download included; the process of one that "
+        "takes longer is ended, and Ray starts it anew. Time in which it waits for a CPU does not count.",
+    )
     spot_notice: Literal["aws", "gcp"] | None = Field(
         default=None,
         description="The cloud whose instance metadata each engine's node asks, every 5 s, whether it is about to be "

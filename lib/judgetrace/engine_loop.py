@@ -20,6 +20,7 @@ from judgetrace.engine import (
     ModelConfig,
     load_engine,
 )
+from judgetrace.loop_guard import guard_block
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.watchdog import wait_for_silence
 
@@ -45,11 +46,15 @@ def load_thinking_engine(
     thinking: ThinkingConfig,
     chat_template_args: Mapping[str, object],
 ) -> Engine:
-    """Make an engine that splits thinking off as `thinking` says; on the loop it lives on. Raises EngineStartError."""
+    """Make an engine that splits thinking off as `thinking` says; on the loop it lives on. Raises EngineStartError.
+
+    The process is ended where that takes longer than engine.start_s: nothing else could end an engine that hangs.
+    """
     # An endpoint splits off the thinking by a parser of its own.
     parser = thinking.parser or ("endpoint" if thinking.format == "parser" else None)
     marks = thinking.marks if thinking.format == "tags" else ()
-    return load_engine(EngineSpec(model, engine, parser, chat_template_args, endpoint, marks))
+    with guard_block(engine.start_s):
+        return load_engine(EngineSpec(model, engine, parser, chat_template_args, endpoint, marks))
 
 
 def check_room(engine: Engine, max_tokens: int, name: str) -> None:

@@ -80,6 +80,7 @@ class LiveLine:
                 per_hit,
                 f"{snapshot.draws_in_flight} draws in flight, engines: {describe_engines(snapshot)}",
                 *([f"{figures.restarts:,} restart(s)"] if figures.restarts else []),
+                *([f"{snapshot.num_broken:,} shard(s) can't be read"] if snapshot.num_broken else []),
                 f"{figures.draws:,} draws, {figures.output_tokens:,} tokens, {figures.prompt_tokens:,} of prompts",
             ]
         )

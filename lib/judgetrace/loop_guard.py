@@ -1,8 +1,9 @@
-"""Kill this process when its event loop stands still: a worker that is stopped or deadlocked can't end itself.
+"""Kill this process when its event loop stands still, or a block takes too long.
 
-A small process hears a beat from the loop every second. Time in which the small process itself stood still (a suspended
-machine) does not count, nor time in which a thread of the worker waited for a CPU: where many workers start at once, a
-loop may stand still for long, and to start them again would make it worse. A stopped or deadlocked one waits for none.
+A worker that is stopped or deadlocked can't end itself. A small process hears a beat from the loop every second; of a
+block it hears none. Time in which the small process itself stood still (a suspended machine) does not count, nor time
+in which a thread of the worker waited for a CPU: where many workers start at once, a loop may stand still for long, and
+to start them again would make it worse. A stopped or deadlocked one waits for none.
 
 Source of the latter: Linux, Documentation/scheduler/sched-stats.rst (/proc/PID/task/TID/schedstat: nanoseconds on a
 CPU, nanoseconds waited for one, time slices).
@@ -14,6 +15,8 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 STOOD_STILL = "its loop stood still"
@@ -68,10 +71,25 @@ def guard_loop(loop: asyncio.AbstractEventLoop, limit_s: float, evidence: Path |
 
     `evidence` is a file that says so afterwards, for who asks why the process died; of a starved one it says nothing.
     """
+    asyncio.run_coroutine_threadsafe(_beat(_start_guard(limit_s, evidence)), loop)
+
+
+@contextmanager
+def guard_block(limit_s: float) -> Iterator[None]:
+    """Have this process killed where the block takes more than so many seconds, but for those it waits for a CPU."""
+    guard = _start_guard(limit_s, None)
+    try:
+        yield
+    finally:
+        guard.kill()
+        guard.wait()
+
+
+def _start_guard(limit_s: float, evidence: Path | None) -> subprocess.Popen[bytes]:
+    """Start the small process, which kills this one when it has heard no beat for so many seconds."""
     told = [str(evidence or ""), f"{STOOD_STILL}\n", str(STARVED_AT_MOST)]
     command = [sys.executable, "-S", "-c", _PROGRAM, str(os.getpid()), str(limit_s), *told]
-    guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-    asyncio.run_coroutine_threadsafe(_beat(guard), loop)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 async def _beat(guard: subprocess.Popen[bytes]) -> None:

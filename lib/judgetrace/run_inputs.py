@@ -18,7 +18,7 @@ from judgetrace.fingerprints import hash_text
 from judgetrace.prompts import load_template
 from judgetrace.scale import ScaleConfig
 from judgetrace.schema import ITEMS, TARGET_AGGREGATE, UNIT_KEY
-from judgetrace.storage import Folder, read_text
+from judgetrace.storage import CorruptFileError, Folder, read_text
 from judgetrace.traces import read_earlier
 
 SHARDS_READ_AT_ONCE = 16
@@ -62,7 +62,10 @@ class RunInputs:
             raise UserError(f"dimensions: {unknown[:5]}: no units of these; the corpus has {sorted(known)[:20]}")
 
     def count_selected(self, decider: Decider) -> Iterator[tuple[int, int]]:
-        """Yield (shard, units that a run covers), in order of shards; reads few columns of the items."""
+        """Yield (shard, units that a run covers), in order of shards; reads few columns of the items.
+
+        A shard that can't be read counts with all of its units, for a worker to say what is broken.
+        """
         numbers = self._list_shards(decider)
         with ThreadPoolExecutor(SHARDS_READ_AT_ONCE) as pool:
             counts = pool.map(lambda number: self._count_selected(number, decider), numbers)
@@ -82,7 +85,10 @@ class RunInputs:
 
     def _count_selected(self, shard: int, decider: Decider) -> int:
         columns = [*UNIT_KEY, "target_label", "split"]
-        return int(read_units(self.corpus, shard, self.num_buckets, decider, columns).num_rows)
+        try:
+            return int(read_units(self.corpus, shard, self.num_buckets, decider, columns).num_rows)
+        except CorruptFileError:
+            return dict(self.shards).get(shard, 1)
 
 
 def describe_splits(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -114,19 +120,29 @@ def read_shard(corpus: Folder, shard: int, with_dropped: bool, columns: list[str
     """Read all units of a shard (schema.ITEMS, or some of its columns), with or without the items that were dropped.
 
     A dropped item is a unit without target label; its file has the number of its bucket's first shard. A shard may have
-    either file alone.
+    either file alone. Raises CorruptFileError, of a file that is gone too; StoreError.
     """
     schema = ITEMS if columns is None else pa.schema([ITEMS.field(name) for name in columns])
     name = name_shard(shard)
     items = schema.empty_table()
     if not with_dropped or corpus.exists(f"items/{name}"):
-        items = corpus.read_table(f"items/{name}", columns)
+        items = _read_items(corpus, f"items/{name}", columns)
         with corpus.parsing(f"items/{name}"):
             items = items.select(schema.names).cast(schema)
     if with_dropped and corpus.exists(f"dropped/{name}"):
         dropped = corpus.read_table(f"dropped/{name}")
         items = pa.concat_tables([items, _without_targets(dropped).select(schema.names)])
     return items
+
+
+def _read_items(corpus: Folder, name: str, columns: list[str] | None) -> pa.Table:
+    try:
+        return corpus.read_table(name, columns)
+    except FileNotFoundError as error:
+        raise CorruptFileError(
+            f"{corpus.url}/{name}: is not there, while the corpus's manifest has it\n"
+            "Restore the file from a copy, or make it again."
+        ) from error
 
 
 def _without_targets(dropped: pa.Table) -> pa.Table:

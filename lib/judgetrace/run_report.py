@@ -19,7 +19,7 @@ from judgetrace.live import format_seconds
 from judgetrace.products import RATING_PRODUCT, Product
 from judgetrace.run_folder import SILENT_AFTER_S, RunFolder
 from judgetrace.run_inputs import read_shard
-from judgetrace.storage import Folder
+from judgetrace.storage import CorruptFileError, Folder
 
 TALLY_TRIES = 5
 
@@ -57,10 +57,13 @@ def _tally_open_shard(run: Folder, corpus: Folder, shard: int, product: Product)
     ledger = ShardLedger(run, shard, product)
     try:
         ledger.refresh()
+        # What the run did not ask has no decision, so it does no harm to read more than the run covers.
+        items = read_shard(corpus, shard, with_dropped=product is RATING_PRODUCT)
     except ShardFinishedError:
         return read_tally(run / product.folder, name_shard(shard))
-    # What the run did not ask has no decision, so it does no harm to read more than the run covers.
-    items = read_shard(corpus, shard, with_dropped=product is RATING_PRODUCT)
+    except CorruptFileError:
+        # A shard that can't be read does not count until it can; the run names it, and is not complete.
+        return Tally()
     return product.tally(join_decisions(items, ledger.latest(), product.published))
 
 

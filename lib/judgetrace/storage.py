@@ -51,7 +51,7 @@ class StoreError(UserError):
 
 
 class CorruptFileError(UserError):
-    """A file is not what it must be: cut off, overwritten, or of another schema."""
+    """A file is not what it must be: cut off, overwritten, of another schema, or gone."""
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Rows never pass through here: the workers write them. The driver sees shard numb
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -26,7 +27,7 @@ from judgetrace.loop_guard import guard_loop
 from judgetrace.metrics import RunMetrics, RunView
 from judgetrace.node_notice import watch_node
 from judgetrace.products import Product
-from judgetrace.run_failures import explain_failure, explain_starts
+from judgetrace.run_failures import explain_broken, explain_failure, explain_lost_control, explain_starts
 from judgetrace.run_folder import RunFolder
 from judgetrace.session import StageWatch
 from judgetrace.stop_signals import taking_stop_signals
@@ -139,7 +140,7 @@ def share_shards(engine: EngineConfig, num_shards: int, units_per_shard: int) ->
 
 
 def start_pool(spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterator[dict[str, Any]]:
-    """Run the shards on the pool of workers; yields (shard, num_decided, given_back) as each ends."""
+    """Run the shards on the pool of workers; yields (shard, num_decided, given_back, broken) as each ends."""
     import ray
 
     engine = spec.engine
@@ -235,7 +236,11 @@ class UnitRun:
         self._told_breaches: set[tuple[str, str]] = set()
         self._stop_reason: StopReason | None = None
         self._told_failed_start = ""
+        self._seen = RunSnapshot()
         self._failure: BaseException | None = None
+        self._broken: dict[int, str] = {}
+        """Why a shard can't be read."""
+        self._told_broken = 0
         self._began = time.monotonic()
 
     def work(self, spec: WorkerSpec, tasks: list[ShardTask], wait_s: float) -> RunEnd:
@@ -249,14 +254,22 @@ class UnitRun:
             accepted_before=self._levels.accepted,
             # All may lose their machines at once, and start anew: that is no sign.
             max_starts=spec.engine.max_deaths + spec.engine.max_replicas,
+            start_s=spec.engine.start_s,
         )
         thread = threading.Thread(target=self._consume, args=(spec, tasks, control), name="ray-data", daemon=True)
         with StageWatch(self._job, needs_of(spec.engine), wait_s) as watch, self._signals():
             thread.start()
             snapshot = self._watch(thread, control, watch)
         self._live.end()
+        if thread.is_alive():
+            # Only Ray's end is its own, and at that Ray Data would fill the screen, under what went wrong.
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL + 1)
+        return self._end(snapshot, spec.engine.max_deaths)
+
+    def _end(self, snapshot: RunSnapshot, max_deaths: int) -> RunEnd:
+        """Write the last state; returns how the run ended, or raises why it failed."""
         if self._failure is not None:
-            failure = explain_failure(self._failure, spec.engine.max_deaths, snapshot.done.num_draws > 0)
+            failure = explain_failure(self._failure, max_deaths, snapshot.done.num_draws > 0)
             # Who gave up says so itself; what a worker met is a failure.
             state = f"{failure}" if isinstance(self._failure, UserError) else f"failed: {failure}"
             # Where the store is what failed, the reason is told nowhere but here.
@@ -273,12 +286,33 @@ class UnitRun:
             left = tasks
             while left and self._stop_reason is None:
                 # Nodes that are taken away give their shards back; the other engines went on meanwhile.
-                given_back = {row["shard"] for row in start_pool(spec, left, control) if row["given_back"]}
+                given_back = {row["shard"] for row in self._note_broken(spec, left, control) if row["given_back"]}
                 left = [task for task in left if task.number in given_back]
+            if self._broken and self._stop_reason is None:
+                self._failure = self._failure or explain_broken(self._broken)
         except BaseException as error:  # noqa: BLE001 - re-raised by work() in the main thread
-            self._failure = error
+            # Of a run that has been given up already the workers' last words are no reason.
+            self._failure = self._failure or error
+
+    def _note_broken(self, spec: WorkerSpec, tasks: list[ShardTask], control: Any) -> Iterator[dict[str, Any]]:
+        """Run the shards, and note which can't be read: the others are worked on first."""
+        for row in start_pool(spec, tasks, control):
+            if row["broken"]:
+                self._broken[int(row["shard"])] = str(row["broken"])
+            yield row
 
     def _watch(self, thread: threading.Thread, control: Any, watch: StageWatch) -> RunSnapshot:
+        """Watch the run to its end; returns how it stands then, as far as it is known."""
+        from ray.exceptions import OutOfMemoryError, RayActorError
+
+        try:
+            return self._follow(thread, control, watch)
+        except (RayActorError, OutOfMemoryError) as error:
+            # What the workers then say of it is no news.
+            self._failure = explain_lost_control(error)
+            return self._seen
+
+    def _follow(self, thread: threading.Thread, control: Any, watch: StageWatch) -> RunSnapshot:
         import ray
 
         said_at, told_at = float("-inf"), float("inf")
@@ -289,6 +323,7 @@ class UnitRun:
             watch.note((seen.done.num_draws, seen.done.num_units, sorted(seen.states.items())), at_work)
             self._show(seen)
             self._warn_of_failed_start(seen)
+            self._warn_of_broken()
             self._note_reasons_to_stop(seen)
             if seen.cannot_start:
                 self._failure = explain_starts(seen)
@@ -313,9 +348,12 @@ class UnitRun:
                 said_at = time.monotonic()
         last = ask_control(control)
         self._show(last)
+        self._warn_of_broken()
         return last
 
     def _show(self, seen: RunSnapshot) -> None:
+        seen.num_broken = len(self._broken)
+        self._seen = seen
         self._live.show(seen)
         self._metrics.record(seen)
 
@@ -327,6 +365,14 @@ class UnitRun:
         print(
             f"\nwarning: an engine could not start, and tries again: {seen.failed_start}", file=sys.stderr, flush=True
         )
+
+    def _warn_of_broken(self) -> None:
+        """Say of each shard that it can't be read, the first five times."""
+        reasons = list(self._broken.values())
+        for reason in reasons[self._told_broken : 5]:
+            where = reason.partition("\n")[0]
+            print(f"\nwarning: {where}; the other shards are worked on", file=sys.stderr, flush=True)
+        self._told_broken = len(reasons)
 
     def _note_reasons_to_stop(self, seen: RunSnapshot) -> None:
         if self._stop_reason is not None:

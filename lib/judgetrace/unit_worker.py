@@ -11,7 +11,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -46,7 +46,7 @@ from judgetrace.sampling import Draw, UnitSampling
 from judgetrace.scale import ScaleConfig
 from judgetrace.scheduler import DrawScheduler, Suspicion, UnitWork
 from judgetrace.schema import unit_key
-from judgetrace.storage import Folder, StoreError
+from judgetrace.storage import CorruptFileError, Folder, StoreError
 from judgetrace.suspects import blame_unit, convict_unit, find_suspects, judge_crashes, mark_suspect, note_unit
 
 Result = TypeVar("Result")
@@ -56,13 +56,13 @@ LEFT_STATUS = 71
 NOT_STARTED_STATUS = 72
 START_AGAIN_AFTER_S = 10.0
 """A machine on which engines can't start is not to be tried without a pause."""
-OTHERS_START_WITHIN_S = 120.0
-"""Whoever could not start waits so long to hear whether others can."""
 LEAVING_RESERVE_S = 10.0
 """Kept for the last commits of the warning that a node gets."""
 LEAVING_COMMIT_EVERY_S = 0.5
 IDLE_BEFORE_LEAVING_S = 2.0
 DRIVER_SILENT_S = 60.0
+ANSWER_WITHIN_S = 10.0
+"""A report without an answer by then has failed: a driver whose node is frozen must not hold up the commits."""
 MAX_PENDING_ROWS = 5000
 COMMIT_TRIES = 3
 ASKED_AT_ONCE = 128
@@ -124,6 +124,20 @@ class OpenShard:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
+@dataclass(frozen=True)
+class ShardEnd:
+    """How a call's work on a shard ended."""
+
+    num_decided: int
+    """Its units that have a final outcome now."""
+    broken: str = ""
+    """Why its files can't be read; empty where they can."""
+
+
+class ShardBrokenError(Exception):
+    """A shard's files can't be read, or are not there: nothing of it was begun."""
+
+
 class UnitWorker:
     """Takes shard descriptors, returns counts. One instance is one engine."""
 
@@ -139,6 +153,9 @@ class UnitWorker:
         self._commit_every_s = spec.commit_every_s
         self._num_calls = 0
         self._report_in_s = REPORT_EVERY_S
+        self._told_to_drain = False
+        self._heard_at = 0.0
+        """When the driver last answered, by the loop's clock."""
         self._quota = LevelQuota(spec.per_level)
         self._report = WorkerReport(worker=f"{os.getpid()}-{uuid.uuid4().hex[:8]}", state="starting")
         self._done = self._report.done
@@ -149,9 +166,10 @@ class UnitWorker:
         """Work on shards to their end. `batch` has the columns shard and num_units (how many of its first units)."""
         numbers = [int(number) for number in batch["shard"]]
         limits = [int(limit) for limit in batch["num_units"]]
-        decided = np.array([self._call(self._work_on(n, limit)) for n, limit in zip(numbers, limits, strict=True)])
-        given_back = (decided < np.array(limits)) & self._leaving
-        return {"shard": np.array(numbers), "num_decided": decided, "given_back": given_back}
+        ends = [self._call(self._work_on(n, limit)) for n, limit in zip(numbers, limits, strict=True)]
+        decided, broken = np.array([end.num_decided for end in ends]), np.array([end.broken for end in ends])
+        given_back = (decided < np.array(limits)) & (broken == "") & self._leaving
+        return {"shard": np.array(numbers), "num_decided": decided, "given_back": given_back, "broken": broken}
 
     def leave(self, seconds: float) -> None:
         """Give all shards back, then end the process: its node will be gone in so many seconds. From any thread."""
@@ -167,7 +185,7 @@ class UnitWorker:
     async def _start(self) -> None:
         spec = self._spec
         reporting = asyncio.create_task(self._report_forever())
-        self._quota.hear((await self._link.report(self._report)).accepted_elsewhere)
+        await self._report_first()
         try:
             self._engine = self._load_engine()
         except EngineStartError as error:
@@ -188,6 +206,8 @@ class UnitWorker:
         self._scheduler = DrawScheduler(
             spec.engine.slots + spec.engine.slots // QUEUED_SHARE, self._sample, self._may_begin
         )
+        # While the engine was loaded nothing could be heard.
+        self._heard_at = self._loop.time()
         self._report.state = "running"
         watching = give_up_when_silent(
             self._engine,
@@ -210,23 +230,30 @@ class UnitWorker:
     async def _end_unless_first(self, error: EngineStartError) -> None:
         """End the process where engines of this run have started: Ray starts it anew, perhaps on a better machine.
 
-        To Ray Data an error in the start of one worker would be the end of all.
+        To Ray Data an error in the start of one worker would be the end of all. How long to wait for others is the
+        control's to say: it knows who may still be loading a large model.
         """
         self._report.failed_start = str(error)[:1000]
-        until = self._loop.time() + OTHERS_START_WITHIN_S
-        while (orders := await self._link.report(self._report)).after_failed_start == "wait":
-            if self._loop.time() > until:
-                return
+        while (decision := await self._ask_after_failed_start()) == "wait":
             await asyncio.sleep(REPORT_EVERY_S)
-        if orders.after_failed_start == "fail":
+        if decision == "fail":
             return
         await asyncio.sleep(START_AGAIN_AFTER_S)
         self._exit(NOT_STARTED_STATUS)
 
-    async def _work_on(self, number: int, num_units: int) -> int:
+    async def _ask_after_failed_start(self) -> str:
+        try:
+            return (await self._send_report()).after_failed_start
+        except TimeoutError:
+            return "wait"
+
+    async def _work_on(self, number: int, num_units: int) -> ShardEnd:
         self._num_calls += 1
         try:
-            return await self._run_shard(number, num_units)
+            return ShardEnd(await self._run_shard(number, num_units))
+        except ShardBrokenError as error:
+            # To Ray Data an error would be the end of all shards.
+            return ShardEnd(0, str(error))
         finally:
             self._num_calls -= 1
 
@@ -257,8 +284,7 @@ class UnitWorker:
             return num_units
         except FencedError as error:
             shard.pending.clear()
-            await self._link.report_fenced(str(error))
-            self._begin_drain()
+            await self._drain_fenced(error)
             return 0
         finally:
             left = self._shards.pop(number, None)
@@ -268,8 +294,11 @@ class UnitWorker:
     def _open_shard(self, number: int) -> OpenShard:
         decider = self._spec.decider
         ledger = ShardLedger(self._run, number, decider.product)
-        ledger.refresh()
-        return OpenShard(number, read_units(self._corpus, number, self._spec.num_buckets, decider), ledger)
+        try:
+            ledger.refresh()
+            return OpenShard(number, read_units(self._corpus, number, self._spec.num_buckets, decider), ledger)
+        except CorruptFileError as error:
+            raise ShardBrokenError(str(error)) from error
 
     async def _undecided(self, shard: OpenShard, num_units: int) -> AsyncIterator[list[tuple[AskedUnit, list[Draw]]]]:
         """Yield the undecided units with their earlier draws, some at a time, asked on another thread."""
@@ -436,8 +465,7 @@ class UnitWorker:
                 await self._report_last()
                 failures = 0
             except FencedError as error:
-                self._begin_drain()
-                await self._link.report_fenced(str(error))
+                await self._drain_fenced(error)
             except Exception as error:  # noqa: BLE001 - a store that fails again and again ends all units with its error
                 failures += 1
                 if failures == COMMIT_TRIES:
@@ -455,33 +483,51 @@ class UnitWorker:
 
     async def _report_forever(self) -> None:
         """Tell the driver the counts; drain when it asks, or when it has been out of reach for a minute."""
-        heard_at = self._loop.time()
         while True:
             await asyncio.sleep(self._report_in_s)
-            if self._report.state == "starting":
-                heard_at = self._loop.time()
-            try:
-                drain = await self._send_report()
-                heard_at = self._loop.time()
-            except Exception:  # noqa: BLE001 - any error means: not reached; a minute of it means: gone
-                drain = self._loop.time() - heard_at > DRIVER_SILENT_S
-            if not drain or self._draining or self._report.state != "running":
+            await self._report_last()
+            if self._draining or self._report.state != "running":
                 continue
-            if self._loop.time() - heard_at > DRIVER_SILENT_S:
+            if self._loop.time() - self._heard_at > DRIVER_SILENT_S:
                 # The driver may live, cut off from this node alone: then its shards go to others.
                 self._begin_leaving(self._spec.drain_s + LEAVING_RESERVE_S)
-            else:
+            elif self._told_to_drain:
                 self._begin_drain()
 
-    async def _send_report(self) -> bool:
-        """Tell the counts, hear what others have accepted; returns whether to drain."""
+    async def _send_report(self) -> Orders:
+        """Tell the counts; returns the answer. Raises TimeoutError where none comes in time, and the link's errors."""
         if self._report.state != "starting":
             self._done.engine_s = self._scheduler.busy_s
             self._report.draws_in_flight = self._scheduler.in_flight
-        orders = await self._link.report(self._report)
+        asking = asyncio.ensure_future(self._link.report(self._report))
+        # Of a driver that is only slow a late answer counts, too.
+        asking.add_done_callback(self._hear)
+        return await asyncio.wait_for(asyncio.shield(asking), ANSWER_WITHIN_S)
+
+    def _hear(self, asking: asyncio.Future[Orders]) -> None:
+        """Hear what others have accepted, and whether to drain."""
+        if asking.cancelled() or asking.exception() is not None:
+            return
+        orders = asking.result()
+        self._heard_at = self._loop.time()
+        self._told_to_drain = orders.drain
         self._quota.hear(orders.accepted_elsewhere)
         self._report_in_s = orders.report_in_s
-        return orders.drain
+
+    async def _report_first(self) -> None:
+        """Report until there is an answer: a quota must know, before any unit begins, what others have accepted."""
+        while True:
+            with suppress(TimeoutError):
+                await self._send_report()
+                return
+
+    async def _drain_fenced(self, error: FencedError) -> None:
+        """Drain, since a newer driver has taken over, and let this one know."""
+        self._begin_drain()
+        try:
+            await asyncio.wait_for(self._link.report_fenced(str(error)), ANSWER_WITHIN_S)
+        except Exception:  # noqa: BLE001 - a driver that can't be told finds out by itself, before it writes its manifest
+            return
 
     async def _report_last(self) -> None:
         """Tell the counts ahead of time: the process may end before the next report."""

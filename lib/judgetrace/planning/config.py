@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from judgetrace.config import STRICT
+from judgetrace.control import REPORT_MS
 
 
 class EngineForecast(BaseModel):
@@ -64,9 +65,9 @@ class Prices(BaseModel):
 class Capacities(BaseModel):
     """What the parts around the engines take and can give.
 
-    Those said to be measured are of `python -m tests.bench.planning --quick` on 2 cores, slopes from 50 to 250 shards;
-    what a hundred thousand take was not measured. What a shard asks of S3 is in planning/demands.py, and counted by
-    tests/test_planning_requests.py.
+    Those said to be measured are, but for reports, of `python -m tests.bench.planning --quick` on 2 cores, slopes from
+    50 to 250 shards; what a hundred thousand take was not measured. What a shard asks of S3 is in planning/demands.py,
+    and counted by tests/test_planning_requests.py.
     """
 
     model_config = STRICT
@@ -75,7 +76,11 @@ class Capacities(BaseModel):
         default=3.2, ge=0, description="CPU time of the driver to give out a shard and take it back; measured."
     )
     driver_ms_per_report: float = Field(
-        default=0.15, ge=0, description="Time of the head for a worker's report, one a second and worker; measured."
+        default=REPORT_MS,
+        ge=0,
+        description="Time of the head for a worker's report; measured with 16 workers on two cores. Workers report "
+        "once a second, where there are many 32 a second together, each every 5 s at least. Of reports sent at once "
+        "the benchmark finds less: 0.15.",
     )
     store_bytes: float = Field(
         default=1e9, gt=0, description="Ray's object store on the head, as in cluster/: object-store-memory."
@@ -107,7 +112,7 @@ class Capacities(BaseModel):
 class PlanRunConfig(BaseModel):
     """Forecast a run of infer_traces from a pilot: accepted traces, tokens, GPU hours, money, time, first bottleneck.
 
-    Reads the folder of a pilot (`infer_traces --limit 200`), or runs it. Writes OUTPUT/plan.json and OUTPUT/plan.md.
+    Reads the folder of a pilot (`infer_traces --limit N`), or runs it. Writes OUTPUT/plan.json and OUTPUT/plan.md.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -117,7 +122,12 @@ class PlanRunConfig(BaseModel):
         default=None,
         description="The TOML of infer_traces that the pilot is run with first, by this job: it needs the cluster.",
     )
-    pilot_units: int = Field(default=200, ge=30, description="How many units that pilot takes.")
+    pilot_units: int = Field(
+        default=200,
+        ge=30,
+        description="How many units that pilot takes; two a slot of its engine.min_replicas engines where that is "
+        "more, since fewer hardly fill them.",
+    )
     output: str = Field(description="Folder for plan.json and plan.md.")
     rows: list[int] = Field(
         default=[1_000_000, 10_000_000, 100_000_000], min_length=1, description="Rows of the source to forecast."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from judgetrace.control import choose_report_interval
 from judgetrace.planning.config import Capacities
 
 READS_PER_SHARD = 5
@@ -72,7 +73,8 @@ def list_demands(shape: RunShape, limits: Capacities) -> list[Demand]:
     requests, wall = count_requests(shape), shape.wall_s
     changes, looks = (requests.writes + requests.deletes) / wall, (requests.lists + requests.reads) / wall
     driver_s = shape.num_shards * limits.driver_ms_per_shard / 1000
-    driver_s += shape.replicas * wall * limits.driver_ms_per_report / 1000
+    reports_per_s = shape.replicas / choose_report_interval(shape.replicas)
+    driver_s += reports_per_s * wall * limits.driver_ms_per_report / 1000
     stored = shape.num_shards * limits.store_bytes_per_shard
     open_units = shape.shards_at_once * shape.units_per_shard
     worker, driver = open_units * limits.worker_bytes_per_unit, shape.num_shards * limits.driver_bytes_per_shard

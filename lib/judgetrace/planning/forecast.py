@@ -16,7 +16,7 @@ import numpy as np
 
 from judgetrace.planning.config import PlanRunConfig
 from judgetrace.planning.demands import Demand, RunShape, count_requests, list_demands, rank_bottlenecks
-from judgetrace.planning.pilot import Pilot, resample_items
+from judgetrace.planning.pilot import UNITS_PER_SLOT, Pilot, resample_items
 from judgetrace.planning.pool_model import Pool, draw_shards, run_pool
 
 TAIL_SLOTS = 4
@@ -214,11 +214,11 @@ def list_warnings(pilot: Pilot, forecaster: Forecaster) -> list[str]:
     slots, rates = pilot.config.engine.slots, forecaster.rates
     if len(pilot.units) < 100:
         warnings.append(f"the pilot has only {len(pilot.units)} units: intervals of a bootstrap are then too narrow")
-    if rates.is_measured and len(pilot.units) < 2 * slots * pilot.num_engines:
+    if rates.is_measured and len(pilot.units) < UNITS_PER_SLOT * slots * pilot.num_engines:
         warnings.append(
             f"{len(pilot.units)} units on {pilot.num_engines} engine(s) of {slots} slots: the pilot hardly had its "
             "slots full, and its rate says little of full ones; take at least "
-            f"{2 * slots * pilot.num_engines} units, or give engine.tokens_per_s"
+            f"{UNITS_PER_SLOT * slots * pilot.num_engines} units, or give engine.tokens_per_s"
         )
     if rates.is_measured and rates.slots != slots:
         warnings.append(f"the pilot had {slots} slots, the plan {rates.slots}: give engine.tokens_per_s for them")

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from judgetrace.accounting import add_tallies
-from judgetrace.config import UserError
+from judgetrace.config import UserError, load_config
 from judgetrace.corpus import read_manifests
+from judgetrace.engine import EngineConfig
 from judgetrace.ledger import current_shard_files, read_tally
 from judgetrace.planning.engine_model import EngineRun, run_engine
 from judgetrace.products import TRACE_PRODUCT
@@ -26,8 +27,20 @@ from judgetrace.trace_config import InferTracesConfig
 from judgetrace.unit_run import share_shards
 
 MIN_UNITS = 30
+UNITS_PER_SLOT = 2
+"""A pilot of fewer hardly has its slots full."""
 MAX_UNITS = 20_000
 _COLUMNS = ["item_id", "outcome", "num_needed", "draws"]
+
+
+def read_pilot_config(path: str) -> InferTracesConfig:
+    """Read the config of a pilot that is to be run. Raises UserError."""
+    return load_config(InferTracesConfig, "infer_traces", [path])
+
+
+def choose_pilot_units(wanted: int, engine: EngineConfig) -> int:
+    """Choose how many units a pilot takes: as many as are wanted, and enough to fill the engines it begins with."""
+    return max(wanted, UNITS_PER_SLOT * engine.slots * engine.min_replicas)
 
 
 @dataclass(frozen=True)
