@@ -3,10 +3,12 @@
 import pyarrow as pa
 import pytest
 
+from judgetrace.config import UserError
 from judgetrace.ledger import join_decisions
 from judgetrace.schema import TRACES, UNIT_KEY, VERIFICATIONS
-from judgetrace.storage import Folder, encode_parquet
-from judgetrace.teachable import NEEDED, find_faults, read_verdicts
+from judgetrace.storage import Folder, encode_json, encode_parquet
+from judgetrace.stripping import RULES_VERSION
+from judgetrace.teachable import NEEDED, check_verification, find_faults, read_verdicts
 from judgetrace.training.hinted import choose_dropped
 from judgetrace.verification import hash_trace
 from tests.trace_tables import make_decision, make_draw, make_items, table_of
@@ -69,6 +71,18 @@ def test_verdicts_are_read_by_the_number_of_the_shard(tmp_path):
     assert read_verdicts((str(tmp_path),), 4)["trace_hash"].to_pylist() == [hash_trace("trace of 4")]
     assert len(read_verdicts((str(tmp_path),), 5)) == 0
     assert len(read_verdicts((), 3)) == 0
+
+
+def test_verdicts_of_other_stripping_rules_are_refused(tmp_path):
+    run = Folder(str(tmp_path))
+    run.write_atomic("verifications/shard-00000.parquet", encode_parquet(verdicts()))
+    run.write_atomic("contract.json", encode_json({"stripping.version": RULES_VERSION}))
+    check_verification("data.verification", (run.url,))
+    run.write_atomic("contract.json", encode_json({"stripping.version": RULES_VERSION - 1}))
+    with pytest.raises(
+        UserError, match=r"data.verification: .*: its traces were stripped .* by rules \d+; this judgetrace"
+    ):
+        check_verification("data.verification", (run.url,))
 
 
 KEYS = [(f"item-{n}", "", "aggregate") for n in range(10)]

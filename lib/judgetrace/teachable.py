@@ -12,6 +12,7 @@ from judgetrace.config import UserError
 from judgetrace.ledger import list_shard_files, select_current, table_keys
 from judgetrace.schema import UNIT_KEY, VERIFICATIONS, fit_table
 from judgetrace.storage import Folder
+from judgetrace.stripping import RULES_VERSION
 from judgetrace.verification import hash_trace
 
 NEEDED = (*UNIT_KEY, "outcome", "trace", "hinted")
@@ -24,11 +25,22 @@ _VERDICT = ("trace_hash", "recovers", "leaks", "mentions_hint")
 
 
 def check_verification(key: str, runs: tuple[str, ...]) -> None:
-    """Raise UserError for what is no run of verify_traces; `key` is what they are called in the config."""
+    """Raise UserError for what is no run of verify_traces, or stripped by other rules than these are.
+
+    `key` is what the runs are called in the config. Where two sets of rules are taken together, a trace that leaks by
+    one of them would teach by the other.
+    """
     for run in runs:
-        if not list_shard_files(Folder(run) / "verifications"):
+        folder = Folder(run)
+        if not list_shard_files(folder / "verifications"):
             raise UserError(
                 f"{key}: {run}: no verifications/shard-*.parquet there\nexpected: run folders of verify_traces"
+            )
+        rules = folder.read_json("contract.json").get("stripping.version") if folder.exists("contract.json") else None
+        if rules is not None and rules != RULES_VERSION:
+            raise UserError(
+                f"{key}: {run}: its traces were stripped of their ratings by rules {rules}; this judgetrace has rules "
+                f"{RULES_VERSION}\nverify the traces anew, in another run folder"
             )
 
 
