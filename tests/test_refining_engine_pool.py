@@ -24,6 +24,8 @@ class Doubler:
             raise EngineStartError("no such model")
         if fault == "exit":
             os._exit(1)
+        if fault == "slow":
+            time.sleep(600)
 
     def work(self, batch: Any) -> Any:
         if isinstance(batch, int):
@@ -101,6 +103,14 @@ def test_engines_that_die_while_they_start_are_not_started_for_ever(ray_session)
 def test_resources_that_do_not_come_end_the_wait_by_name(ray_session):
     pool = make_pool(resources={"unicorn": 1.0}, wait_s=3)
     with pool, pytest.raises(UserError, match=r"gave up: raters has not moved .*1 unicorn"):
+        list(pool.run([1]))
+
+
+def test_an_engine_that_takes_long_to_start_is_not_said_to_want_room(ray_session):
+    with (
+        make_pool(("slow",), wait_s=8) as pool,
+        pytest.raises(UserError, match=r"gave up: raters .*; engines: 1 starting"),
+    ):
         list(pool.run([1]))
 
 

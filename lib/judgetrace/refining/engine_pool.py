@@ -58,6 +58,8 @@ class _Member:
     """An actor of the pool. `starting` is the call that starts its engine; None once it has."""
 
     actor: Any
+    placed: Any
+    """The call that ends as soon as the actor has its place."""
     starting: Any
     num_jobs: int = 0
 
@@ -67,6 +69,9 @@ class WorkerActor:
 
     def __init__(self, make_worker: Callable[..., Worker], arguments: tuple[Any, ...], silent_s: float):
         self._make_worker, self._arguments, self._silent_s = make_worker, arguments, silent_s
+
+    def answer(self) -> None:
+        """Show that there is a place for this process, while the worker may still be in the making."""
 
     def start(self) -> None:
         """Make the worker; from then on the process ends where its loop stands still. Raises EngineStartError."""
@@ -163,7 +168,7 @@ class EnginePool:
         )
         for _ in range(number):
             actor = actor_type.remote(*self._making)
-            self._members.append(_Member(actor, actor.start.remote()))
+            self._members.append(_Member(actor, actor.answer.remote(), actor.start.remote()))
 
     def list_ready(self) -> list[_Member]:
         """List the members whose engine is up."""
@@ -172,6 +177,13 @@ class EnginePool:
     def list_starting(self) -> dict[Any, _Member]:
         """List the members whose engine is not up yet, by the call that starts it."""
         return {member.starting: member for member in self._members if member.starting is not None}
+
+    def count_placed(self) -> int:
+        """Count the members that have their place, whether or not their engine is up."""
+        import ray
+
+        calls = [member.placed for member in self._members]
+        return len(ray.wait(calls, num_returns=len(calls), timeout=0)[0]) if calls else 0
 
     def grow(self) -> None:
         """Ask for the engines beyond the first, once those are up.
@@ -320,5 +332,8 @@ class _Stage(Generic[Batch]):
                 num, engines = len(self._in_flight), len(self._pool.list_ready())
                 text = f"waiting: {self._pool.name}: {num} batches are in work on {engines} engines"
                 print(text, file=sys.stderr, flush=True)
-        elif self._watch.expired:
+            return
+        placed = self._pool.count_placed()
+        self._watch.note(placed, f"engines: {placed} starting" if placed else "")
+        if self._watch.expired:
             raise self._watch.give_up()
