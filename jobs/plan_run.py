@@ -10,9 +10,10 @@ from judgetrace.config import UserError, load_config, run_job
 from judgetrace.console import open_console, print_place
 from judgetrace.planning.config import PlanRunConfig
 from judgetrace.planning.forecast import Forecaster, list_warnings
-from judgetrace.planning.pilot import choose_pilot_units, read_pilot, read_pilot_config
+from judgetrace.planning.pilot import choose_pilot_units, read_pilot
 from judgetrace.planning.report import collect_json, describe_basis, print_plan, write_markdown
 from judgetrace.storage import Folder
+from judgetrace.trace_config import InferTracesConfig
 
 
 def main(arguments: list[str]) -> int:
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
 
 def run_pilot(config: PlanRunConfig) -> str:
     """Run the pilot; returns its run folder. Raises UserError where it ended early."""
-    pilot = read_pilot_config(str(config.pilot_config))
+    pilot = load_config(InferTracesConfig, "infer_traces", [str(config.pilot_config)])
     num_units = choose_pilot_units(config.pilot_units, pilot.engine)
     if infer_traces.main([str(config.pilot_config), f"--limit={num_units}"]):
         raise UserError(f"pilot_config = {config.pilot_config}: the pilot ended early; see above, and run this again")

@@ -59,7 +59,7 @@ _NOT_A_COUNT = (
     r"|(?!famil|fly\b|all?ly\b|anomal|monopol|assembl|bull|bell|jell|repl|suppl|butterfl)[^\W\d_]+ly|after|before|until|unless|whereas|despite|because|about|around|across|above|below|beyond|within|throughout"
     r"|even|just|still|now|never|always|often|perhaps|maybe|quite|very|almost|already|there|indeed|however"
     # Of a rating, where no noun follows: "a 4 fair to the author", but "4 fair points".
-    r"|(?:appropriate|correct|right|reasonable|fair|accurate|acceptable|apt|high|low|justified|best)"
+    r"|(?:appropriate|correct|right|reasonable|fair|accurate|acceptable|apt|high|low|justified)"
     r"(?=\s*(?:[.,;:!?)]|$)|\s+(?:here|for|because|since|and|as|given|to|than)\b))"
 )
 _ATTRIBUTE = (

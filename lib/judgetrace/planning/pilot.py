@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from judgetrace.accounting import add_tallies
-from judgetrace.config import UserError, load_config
+from judgetrace.config import UserError
 from judgetrace.corpus import read_manifests
 from judgetrace.engine import EngineConfig
 from judgetrace.ledger import current_shard_files, read_tally
@@ -31,11 +31,6 @@ UNITS_PER_SLOT = 2
 """A pilot of fewer hardly has its slots full."""
 MAX_UNITS = 20_000
 _COLUMNS = ["item_id", "outcome", "num_needed", "draws"]
-
-
-def read_pilot_config(path: str) -> InferTracesConfig:
-    """Read the config of a pilot that is to be run. Raises UserError."""
-    return load_config(InferTracesConfig, "infer_traces", [path])
 
 
 def choose_pilot_units(wanted: int, engine: EngineConfig) -> int:

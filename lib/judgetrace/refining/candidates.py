@@ -16,7 +16,7 @@ from judgetrace.guideline import Guideline, normalise_heading
 from judgetrace.refining.calls import Answer, Call
 from judgetrace.refining.candidate_config import CandidatesConfig, GeneratorConfig, SelectionConfig
 from judgetrace.refining.critiques import CRITIQUES, ChosenTrace, make_critique_call, read_reply
-from judgetrace.refining.lint import Finding, LintConfig, LintTask, lint_text
+from judgetrace.refining.lint import LintConfig, LintTask, lint_text
 from judgetrace.refining.losses import Losses
 from judgetrace.refining.refine_prompts import Part, RefinePrompts
 from judgetrace.refining.rubric_source import RubricSource, make_rubric_source
@@ -142,7 +142,7 @@ class CandidateWriter:
             trace.item for seed in self._config.seeds for trace in chosen.list_traces(seed, self._selection.per_level)
         ]
         return [
-            Candidate(name, GIVEN, None, text, describe_findings(lint_text(text, self._task, items, self._lint)))
+            Candidate(name, GIVEN, None, text, tuple(map(str, lint_text(text, self._task, items, self._lint))))
             for name, text in self._given.items()
         ]
 
@@ -216,12 +216,7 @@ class CandidateWriter:
         ).text
         items = [trace.item for trace in chosen.list_traces(seed, self._selection.per_level)]
         findings = lint_text(text, self._task, items, self._lint, rubric=rubric, procedure=procedure)
-        return Candidate(name, kind, seed, text, describe_findings(findings), num_calls=calls, losses=losses)
-
-
-def describe_findings(findings: Sequence[Finding]) -> tuple[str, ...]:
-    """Describe what the lint found, as a candidate's problems."""
-    return tuple(f"{found.reason}: {found.detail}" for found in findings)
+        return Candidate(name, kind, seed, text, tuple(map(str, findings)), num_calls=calls, losses=losses)
 
 
 def list_parts(kind: str, seed: int) -> list[str]:

@@ -106,6 +106,9 @@ class Finding:
     echoed."""
     detail: str
 
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
 
 @dataclass(frozen=True)
 class Linted:

@@ -192,7 +192,7 @@ class Writer:
             return None, explain_answer(answer, f"generator.{limit}") + _TRY_AGAIN * (answer.outcome == "answered")
         closes = self._settings.open_tag and CLOSE not in answer.text.lower()
         text, findings = extract_guideline(answer.text + CLOSE if closes else answer.text)
-        faults = [f"{f.reason}: {f.detail}" for f in findings if not (f.reason == "text_outside" and self._drops)]
+        faults = [str(f) for f in findings if not (f.reason == "text_outside" and self._drops)]
         return (text, None) if text is not None and not faults else (None, "; ".join(faults) + _TRY_AGAIN)
 
     @property
