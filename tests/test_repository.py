@@ -326,7 +326,8 @@ def test_every_study_that_is_shipped_fits_the_jobs_of_its_stages(file: Path) -> 
 def test_every_config_that_is_shipped_fits_its_job(config: str) -> None:
     job = import_module(f"jobs.{config}")
     calls = [node for node in ast.walk(ast.parse(Path(str(job.__file__)).read_text())) if isinstance(node, ast.Call)]
-    (model,) = [call.args[0].id for call in calls if isinstance(call.func, ast.Name) and call.func.id == "load_config"]
+    loads = [call.args for call in calls if isinstance(call.func, ast.Name) and call.func.id == "load_config"]
+    (model,) = [config_type.id for config_type, name, _ in loads if name.value == config]
 
     loaded = load_config(getattr(job, model), config, [str(ROOT / "jobs" / f"{config}.toml")])
 
