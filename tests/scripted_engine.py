@@ -11,6 +11,7 @@ import hashlib
 import math
 import os
 import random
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,6 +39,7 @@ class ScriptedEngine:
     dies_after        the engine dies for good after so many draws (a file `dies_once` makes that happen once)
     kills             item ids that the engine dies of: at the end of their draw
     crashes           item ids that the whole process crashes of (SIGABRT), likewise
+    vanishes          item ids that the process is killed of (SIGKILL), likewise: nothing on its machine says why
     silent_after      the engine says nothing more after so many draws (a file `silent_once` makes that happen once)
     """
 
@@ -92,6 +94,9 @@ class ScriptedEngine:
         if item_id in self._script.get("crashes", ()):
             self._note(f"killed by {item_id}", index)
             os.abort()
+        if item_id in self._script.get("vanishes", ()):
+            self._note(f"killed by {item_id}", index)
+            os.kill(os.getpid(), signal.SIGKILL)
         choice = _hash_random("draw", *unit, index)
         if choice.random() < self._script.get("fail_rate", 0.0):
             raise RuntimeError("scripted failure")

@@ -88,6 +88,19 @@ def test_rows_that_kill_engines_are_quarantined_after_two_deaths_and_all_others_
     assert run_with_killers(tmp_path, corpus, undisturbed, how, ["item-00003", "item-00333"]) <= 4
 
 
+@pytest.mark.slow
+def test_a_row_that_leaves_nothing_of_its_process_is_quarantined_after_five_deaths(tmp_path, corpus, undisturbed):
+    """So it is where a container ends whole: to the driver its machine is lost."""
+    run, journal, kills = str(tmp_path / "run"), tmp_path / "journal", ["item-00033"]
+    config = write_config(tmp_path, corpus, run, latency_s=0.2, journal=str(journal), vanishes=kills)
+    assert infer_traces.main([config, "--engine.num_cpus=0.4", *TWO_ENGINES]) == 0
+    (row,) = [
+        row for row in check_run(run, corpus, undisturbed, quarantined=kills) if row["outcome"] == "quarantined"
+    ]
+    assert row["error"].startswith(KILLED_TWICE)
+    assert {item: len(pids) for item, pids in deaths_of(journal).items()} == {"item-00033": 5}
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("how", ["kills", "crashes"])

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from judgetrace.accounting import Tally, merge_errors
+from judgetrace.flight_recorder import Crash
+from judgetrace.scheduler import Suspicion
+from judgetrace.schema import UnitKey
+from judgetrace.shard_deaths import ShardDeaths
 
 ALIVE_S = {"starting": 1800.0, "running": 15.0, "draining": 15.0}
 """A worker that has said nothing for so long is not counted any more; what it committed counts on. While it loads its
@@ -74,6 +78,12 @@ class WorkerReport:
     """Ray's id of its actor, which the worker that replaces a dead one has, too."""
     failed_start: str = ""
     """Why its engine could not start."""
+    shards: tuple[int, ...] = ()
+    """What it works on."""
+    flights: dict[tuple[UnitKey, int], Suspicion | None] = field(default_factory=dict)
+    """Draws in flight of units whose shard is watched (shard_deaths.py)."""
+    says_why: bool = False
+    """Whether it ends, and the ledger says why."""
 
     @property
     def engine(self) -> str:
@@ -93,6 +103,8 @@ class Orders:
     """To a worker whose engine could not start: raise its error, ask again, or end, so that Ray starts it anew."""
     report_in_s: float = REPORT_EVERY_S
     """Until the next report."""
+    watched: dict[int, list[Crash]] = field(default_factory=dict)
+    """Of the worker's shards those that are watched (shard_deaths.py), with what earlier deaths say of their units."""
 
 
 @dataclass
@@ -140,18 +152,29 @@ class RunControl:
         self._heard_at: dict[str, float] = {}
         self._newest: dict[str, str] = {}
         """The worker that each engine has now: those before it are dead."""
+        self._deaths = ShardDeaths()
         self._drain = False
         self._fenced: str | None = None
 
     def report(self, report: WorkerReport) -> Orders:
         """Take a worker's latest report; returns what it should do and know."""
         self._note_start(self._reports.get(report.worker), report)
+        self._note_death(report)
+        self._deaths.hear(report.worker, report.flights, self._clock())
         self._reports[report.worker] = report
         self._heard_at[report.worker] = self._clock()
         self._newest[report.engine] = report.worker
         elsewhere = {} if self._all_accepted is None else self._count_elsewhere(report)
         on_start = self._decide_on_start() if report.failed_start else "fail"
-        return Orders(self._drain, elsewhere, on_start, choose_report_interval(len(self._newest)))
+        watched = self._deaths.tell(report.shards)
+        return Orders(self._drain, elsewhere, on_start, choose_report_interval(len(self._newest)), watched)
+
+    def _note_death(self, report: WorkerReport) -> None:
+        """Note the death of the worker whose place a new one has taken."""
+        worker = self._newest.get(report.engine, report.worker)
+        last = self._reports.get(worker)
+        if last is not None and report.worker not in self._reports and not last.says_why:
+            self._deaths.note_death(worker, last.shards, last.flights, self._heard_at[worker])
 
     def _note_start(self, before: WorkerReport | None, report: WorkerReport) -> None:
         if report.state == "starting":

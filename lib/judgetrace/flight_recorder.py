@@ -147,8 +147,8 @@ class FlightRecorder:
         self._note(line)
 
     def end(self, key: UnitKey, index: int) -> None:
-        """Note that a draw of a unit has ended."""
-        del self._flying[key, index]
+        """Note that a draw of a unit has ended, or never began."""
+        self._flying.pop((key, index), None)
         self._note(json.dumps([*key, index]) + "\n")
 
     def close(self) -> None:

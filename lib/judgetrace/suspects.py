@@ -6,7 +6,8 @@ lost have ended alone. A death while a suspect runs alone is its second, and no 
 quarantined, and explains the first death if alone it took no longer to kill than it had been in flight then. The other
 suspects of that death are then cleared at once, since there may be hundreds. A death that came from outside the engine
 (EngineDeadError.from_outside) makes no suspects. Of a worker whose own process crashed, its successor on the node
-learns what was in flight (flight_recorder.py).
+learns what was in flight (flight_recorder.py); of one that vanished with its machine or container, from the driver, if
+it happens again over the same shard (shard_deaths.py).
 """
 
 from __future__ import annotations
@@ -42,6 +43,12 @@ class CrashVerdict:
     convicted: set[UnitKey] = field(default_factory=set)
     explained: set[str] = field(default_factory=set)
     """Earlier deaths that the convicted explain."""
+
+    def join(self, other: CrashVerdict) -> None:
+        """Take what other crashes say to what these do."""
+        self.accused |= other.accused
+        self.convicted |= other.convicted
+        self.explained |= other.explained
 
 
 def find_suspects(latest: pa.Table) -> dict[UnitKey, Suspicion]:

@@ -11,7 +11,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -34,7 +34,7 @@ from judgetrace.engine import (
     PromptRefusedError,
 )
 from judgetrace.engine_loop import check_room, give_up_when_silent, load_thinking_engine, run_on, start_loop
-from judgetrace.flight_recorder import read_crashes, start_recorder
+from judgetrace.flight_recorder import Crash, read_crashes, start_recorder
 from judgetrace.guideline import parse_guideline
 from judgetrace.ledger import ShardFinishedError, ShardLedger
 from judgetrace.parsing import ThinkingConfig
@@ -45,7 +45,7 @@ from judgetrace.run_inputs import read_units
 from judgetrace.sampling import Draw, UnitSampling
 from judgetrace.scale import ScaleConfig
 from judgetrace.scheduler import DrawScheduler, Suspicion, UnitWork
-from judgetrace.schema import unit_key
+from judgetrace.schema import UnitKey, unit_key
 from judgetrace.storage import CorruptFileError, Folder, StoreError
 from judgetrace.suspects import blame_unit, convict_unit, find_suspects, judge_crashes, mark_suspect, note_unit
 
@@ -149,6 +149,9 @@ class UnitWorker:
         self._corpus, self._run = Folder(spec.corpus), Folder(spec.run)
         self._fence = Fence(RunFolder(self._run), spec.driver)
         self._shards: dict[int, OpenShard] = {}
+        self._watched: set[int] = set()
+        self._watched_units: set[UnitKey] = set()
+        """Of watched shards (shard_deaths.py): the driver hears of their draws before they begin."""
         self._draining = self._leaving = False
         self._commit_every_s = spec.commit_every_s
         self._num_calls = 0
@@ -265,6 +268,8 @@ class UnitWorker:
             with self._scheduler.feeding():
                 shard = await self._outlive_faults(self._open_shard, number)
                 self._shards[number] = shard
+                # Who dies of this shard must be known to have had it; and what earlier deaths say of it is heard.
+                await self._report_last()
                 suspects = find_suspects(shard.ledger.latest()) if shard.ledger.tables else {}
                 done = [
                     self._begin(shard, unit, draws, suspects.get(unit.key))
@@ -327,6 +332,8 @@ class UnitWorker:
         if unit.key in self._verdict.convicted:
             self._decided(shard, unit, convict_unit(unit, sampling, decider))
             return None
+        if shard.number in self._watched:
+            self._watched_units.add(unit.key)
         suspicion = self._find_suspicion(known, self._verdict.accused.pop(unit.key, None))
         if suspicion is not None and suspicion != known:
             self._decided(shard, unit, mark_suspect(decider.decide(unit, sampling), suspicion))
@@ -335,6 +342,7 @@ class UnitWorker:
         finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def note(future: asyncio.Future[UnitWork]) -> None:
+            self._watched_units.discard(unit.key)
             failure = future.exception()
             if failure is not None:
                 blamed = blame_unit(work, failure, decider, self._report.worker, self._scheduler.isolated)
@@ -375,7 +383,7 @@ class UnitWorker:
 
     async def _sample(self, work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
         try:
-            with self._recording(work, index):
+            async with self._recording(work, index):
                 draw = await self._sampler.sample(work.payload, index, may_be_cancelled)
         except PromptRefusedError as error:
             work.payload = replace(work.payload, refused=str(error))
@@ -386,16 +394,21 @@ class UnitWorker:
         self._done.output_tokens += draw.output_tokens
         return draw
 
-    @contextmanager
-    def _recording(self, work: UnitWork, index: int) -> Iterator[None]:
-        if self._recorder is None:
-            yield
-            return
-        self._recorder.begin(work.payload.key, index, work.suspicion)
+    @asynccontextmanager
+    async def _recording(self, work: UnitWork, index: int) -> AsyncIterator[None]:
+        """Say where this process's end does not hide it that a draw is in flight."""
+        draw = (work.payload.key, index)
         try:
+            if work.payload.key in self._watched_units:
+                self._report.flights[draw] = work.suspicion
+                await self._report_last()
+            if self._recorder is not None:
+                self._recorder.begin(*draw, work.suspicion)
             yield
         finally:
-            self._recorder.end(work.payload.key, index)
+            self._report.flights.pop(draw, None)
+            if self._recorder is not None:
+                self._recorder.end(*draw)
 
     async def _commit(self, shard: OpenShard) -> None:
         """Commit a shard's pending rows as a ledger part."""
@@ -499,6 +512,7 @@ class UnitWorker:
         if self._report.state != "starting":
             self._done.engine_s = self._scheduler.busy_s
             self._report.draws_in_flight = self._scheduler.in_flight
+            self._report.shards = tuple(self._shards)
         asking = asyncio.ensure_future(self._link.report(self._report))
         # Of a driver that is only slow a late answer counts, too.
         asking.add_done_callback(self._hear)
@@ -513,6 +527,13 @@ class UnitWorker:
         self._told_to_drain = orders.drain
         self._quota.hear(orders.accepted_elsewhere)
         self._report_in_s = orders.report_in_s
+        self._hear_of_deaths(orders.watched)
+
+    def _hear_of_deaths(self, watched: Mapping[int, list[Crash]]) -> None:
+        """Hear what deaths that left nothing on this node say of the units of a shard, once for each shard."""
+        for number in watched.keys() - self._watched:
+            self._watched.add(number)
+            self._verdict.join(judge_crashes(watched[number]))
 
     async def _report_first(self) -> None:
         """Report until there is an answer: a quota must know, before any unit begins, what others have accepted."""
@@ -557,6 +578,8 @@ class UnitWorker:
         while idle_s < IDLE_BEFORE_LEAVING_S:
             await asyncio.sleep(0.2)
             idle_s = 0.0 if self._num_calls else idle_s + 0.2
+        self._report.says_why = True
+        await self._report_last()
         self._exit(LEFT_STATUS)
 
     def _begin_drain(self, drain_s: float | None = None) -> None:
@@ -576,6 +599,7 @@ class UnitWorker:
         try:
             for shard in list(self._shards.values()):
                 await self._commit_unless_finished(shard)
+            self._report.says_why = True
             await self._report_last()
         finally:
             self._exit(ENGINE_DIED_STATUS)
