@@ -224,7 +224,7 @@ def test_what_is_wrong_with_the_config_or_the_input_is_said_without_a_cluster(tm
     arguments = write_config(tmp_path, source, tmp_path / "out")
     cases = {
         "--columns.text=body": r"a\.csv: no column 'body'; found: \['item', .* 'page'\]\nset columns\.text to",
-        "--guideline.path=nowhere.md": r"guideline\.path: nowhere\.md: no such file",
+        "--guideline.path=nowhere.md": r"guideline\.path = nowhere\.md: no such file",
         "--scale.type=nominal": "needs an order",
         "--split.train=0.9": "must be 1",
         "--source.layout=wide": "columns.labels",

@@ -234,7 +234,7 @@ def test_what_can_not_be_used_is_refused_before_anything_is_asked(tmp_path, corp
     config = write_refine_config(tmp_path, corpus, "none", run)
     with pytest.raises(UserError, match=r"dimension = 'style': the corpus has \[''\]"):
         load_inputs(config, "--dimension=style")
-    with pytest.raises(UserError, match=r"candidates.paths = .*/none.md: can't be read"):
+    with pytest.raises(UserError, match=r"candidates.paths = .*/none.md: no such file"):
         load_inputs(config, f"--candidates.paths={tmp_path}/none.md")
     with pytest.raises(UserError, match=r"candidates.paths: file names \['given-a', 'given-a'\]: each may occur once"):
         load_inputs(config, '--candidates.paths=["a.md", "x/a.md"]')

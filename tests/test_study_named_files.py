@@ -121,5 +121,5 @@ def test_a_setting_on_which_results_depend_is_a_change(tmp_path: Path, stage: st
 def test_a_template_that_is_not_there_is_found_before_the_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"candidates\.rubric_template = nowhere\.jinja"):
         count(tmp_path, {"refine": {"candidates": {"rubric_template": "nowhere.jinja"}}})
-    with pytest.raises(UserError, match=r"deepspeed = nowhere\.json: can't be read"):
+    with pytest.raises(UserError, match=r"deepspeed = nowhere\.json: no such file"):
         count(tmp_path, {"train": {"deepspeed": "nowhere.json"}})

@@ -29,7 +29,7 @@ from judgetrace.sources import (
     plan_parts,
 )
 from judgetrace.staging import STAGED, RowCounts, StagePlan, limit_batches
-from judgetrace.storage import Folder, open_filesystem
+from judgetrace.storage import Folder, read_text
 from judgetrace.text_files import measure_row_bytes
 from judgetrace.units import CorpusRules, find_repeats, make_units, settle_groups
 
@@ -95,14 +95,11 @@ def make_plan(config: PrepareCorpusConfig) -> CorpusPlan:
 
 def _read_guideline(config: GuidelineConfig) -> Guideline:
     """Read the guideline. Raises UserError where it can't be read or cut into sections."""
-    filesystem, path = open_filesystem(config.path)
+    text = read_text("guideline.path", config.path)
     try:
-        text = filesystem.cat_file(path).decode()
         return parse_guideline(text, config.by_section)
-    except FileNotFoundError as error:
-        raise UserError(f"guideline.path: {config.path}: no such file") from error
     except ValueError as error:
-        raise UserError(f"guideline.path: {config.path}: {error}") from error
+        raise UserError(f"guideline.path = {config.path}: {error}") from error
 
 
 def _check_sections(config: PrepareCorpusConfig, guideline: Guideline) -> None:

@@ -263,7 +263,9 @@ def read_text(key: str, path: str) -> str:
     filesystem, inside = open_filesystem(path)
     try:
         return str(filesystem.cat_file(inside).decode())
-    except (FileNotFoundError, UnicodeDecodeError) as error:
+    except FileNotFoundError as error:
+        raise UserError(f"{key} = {path}: no such file") from error
+    except UnicodeDecodeError as error:
         raise UserError(f"{key} = {path}: can't be read: {error}") from error
 
 
