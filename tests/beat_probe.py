@@ -27,7 +27,7 @@ async def probe(model: str, num_prompts: int, tokens_each: int) -> dict[str, obj
         EngineConfig(
             slots=num_prompts,
             args={"max_model_len": 2048},
-            env={"VLLM_CPU_KVCACHE_SPACE": "4", "VLLM_CPU_OMP_THREADS_BIND": "0-1"},
+            env={"VLLM_CPU_KVCACHE_SPACE": "4"},
         ),
     )
     engine = VllmEngine(spec)

@@ -94,9 +94,7 @@ def test_a_row_that_leaves_nothing_of_its_process_is_quarantined_after_five_deat
     run, journal, kills = str(tmp_path / "run"), tmp_path / "journal", ["item-00033"]
     config = write_config(tmp_path, corpus, run, latency_s=0.2, journal=str(journal), vanishes=kills)
     assert infer_traces.main([config, "--engine.num_cpus=0.4", *TWO_ENGINES]) == 0
-    (row,) = [
-        row for row in check_run(run, corpus, undisturbed, quarantined=kills) if row["outcome"] == "quarantined"
-    ]
+    (row,) = [row for row in check_run(run, corpus, undisturbed, quarantined=kills) if row["outcome"] == "quarantined"]
     assert row["error"].startswith(KILLED_TWICE)
     assert {item: len(pids) for item, pids in deaths_of(journal).items()} == {"item-00033": 5}
 

@@ -29,7 +29,7 @@ adapter = "{store}/rater"
 num_cpus = 0.5
 slots = 16
 args = {{ max_model_len = 512 }}
-env = {{ JUDGETRACE_CACHE = "{folder}/cache", VLLM_CPU_KVCACHE_SPACE = "1", VLLM_CPU_OMP_THREADS_BIND = "0-1" }}
+env = {{ JUDGETRACE_CACHE = "{folder}/cache", VLLM_CPU_KVCACHE_SPACE = "1" }}
 [thinking]
 format = "none"
 [decoding]

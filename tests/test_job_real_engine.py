@@ -30,7 +30,7 @@ path = "{model}"
 num_cpus = 0.5
 slots = 16
 args = {{ max_model_len = 256 }}
-env = {{ VLLM_CPU_KVCACHE_SPACE = "1", VLLM_CPU_OMP_THREADS_BIND = "0-1" }}
+env = {{ VLLM_CPU_KVCACHE_SPACE = "1" }}
 [prompt]
 template = "{root}/jobs/demo_prompt.jinja"
 [thinking]

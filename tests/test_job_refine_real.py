@@ -30,7 +30,7 @@ CLEARER = "Look for the word label. The number after it is the rating: 1, 2, 3, 
 def write_config(folder: Path, corpus: str, model: Path) -> str:
     """Two raters of one model, which are asked differently."""
 
-    def rater(name: str, core: int, prompt: str) -> str:
+    def rater(name: str, prompt: str) -> str:
         return f"""[[raters]]
 rater_id = "{name}"
 model = {{ path = {json.dumps(str(model))} }}
@@ -41,7 +41,7 @@ prompt = {{ {prompt} }}
 num_cpus = 0.5
 slots = 16
 args = {{ max_model_len = 512 }}
-env = {{ VLLM_CPU_KVCACHE_SPACE = "1", VLLM_CPU_OMP_THREADS_BIND = "{core}" }}
+env = {{ VLLM_CPU_KVCACHE_SPACE = "1" }}
 """
 
     config = folder / "refine.toml"
@@ -54,8 +54,8 @@ confirm = {{ min_groups = 10 }}
 scoring = {{ max_items = 24 }}
 test = {{ max_items = 24 }}
 generator = {{ model = {{ path = "unused" }}, endpoint = {{ base_url = "http://localhost:1/v1" }} }}
-{rater("plain", 0, 'system = "You rate texts."')}
-{rater("shown", 1, f'template = "{ROOT}/jobs/demo_prompt.jinja"')}
+{rater("plain", 'system = "You rate texts."')}
+{rater("shown", f'template = "{ROOT}/jobs/demo_prompt.jinja"')}
 """
     )
     return str(config)

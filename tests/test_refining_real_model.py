@@ -61,7 +61,7 @@ def test_the_embedded_model_writes_candidates_in_a_context_of_512_tokens_and_a_r
             "num_cpus": 0.5,
             "slots": 16,
             "args": {"max_model_len": 512},
-            "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0-1"},
+            "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
         },
         critique_tokens=48,
         guideline_tokens=96,

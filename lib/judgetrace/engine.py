@@ -46,7 +46,12 @@ class EngineConfig(BaseModel):
     )
     min_replicas: int = Field(default=1, ge=1, description="Engines to start with.")
     max_replicas: int = Field(default=1, ge=1, description="Engines to grow to, as the cluster gives resources.")
-    num_cpus: float = Field(default=1.0, ge=0, description="CPUs of one engine, as Ray counts them.")
+    num_cpus: float = Field(
+        default=1.0,
+        ge=0,
+        description="CPUs of one engine, as Ray counts them. One without a GPU computes with all CPUs of its machine, "
+        "shared with the engines that may run beside it; env.OMP_NUM_THREADS sets it otherwise.",
+    )
     num_gpus: float = Field(default=0.0, ge=0, description="GPUs of one engine.")
     resources: dict[str, float] = Field(default_factory=dict, description="Other Ray resources of one engine.")
     slots: int = Field(default=64, ge=1, description="Draws in flight in one engine (vLLM's max_num_seqs).")
@@ -95,6 +100,8 @@ class EngineSpec:
     """Where the engine is a server."""
     marks: Sequence[str] = ()
     """Tags that must stand in outputs, special tokens or not."""
+    beside: int = 0
+    """Engines that run at the same time and are not of this pool."""
 
 
 class EngineDeadError(RuntimeError):

@@ -45,16 +45,19 @@ def load_thinking_engine(
     endpoint: EndpointConfig | None,
     thinking: ThinkingConfig,
     chat_template_args: Mapping[str, object],
+    *,
+    beside: int = 0,
 ) -> Engine:
     """Make an engine that splits thinking off as `thinking` says; on the loop it lives on. Raises EngineStartError.
 
+    So many engines of other pools run `beside` those of this one.
     The process is ended where that takes longer than engine.start_s: nothing else could end an engine that hangs.
     """
     # An endpoint splits off the thinking by a parser of its own.
     parser = thinking.parser or ("endpoint" if thinking.format == "parser" else None)
     marks = thinking.marks if thinking.format == "tags" else ()
     with guard_block(engine.start_s):
-        return load_engine(EngineSpec(model, engine, parser, chat_template_args, endpoint, marks))
+        return load_engine(EngineSpec(model, engine, parser, chat_template_args, endpoint, marks, beside))
 
 
 def check_room(engine: Engine, max_tokens: int, name: str) -> None:

@@ -1,6 +1,7 @@
 """The engine that runs a model with vLLM, on GPUs or CPUs.
 
-vLLM's own engine core runs in a process of its own; this class lives in the worker, on the worker's event loop.
+vLLM's own engine core runs in a process of its own; this class lives in the worker, on the worker's event loop. On a
+CPU the core computes itself: vLLM would give that to a third process, which takes 15 s more to start.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from judgetrace.cpu_threads import choose_threads, count_cpus
 from judgetrace.engine import (
     Completion,
     EngineConfig,
@@ -37,12 +39,15 @@ from judgetrace.tokenization import (
     render_chats,
 )
 
+_ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""Named in full: what vLLM calls "uni" it takes for "mp" on a CPU, since it would not know how many threads to use."""
+_BINDS_THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM allows as max_lora_rank."""
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
-    # Ray sets OMP_NUM_THREADS for its workers; "" removes it, since vLLM binds threads itself.
+    # Ray sets OMP_NUM_THREADS for its workers; "" removes it. On a CPU it is set anew.
     "OMP_NUM_THREADS": "",
     # FlashInfer's sampler is compiled at the start by nvcc, which no image of ours has, and serves no seeded request.
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
@@ -66,6 +71,9 @@ class VllmEngine:
         self._final_only, self._delta = RequestOutputKind.FINAL_ONLY, RequestOutputKind.DELTA
         self._dead_error = VllmEngineDeadError
         cpu_dtype = find_cpu_dtype() if _runs_on_cpu() else None
+        if cpu_dtype is not None:
+            threads = choose_threads(count_cpus(), engine.num_cpus, engine.max_replicas + spec.beside)
+            apply_environment({"OMP_NUM_THREADS": str(threads)} | engine.env)
         # On GPUs nothing but vLLM reads the model's config: it knows some that transformers does not.
         limit = 0 if cpu_dtype is None else _position_limit(model, engine)
         arguments = engine_arguments(model, engine, cpu_dtype, limit)
@@ -223,7 +231,8 @@ def engine_arguments(
     On a CPU: eager (compiling takes minutes), and prefills in one piece, since a seeded request with a chunked prefill
     ends the CPU engine of vllm-cpu 0.32.0. Its cache keeps whole blocks alone, of 128 tokens by default: a rating that
     goes on from its thinking would have most of it computed again (7.4 s for 64 of the demo's; with 32 tokens, which
-    is the fewest, 3.0 s).
+    is the fewest, 3.0 s). A model that is not split is computed by the engine core itself, unless engine.env has
+    VLLM_CPU_OMP_THREADS_BIND, which only another process heeds.
     """
     arguments: dict[str, Any] = {
         "model": model.path,
@@ -242,6 +251,8 @@ def engine_arguments(
             "block_size": 32,
             "max_num_batched_tokens": max(longest, 2048),
         }
+        if engine.tensor_parallel_size * engine.pipeline_parallel_size == 1 and _BINDS_THREADS not in engine.env:
+            arguments["distributed_executor_backend"] = _ONE_PROCESS
     if model.adapter is not None:
         rank = int(json.loads((Path(model.adapter) / "adapter_config.json").read_text())["r"])
         arguments |= {"enable_lora": True, "max_lora_rank": next(r for r in _LORA_RANKS if r >= rank)}

@@ -36,6 +36,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from judgetrace.cpu_threads import count_cpus
 from judgetrace.engine import EngineConfig, EngineSpec, ModelConfig
 from judgetrace.unit_run import ActorLink
 from judgetrace.unit_worker import UnitWorker, WorkerSpec
@@ -50,7 +51,8 @@ MAX_TOKENS = 256
 MAX_MODEL_LEN = 512
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "0-1",
+    # As one engine of judgetrace takes for itself; Ray gives its workers fewer.
+    "OMP_NUM_THREADS": str(count_cpus()),
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "HF_HUB_OFFLINE": "1",

@@ -87,7 +87,7 @@ ENGINE = {
     "num_cpus": 1,
     "slots": 64,
     "args": {"max_model_len": 512},
-    "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0-1"},
+    "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
 }
 RAY = {"address": "local", "num_cpus": 2}
 WORKERS = 2

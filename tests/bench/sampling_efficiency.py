@@ -39,7 +39,7 @@ def run_mode(folder: Path, mode: str, options: Any) -> dict[str, Any]:
             "slots": options.slots,
             # Small blocks: the draws of a unit share the prefill of their prompt.
             "args": {"max_model_len": 512, "block_size": 32},
-            "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0-1"},
+            "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
         },
         "prompt": {"template": "jobs/demo_prompt.jinja"},
         "thinking": {"constrained_rating": "always", "stop": [".", "\n"]},

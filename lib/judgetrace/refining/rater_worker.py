@@ -48,6 +48,8 @@ class RaterSpec:
     scale: ScaleConfig
     thinking: ThinkingConfig
     decider: RatingDecider
+    beside: int = 0
+    """Engines of the other raters, which run at the same time."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,12 @@ class RaterWorker:
     async def _start(self) -> None:
         spec = self._spec
         self._engine = load_thinking_engine(
-            spec.model, spec.engine, spec.endpoint, spec.thinking, spec.prompt.chat_template_args
+            spec.model,
+            spec.engine,
+            spec.endpoint,
+            spec.thinking,
+            spec.prompt.chat_template_args,
+            beside=spec.beside,
         )
         max_tokens = spec.decider.sampling.max_tokens
         check_room(self._engine, max_tokens, f"decoding.max_tokens {max_tokens} of {spec.decider.rater_id}")
