@@ -22,7 +22,7 @@ from judgetrace.training.faults import TrainingFaultError
 from judgetrace.training.order import EpochOrder
 from judgetrace.training.progress import Progress
 from judgetrace.training.standing import Fault, read_fault, write_fault
-from judgetrace.training.worker import TrainingWorker, train
+from judgetrace.training.worker import TrainingWorker, share_cpus, train
 
 
 def make_spec(run: str) -> Any:
@@ -46,6 +46,17 @@ def test_a_stale_build_lock_is_written_down_and_the_workers_that_come_after_end_
     assert fault.status == 2
     assert train(config) is None
     assert read_fault(Folder(str(tmp_path / "run")), 4) is None
+
+
+@pytest.mark.parametrize(("num_workers", "threads"), [(1, 7), (2, 3), (9, 1)])
+def test_the_workers_of_a_machine_share_its_cpus(monkeypatch, num_workers, threads):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(worker, "count_cpus", lambda: 7)
+    try:
+        share_cpus(num_workers)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

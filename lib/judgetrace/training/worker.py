@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from judgetrace.config import UserError
+from judgetrace.cpu_threads import count_cpus
 from judgetrace.engine import ModelConfig
 from judgetrace.model_store import is_folder
 from judgetrace.parsing import ThinkingConfig
@@ -115,6 +116,8 @@ class TrainingWorker:
         self._spec, self._train = spec, ray.train
         context = ray.train.get_context()
         self._rank, self._world = context.get_world_rank(), context.get_world_size()
+        if not spec.on_gpu:
+            share_cpus(context.get_local_world_size())
         self._feed = WorkerFeed(spec.feed, self._rank, self._world)
         self._encoder = make_encoder(spec.feed.encoding)
         self._progress = Progress()
@@ -349,6 +352,11 @@ def _untrained_row() -> dict[str, Any]:
     at = {"at": time.time()}
     names = ("loss", "squared_error", "learning_rate", "grad_norm", "padding_share")
     return {"step": 0, "epoch": 0.0, **dict.fromkeys(names), "num_tokens": 0, "seconds": 0.0, **at, "validation": None}
+
+
+def share_cpus(num_workers: int) -> None:
+    """Compute with this machine's CPUs, shared with so many workers in all: Ray would have each take its num_cpus."""
+    torch.set_num_threads(max(1, count_cpus() // num_workers))
 
 
 def _set_environment(spec: TrainSpec) -> None:
