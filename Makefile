@@ -16,8 +16,6 @@ export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PY := .venv/bin/python
-# Python compiles what is imported when it first is; of the 30,000 files here that is a small part.
-PIP_QUICK := --no-compile --progress-bar off
 LOCKS := cluster/locks
 # A stamp is named after all that decides what is installed, the place included: an environment can't be moved.
 key = $(shell { cat $(1) pyproject.toml; pwd; } | sha256sum | cut -c1-12)
@@ -116,7 +114,7 @@ show_progress() {
                 fetched=$$((fetched + 1))
                 if [ $$((fetched % 40)) = 0 ]; then echo "  $$fetched packages fetched"; fi ;;
             Installing\ collected*)
-                echo "  unpacking them: the longest part" ;;
+                echo "  unpacking and compiling them: the longest part" ;;
         esac
     done
 }
@@ -143,15 +141,15 @@ $(CPU_STAMP): $(shell $(sound) || echo FORCE)
 	    }
 	fi
 	echo "Installing the $$(grep -c '^[^#]' $(LOCKS)/cpu.lock) packages of cpu.lock into .venv: 2 to 5 minutes the first time."
-	if ! $(PY) -m pip install --no-deps --no-compile --quiet $(TORCH) 2>.venv/torch.log; then
+	if ! $(PY) -m pip install --no-deps --quiet $(TORCH) 2>.venv/torch.log; then
 	    echo "  $(TORCH) is not on the configured index; trying $(TORCH_CPU_INDEX)"
-	    $(PY) -m pip install --no-deps --no-compile --quiet --index-url $(TORCH_CPU_INDEX) $(TORCH) || {
+	    $(PY) -m pip install --no-deps --quiet --index-url $(TORCH_CPU_INDEX) $(TORCH) || {
 	        echo "error: neither index has $(TORCH); the first said:" >&2
 	        cat .venv/torch.log >&2
 	        exit 1
 	    }
 	fi
-	$(PY) -u -m pip install --no-deps $(PIP_QUICK) -r $(LOCKS)/cpu.lock | show_progress
+	$(PY) -u -m pip install --no-deps --progress-bar off -r $(LOCKS)/cpu.lock | show_progress
 	$(PY) -m pip install --no-deps --no-build-isolation --quiet --editable .
 	rm .venv/.installing
 	touch $@
@@ -162,7 +160,7 @@ $(DEV_STAMP): $(CPU_STAMP)
 	if [ -e $@ ]; then exit 0; fi
 	touch .venv/.installing
 	echo "Installing the $$(grep -c '^[^#]' $(LOCKS)/dev.lock) packages of dev.lock for tests and checks."
-	$(PY) -u -m pip install --no-deps $(PIP_QUICK) -r $(LOCKS)/dev.lock | show_progress
+	$(PY) -u -m pip install --no-deps --progress-bar off -r $(LOCKS)/dev.lock | show_progress
 	rm .venv/.installing
 	touch $@
 
