@@ -1,4 +1,4 @@
-"""How many threads an engine takes that runs on CPUs: a machine's CPUs, shared by the engines that may run on it."""
+"""How many threads an engine or a training worker takes on CPUs: the machine's, shared by those that may run on it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def count_cpus(quota_file: Path = CGROUP_QUOTA) -> int:
 def choose_threads(num_cpus: int, cpus_per_engine: float, num_engines: int) -> int:
     """Choose an engine's threads on a machine of `num_cpus`.
 
-    So many engines run in all, on one machine or several; Ray places no more on one than its `cpus_per_engine` allow.
-    More threads than CPUs would wait for each other: two engines of two threads each, on two CPUs, make a third of the
-    tokens that two of one thread do.
+    So many engines run in all, on one machine or several; Ray places no more on one than its `cpus_per_engine` allow
+    (0: all may be on one). More threads than CPUs would wait for each other: two engines of two threads each, on two
+    CPUs, make a third of the tokens that two of one thread do.
     """
     fit = math.floor(num_cpus / cpus_per_engine) if cpus_per_engine else num_engines
     return max(1, num_cpus // max(1, min(num_engines, fit)))

@@ -192,7 +192,12 @@ class RefineRun:
                     inputs.corpus.scale,
                     rater.thinking,
                     rater.decider(),
-                    sum(other.engine.max_replicas for other in config.raters if other is not rater),
+                    # Of an endpoint nothing computes here.
+                    sum(
+                        other.engine.max_replicas
+                        for other in config.raters
+                        if other is not rater and other.endpoint is None
+                    ),
                 )
                 pool = EnginePool(rater.rater, RaterWorker, (spec,), rater.engine, config.cluster.wait_s)
                 raters.append(Rater(rater.rater, inputs.rater_fingerprint(place), stack.enter_context(pool)))

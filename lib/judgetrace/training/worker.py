@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from judgetrace.config import UserError
-from judgetrace.cpu_threads import count_cpus
+from judgetrace.cpu_threads import choose_threads, count_cpus
 from judgetrace.engine import ModelConfig
 from judgetrace.model_store import is_folder
 from judgetrace.parsing import ThinkingConfig
@@ -356,7 +356,7 @@ def _untrained_row() -> dict[str, Any]:
 
 def share_cpus(num_workers: int) -> None:
     """Compute with this machine's CPUs, shared with so many workers in all: Ray would have each take its num_cpus."""
-    torch.set_num_threads(max(1, count_cpus() // num_workers))
+    torch.set_num_threads(choose_threads(count_cpus(), 0, num_workers))
 
 
 def _set_environment(spec: TrainSpec) -> None:
