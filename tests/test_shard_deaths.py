@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 from judgetrace.control import Orders, RunControl, WorkerReport
 from judgetrace.flight_recorder import Crash
@@ -38,6 +40,7 @@ def test_a_shard_is_watched_once_two_workers_have_vanished_over_it():
     assert engine.report((1, 2, 3)).watched == {2: []}
     # It is the same worker still.
     assert engine.report((1, 2, 3)).watched == {2: []}
+    assert engine.report((1, 2, 3), known_watched=frozenset({2})).watched == {}
 
 
 def test_another_engine_that_takes_the_shard_up_watches_it_too():
@@ -96,11 +99,16 @@ class WatchingLink(Link):
 
     def __init__(self, crashes: list[Crash]):
         super().__init__()
-        self.crashes, self.heard = crashes, {}
+        self.crashes, self.heard, self.flights = crashes, {}, []
+        self.is_slow = False
 
     async def report(self, report: WorkerReport) -> Orders:
-        self.heard |= {(key[0], index): suspicion for (key, index), suspicion in report.flights.items()}
+        flights = {(key[0], index): suspicion for (key, index), suspicion in report.flights.items()}
+        self.heard |= flights
+        self.flights.append(flights)
         await asyncio.sleep(0.01)
+        while self.is_slow and flights:
+            await asyncio.sleep(0.01)
         return Orders(watched={shard: self.crashes for shard in report.shards if shard == 0})
 
 
@@ -132,3 +140,26 @@ def test_who_is_accused_by_what_the_driver_heard_is_drawn_alone_and_who_is_convi
     # Of a unit in flight the report says that it is alone, and why.
     alone = {draw: suspicion for draw, suspicion in link.heard.items() if suspicion is not None}
     assert alone == {("shard0-0002", 0): Suspicion("w2", 1, 1.0)}
+    # And as soon as it is not: what ends the process after it must not be laid to it.
+    (place,) = [n for n, flights in enumerate(link.flights) if ("shard0-0002", 0) in flights][-1:]
+    assert link.flights[place + 1] == {}
+
+
+def test_a_draw_that_waits_for_the_driver_is_no_silence_of_the_engine(tmp_path, corpus, monkeypatch):  # noqa: F811
+    looks = []
+
+    async def keep(engine, limit_s, look, fail) -> None:
+        looks.append(look)
+
+    monkeypatch.setattr("judgetrace.unit_worker.give_up_when_silent", keep)
+    worker, link, _ = watching_worker(tmp_path, corpus, [], tmp_path / "journal")
+    link.is_slow = True
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(call, worker, 0)
+        while len(link.flights[-1:] and link.flights[-1]) < 8:
+            time.sleep(0.01)
+        assert worker._scheduler.in_flight >= 8
+        assert looks[0]() == (0, 0)
+        link.is_slow = False
+        assert pending.result(timeout=60) == [40]
+    assert looks[0]()[0] == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 
 import pytest
@@ -21,3 +23,16 @@ def test_a_stage_whose_engines_load_says_so_and_not_that_it_needs_room(capsys: p
     assert "; engines: 2 starting\n" in told
     assert "needs" not in told
     assert not watch.expired
+
+
+def test_a_watch_whose_log_is_on_a_full_disk_still_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True)
+    monkeypatch.setattr(sys, "stderr", full)
+    with pytest.raises(OSError, match="No space left"):
+        full.write("heard by nobody")
+    with StageWatch("infer_traces", {"CPU": 1}, limit_s=2.0, notice_s=1.0) as watch:
+        watch.note((0, 0), at_work="engines: 2 starting")
+        end = time.monotonic() + 10
+        while not watch.expired and time.monotonic() < end:
+            time.sleep(0.1)
+    assert watch.expired

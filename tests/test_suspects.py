@@ -180,6 +180,14 @@ def test_crashes_accuse_convict_and_explain():
     assert (verdict.convicted, verdict.explained) == ({("b", "", "")}, set())
 
 
+def test_what_a_worker_knows_of_a_death_on_its_node_is_not_replaced_by_what_the_driver_saw_of_it():
+    """The driver hears once a second: of a death it knows the seconds less well, and names it otherwise."""
+    a, b = ("a", "", ""), ("b", "", "")
+    known = judge_crashes([Crash("1-1", {a: {0: 0.5}}, None)])
+    known.join(judge_crashes([Crash("1-driver", {a: {0: 0.0}, b: {0: 0.0}}, None)]))
+    assert known.accused == {a: Suspicion("1-1", 1, 0.5), b: Suspicion("1-driver", 1, 0.0)}
+
+
 def test_what_was_drawn_before_a_death_from_outside_is_not_drawn_again(tmp_path, corpus, mortal):  # noqa: F811
     """A unit of which most draws are made must not begin anew since somebody has killed the engine, or credit ended."""
     worker, _, run = make_worker(tmp_path, corpus, script={"latency_s": 0.1, "favour": 0.0})

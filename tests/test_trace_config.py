@@ -90,8 +90,10 @@ def test_cpu_engines_prefill_in_one_piece_and_own_arguments_win():
     assert (cpu["max_num_batched_tokens"], cpu["block_size"]) == (8192, 32)
     assert cpu["dtype"] == "float32"
     assert cpu["distributed_executor_backend"].endswith("UniProcExecutor")
-    for split in (EngineConfig(tensor_parallel_size=2), EngineConfig(env={"VLLM_CPU_OMP_THREADS_BIND": "0-1"})):
+    for split in (EngineConfig(tensor_parallel_size=2), EngineConfig(args={"tensor_parallel_size": 2})):
         assert "distributed_executor_backend" not in engine_arguments(model, split, "bfloat16", 8192)
+    bound = engine_arguments(model, EngineConfig(), "bfloat16", 8192, binds_threads=True)
+    assert "distributed_executor_backend" not in bound
     short = engine_arguments(model, EngineConfig(args={"max_model_len": 512}), "bfloat16", 8192)
     assert (short["max_num_batched_tokens"], short["dtype"]) == (2048, "bfloat16")
 

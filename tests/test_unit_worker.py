@@ -158,8 +158,9 @@ def test_a_worker_that_must_leave_commits_what_is_decided_at_once(tmp_path, corp
         while not ledger.tables and time.monotonic() - began < 5:
             time.sleep(0.1)
             ledger.refresh()
-        # The machine may go now, draws in flight with it.
+        # The machine may go now, draws in flight with it, and nobody is blamed for that.
         assert not pending.done()
+        assert worker._report.says_why
         assert sum(row["outcome"] == "accepted" for row in ledger.latest().to_pylist()) > 3
         pending.result(timeout=90)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
+
 from rich.console import Console
 from rich.markup import escape
 
@@ -14,3 +17,9 @@ def open_console() -> Console:
 def print_place(console: Console, what: str, place: str) -> None:
     """Print where something is, on a line of its own that is never broken: a path can be copied."""
     console.print(f"{escape(what)}: [bold]{escape(place)}[/]", soft_wrap=True)
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Say on standard error how a job stands. Where the log's disk is full nobody hears it, and the job goes on."""
+    with suppress(OSError):
+        print(text, end=end, file=sys.stderr, flush=True)

@@ -82,8 +82,10 @@ class WorkerReport:
     """What it works on."""
     flights: dict[tuple[UnitKey, int], Suspicion | None] = field(default_factory=dict)
     """Draws in flight of units whose shard is watched (shard_deaths.py)."""
+    known_watched: frozenset[int] = frozenset()
+    """Shards of which it has heard that they are watched."""
     says_why: bool = False
-    """Whether it ends, and the ledger says why."""
+    """Whether its end is explained: the ledger says why, or its machine is to go."""
 
     @property
     def engine(self) -> str:
@@ -104,7 +106,8 @@ class Orders:
     report_in_s: float = REPORT_EVERY_S
     """Until the next report."""
     watched: dict[int, list[Crash]] = field(default_factory=dict)
-    """Of the worker's shards those that are watched (shard_deaths.py), with what earlier deaths say of their units."""
+    """Of the worker's shards those that are watched (shard_deaths.py), where it has not heard so yet, with what earlier
+    deaths say of their units."""
 
 
 @dataclass
@@ -166,7 +169,7 @@ class RunControl:
         self._newest[report.engine] = report.worker
         elsewhere = {} if self._all_accepted is None else self._count_elsewhere(report)
         on_start = self._decide_on_start() if report.failed_start else "fail"
-        watched = self._deaths.tell(report.shards)
+        watched = self._deaths.tell(set(report.shards) - report.known_watched)
         return Orders(self._drain, elsewhere, on_start, choose_report_interval(len(self._newest)), watched)
 
     def _note_death(self, report: WorkerReport) -> None:

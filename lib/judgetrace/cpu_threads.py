@@ -19,12 +19,13 @@ def count_cpus(quota_file: Path = CGROUP_QUOTA) -> int:
     return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
 
 
-def choose_threads(num_cpus: int, cpus_per_engine: float, num_engines: int) -> int:
+def choose_threads(num_cpus: int, cpus_per_engine: float, num_engines: int, beside: int = 0) -> int:
     """Choose an engine's threads on a machine of `num_cpus`.
 
-    So many engines run in all, on one machine or several; Ray places no more on one than its `cpus_per_engine` allow
-    (0: all may be on one). More threads than CPUs would wait for each other: two engines of two threads each, on two
-    CPUs, make a third of the tokens that two of one thread do.
+    So many engines of its kind run in all, on one machine or several; Ray places no more on one than its
+    `cpus_per_engine` allow (0: all may be on one). `beside` others may each be on the same machine. More threads than
+    CPUs would wait for each other: two engines of two threads each, on two CPUs, make a third of the tokens that two of
+    one thread do.
     """
     fit = math.floor(num_cpus / cpus_per_engine) if cpus_per_engine else num_engines
-    return max(1, num_cpus // max(1, min(num_engines, fit)))
+    return max(1, num_cpus // (max(1, min(num_engines, fit)) + beside))

@@ -50,7 +50,8 @@ class EngineConfig(BaseModel):
         default=1.0,
         ge=0,
         description="CPUs of one engine, as Ray counts them. One without a GPU computes with all CPUs of its machine, "
-        "shared with the engines that may run beside it; env.OMP_NUM_THREADS sets it otherwise.",
+        "shared with the engines that may run beside it; env.OMP_NUM_THREADS sets it otherwise, or where the model is "
+        "split env.VLLM_CPU_OMP_THREADS_BIND.",
     )
     num_gpus: float = Field(default=0.0, ge=0, description="GPUs of one engine.")
     resources: dict[str, float] = Field(default_factory=dict, description="Other Ray resources of one engine.")

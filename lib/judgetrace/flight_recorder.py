@@ -4,7 +4,8 @@ A worker whose engine dies says itself what was in flight; one whose own process
 on the node's disk, a line for every draw that begins or ends, and its successor reads it, if there is evidence that the
 process died of its own doing: the stack that faulthandler writes at a crash, a guard that found its loop standing
 still, or a kernel that had to kill for want of memory meanwhile. A process that was killed from outside leaves no
-evidence, and nothing it had in flight is suspected. The file is an aid: where the disk takes none, work goes on.
+evidence, and nothing it had in flight is suspected by this file; where that happens again and again over one shard,
+the driver does (shard_deaths.py). The file is an aid: where the disk takes none, work goes on.
 
     FOLDER/4711-99812.flight    by process id and start time
     FOLDER/4711-99812.crash     empty, or the stack of a crash, or why the process was killed
@@ -16,13 +17,13 @@ import faulthandler
 import hashlib
 import json
 import os
-import sys
 import tempfile
 import time
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from judgetrace.console import say
 from judgetrace.process_exit import count_memory_kills
 from judgetrace.scheduler import Suspicion
 from judgetrace.schema import UnitKey
@@ -121,8 +122,8 @@ def start_recorder(folder: Path) -> FlightRecorder | None:
 
 
 def warn_unnoted(error: OSError) -> None:
-    """Say that a crash of this process would name nobody."""
-    print(f"draws in flight are not noted: {error}; a row that crashes this process stays unknown", file=sys.stderr)
+    """Say that a crash of this process would name nobody: that takes more deaths (shard_deaths.py)."""
+    say(f"draws in flight are not noted: {error}; a row that crashes this process is found late")
 
 
 class FlightRecorder:

@@ -7,8 +7,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
+from judgetrace.console import say
 from judgetrace.control import RunSnapshot
 from judgetrace.metrics import RunView
 
@@ -35,23 +35,21 @@ class LiveLine:
         self._history.append((now, snapshot.done.output_tokens))
         while now - self._history[0][0] > _WINDOW_S:
             self._history.popleft()
-        # It may go to a disk that is full, for which no draw in flight is to be lost.
-        with suppress(OSError):
-            self._print(snapshot, now)
+        self._print(snapshot, now)
 
     def _print(self, snapshot: RunSnapshot, now: float) -> None:
         if self._is_terminal:
             # A line that wraps is not taken back.
             line = self.text(snapshot)[: shutil.get_terminal_size().columns - 1]
-            print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
+            say(f"\r\x1b[2K{line}", end="")
         elif now - self._printed_at >= self._every_s:
             self._printed_at = now
-            print(self.text(snapshot), file=sys.stderr, flush=True)
+            say(self.text(snapshot))
 
     def end(self) -> None:
         """Leave the line."""
         if self._is_terminal:
-            print(file=sys.stderr, flush=True)
+            say("")
 
     def text(self, snapshot: RunSnapshot) -> str:
         """Write a snapshot as a line."""

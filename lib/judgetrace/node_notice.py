@@ -8,11 +8,11 @@ so. Source: ray 2.60.0, Node._drain_node_before_shutdown, _NodeAwareActorPool.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable
 
+from judgetrace.console import say
 from judgetrace.spot_notice import Cloud, read_spot_notice
 
 LOOK_EVERY_S = 1.0
@@ -69,11 +69,9 @@ class CloudWatch:
 
     def _warn(self, error: Exception) -> None:
         if not self._has_warned:
-            print(
+            say(
                 f"engine.spot_notice = {self._cloud}: the machine's metadata can't be read ({error}); a notice would "
-                "be missed. It is asked on.",
-                file=sys.stderr,
-                flush=True,
+                "be missed. It is asked on."
             )
         self._has_warned = True
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import time
 import warnings
@@ -20,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from judgetrace.config import STRICT, UserError
+from judgetrace.console import say
 
 _CHATTY_LOGGERS = (
     "ray._private.authentication.authentication_token_setup",
@@ -150,7 +150,7 @@ def check_resources(stage: str, needs: Mapping[str, float], started_here: bool) 
     message = f"{stage} needs {describe_resources(needs)} on one node; the cluster has {describe_nodes(nodes)}"
     if started_here:
         raise UserError(f"{message}\nLower the stage's num_cpus or num_gpus, or use a machine that has them.")
-    print(f"waiting: {message}", file=sys.stderr, flush=True)
+    say(f"waiting: {message}")
 
 
 def describe_resources(resources: Mapping[str, float]) -> str:
@@ -236,7 +236,7 @@ class StageWatch:
             if waited < self._notice_s:
                 next_notice = self._notice_s
             elif waited >= next_notice:
-                print(f"waiting: {self.describe()}", file=sys.stderr, flush=True)
+                say(f"waiting: {self.describe()}")
                 next_notice += self._notice_s
             self.expired = waited >= self._limit_s
 

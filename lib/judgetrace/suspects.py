@@ -45,8 +45,8 @@ class CrashVerdict:
     """Earlier deaths that the convicted explain."""
 
     def join(self, other: CrashVerdict) -> None:
-        """Take what other crashes say to what these do."""
-        self.accused |= other.accused
+        """Take what other crashes say to what these do, whose own word of a unit stands."""
+        self.accused = other.accused | self.accused
         self.convicted |= other.convicted
         self.explained |= other.explained
 

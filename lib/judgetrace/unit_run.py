@@ -6,7 +6,6 @@ Rows never pass through here: the workers write them. The driver sees shard numb
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from judgetrace.config import UserError, make_early_error
+from judgetrace.console import say
 from judgetrace.control import Orders, RunControl, RunSnapshot, WorkerReport
 from judgetrace.engine import EngineConfig
 from judgetrace.flight_recorder import flights_folder
@@ -185,7 +185,7 @@ def ask_control(control: Any) -> RunSnapshot:
     answer, began = control.snapshot.remote(nodes), time.monotonic()
     while not ray.wait([answer], timeout=CONTROL_NOTICE_S)[0]:
         waited = time.monotonic() - began
-        print(f"waiting: the driver's node is too busy to answer for {waited:.0f} s", file=sys.stderr, flush=True)
+        say(f"waiting: the driver's node is too busy to answer for {waited:.0f} s")
     snapshot: RunSnapshot = ray.get(answer)
     return snapshot
 
@@ -334,7 +334,7 @@ class UnitRun:
                 self._failure = make_early_error(str(gave_up)) if has_begun else gave_up
                 return seen
             if self._stop_reason and told_at == float("inf"):
-                print(f"\nstopping: {self._stop_reason.text}; draws in flight may end", file=sys.stderr, flush=True)
+                say(f"\nstopping: {self._stop_reason.text}; draws in flight may end")
                 ray.get(control.drain.remote())
                 told_at = time.monotonic()
             works = seen.states["running"] or seen.states["draining"]
@@ -362,16 +362,14 @@ class UnitRun:
         if seen.failed_start == self._told_failed_start or not seen.done.num_draws:
             return
         self._told_failed_start = seen.failed_start
-        print(
-            f"\nwarning: an engine could not start, and tries again: {seen.failed_start}", file=sys.stderr, flush=True
-        )
+        say(f"\nwarning: an engine could not start, and tries again: {seen.failed_start}")
 
     def _warn_of_broken(self) -> None:
         """Say of each shard that it can't be read, the first five times."""
         reasons = list(self._broken.values())
         for reason in reasons[self._told_broken : 5]:
             where = reason.partition("\n")[0]
-            print(f"\nwarning: {where}; the other shards are worked on", file=sys.stderr, flush=True)
+            say(f"\nwarning: {where}; the other shards are worked on")
         self._told_broken = len(reasons)
 
     def _note_reasons_to_stop(self, seen: RunSnapshot) -> None:
@@ -394,7 +392,7 @@ class UnitRun:
         told = describe_breach(new, gate)
         if gate.on_breach == "stop":
             return StopReason(told, is_planned=True)
-        print(f"\nwarning: {told}", file=sys.stderr, flush=True)
+        say(f"\nwarning: {told}")
         return None
 
     def write_state(self, state: str, seen: RunSnapshot) -> None:

@@ -152,6 +152,8 @@ class UnitWorker:
         self._watched: set[int] = set()
         self._watched_units: set[UnitKey] = set()
         """Of watched shards (shard_deaths.py): the driver hears of their draws before they begin."""
+        self._num_telling = 0
+        """Draws that wait for the driver to hear of them: of these the engine knows nothing yet, or nothing more."""
         self._draining = self._leaving = False
         self._commit_every_s = spec.commit_every_s
         self._num_calls = 0
@@ -215,7 +217,7 @@ class UnitWorker:
         watching = give_up_when_silent(
             self._engine,
             spec.engine.silent_s,
-            lambda: (self._scheduler.in_flight, self._done.num_draws),
+            lambda: (self._scheduler.in_flight - self._num_telling, self._done.num_draws),
             self._scheduler.fail,
         )
         self._tasks = [reporting, asyncio.create_task(self._commit_forever()), asyncio.create_task(watching)]
@@ -401,14 +403,23 @@ class UnitWorker:
         try:
             if work.payload.key in self._watched_units:
                 self._report.flights[draw] = work.suspicion
-                await self._report_last()
+                await self._tell_flights()
             if self._recorder is not None:
                 self._recorder.begin(*draw, work.suspicion)
             yield
         finally:
-            self._report.flights.pop(draw, None)
             if self._recorder is not None:
                 self._recorder.end(*draw)
+            if self._report.flights.pop(draw, None) is not None:
+                # What ends this process next must not be laid to a unit that was alone, and has ended.
+                await self._tell_flights()
+
+    async def _tell_flights(self) -> None:
+        self._num_telling += 1
+        try:
+            await self._report_last()
+        finally:
+            self._num_telling -= 1
 
     async def _commit(self, shard: OpenShard) -> None:
         """Commit a shard's pending rows as a ledger part."""
@@ -513,6 +524,7 @@ class UnitWorker:
             self._done.engine_s = self._scheduler.busy_s
             self._report.draws_in_flight = self._scheduler.in_flight
             self._report.shards = tuple(self._shards)
+            self._report.known_watched = frozenset(self._watched)
         asking = asyncio.ensure_future(self._link.report(self._report))
         # Of a driver that is only slow a late answer counts, too.
         asking.add_done_callback(self._hear)
@@ -567,7 +579,7 @@ class UnitWorker:
 
         Clouds may end a machine earlier than they said.
         """
-        self._leaving = True
+        self._leaving = self._report.says_why = True
         self._commit_every_s = LEAVING_COMMIT_EVERY_S
         self._begin_drain(max(0.0, min(self._spec.drain_s, seconds - LEAVING_RESERVE_S)))
         self._tasks.append(asyncio.create_task(self._end_when_idle()))
@@ -578,7 +590,6 @@ class UnitWorker:
         while idle_s < IDLE_BEFORE_LEAVING_S:
             await asyncio.sleep(0.2)
             idle_s = 0.0 if self._num_calls else idle_s + 0.2
-        self._report.says_why = True
         await self._report_last()
         self._exit(LEFT_STATUS)
 

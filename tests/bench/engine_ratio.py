@@ -301,7 +301,7 @@ class Bench:
         stage = make_noting_stage(str(self.folder / f"notes-rdl-{batch_size}"), str(up))
         settings = {
             "engine_kwargs": vllm_arguments(self.options.slots),
-            "runtime_env": {"env_vars": {**ENVIRONMENT, "OMP_NUM_THREADS": "2"}},
+            "runtime_env": {"env_vars": dict(ENVIRONMENT)},
         }
         processor = harness.build_llm_processor(stage, batch_size, self.options.slots, settings)
         source = GatedSource(str(self.folder / "rounds.json"), str(self.gates), batch_size)
@@ -372,7 +372,6 @@ def sampling_params(unit: Unit) -> dict[str, Any]:
 
 def serve_bare(folder: Path, slots: int) -> None:
     """Run the rounds with vllm.LLM.generate, each when its gate opens."""
-    os.environ.pop("OMP_NUM_THREADS", None)
     from vllm import LLM, SamplingParams
 
     rounds = json.loads((folder / "rounds.json").read_text())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import pyarrow as pa
 
+from judgetrace.console import say
 from judgetrace.fingerprints import check_model
 from judgetrace.guideline import Guideline
 from judgetrace.refining.caller import CALL_KEY, Caller
@@ -132,7 +132,7 @@ def make_candidates(
     chosen = choose_traces(task.traces, make_rule(task, sections), partial(run_tasks, wait_s=wait_s))
     supply = chosen.count_supply()
     for line in supply.describe():
-        print(f"traces: {line}", file=sys.stderr, flush=True)
+        say(f"traces: {line}")
     calls = _open_log(run / "calls", CALLS, CALL_KEY, check)
     vectors = _open_log(run / "embeddings", EMBEDDINGS, EMBEDDING_KEY, check)
     contract = generator.contract(check_model(generator.model, generator.endpoint))

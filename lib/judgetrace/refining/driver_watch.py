@@ -5,12 +5,12 @@ Nothing that must last is kept here. `look` is called every second or so by whoe
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+from judgetrace.console import say
 from judgetrace.control import WorkCounts
 from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.limits import LimitsConfig, RunLimits, StopReason
@@ -135,7 +135,7 @@ class DriverWatch:
         if now - self._wrote_at >= STATE_EVERY_S:
             self.write_state("running" if self.stop_reason is None else "stopping")
         if now - self._said_at >= LINE_EVERY_S:
-            print(self.describe(), file=sys.stderr, flush=True)
+            say(self.describe())
             self._said_at = now
 
     def describe(self) -> str:

@@ -7,7 +7,6 @@ not anew for every stage. Knows nothing of what a batch is.
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from judgetrace.config import UserError
+from judgetrace.console import say
 from judgetrace.engine import EngineConfig, EngineDeadError, EngineStartError
 from judgetrace.loop_guard import guard_loop
 from judgetrace.session import StageWatch
@@ -228,7 +228,7 @@ class EnginePool:
         self.num_deaths += 1
         self._members.remove(member)
         ray.kill(member.actor)
-        print(f"{self.name}: an engine died; another one takes its place", file=sys.stderr, flush=True)
+        say(f"{self.name}: an engine died; another one takes its place")
         self._ask_for(1)
 
     def check_deaths(self, job: _Job[Any], error: BaseException) -> None:
@@ -331,7 +331,7 @@ class _Stage(Generic[Batch]):
                 self._moved_at = time.monotonic()
                 num, engines = len(self._in_flight), len(self._pool.list_ready())
                 text = f"waiting: {self._pool.name}: {num} batches are in work on {engines} engines"
-                print(text, file=sys.stderr, flush=True)
+                say(text)
             return
         placed = self._pool.count_placed()
         self._watch.note(placed, f"engines: {placed} starting" if placed else "")

@@ -192,11 +192,11 @@ class RefineRun:
                     inputs.corpus.scale,
                     rater.thinking,
                     rater.decider(),
-                    # Of an endpoint nothing computes here.
+                    # Of an endpoint nothing computes here, and GPUs compute for themselves.
                     sum(
                         other.engine.max_replicas
                         for other in config.raters
-                        if other is not rater and other.endpoint is None
+                        if other is not rater and other.endpoint is None and not other.engine.num_gpus
                     ),
                 )
                 pool = EnginePool(rater.rater, RaterWorker, (spec,), rater.engine, config.cluster.wait_s)

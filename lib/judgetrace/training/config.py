@@ -159,7 +159,11 @@ class WorkersConfig(BaseModel):
     max_workers: int | None = Field(
         default=None, ge=1, description="Elastic training: workers to grow to, as the cluster gives resources."
     )
-    num_cpus: float = Field(default=1.0, ge=0, description="CPUs of a worker, as Ray counts them.")
+    num_cpus: float = Field(
+        default=1.0,
+        ge=0,
+        description="CPUs of a worker, as Ray counts them. Without GPUs a machine's workers share all of its CPUs.",
+    )
     num_gpus: float = Field(default=0.0, ge=0, description="GPUs of a worker; without any it trains in fp32.")
     resources: dict[str, float] = Field(default_factory=dict, description="Other Ray resources of a worker.")
     max_failures: int = Field(default=10, ge=0, description="How often lost workers are replaced, in one run.")
