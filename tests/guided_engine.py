@@ -82,11 +82,16 @@ class GuidedModel:
 
 
 class GuidedEngine(GuidedModel):
-    """Script, in `engine.args`: journal (a file that every request appends a line to: model, fingerprint of the
-    guideline, item), latency_s, shift
-    (of the rater's own: its chances are lower by that), fail_once (a folder: each item fails the first time asked),
-    poison (an item id that is refused), dies_once (a file: the engine dies after `dies_after` requests unless it
-    exists), those of ScriptedSilence."""
+    """Script, in `engine.args`, beside those of ScriptedSilence:
+
+    journal     a file that every request appends a line to: model, fingerprint of the guideline, item
+    latency_s   time of a request
+    shift       of the rater's own: its chances are lower by that
+    fail_once   a folder: each item fails the first time asked
+    poison      an item id that is refused
+    kills       an item id that the engine dies of
+    dies_once   a file: the engine dies after `dies_after` requests unless it exists
+    """
 
     def __init__(self, spec: EngineSpec):
         super().__init__(spec)
@@ -101,6 +106,8 @@ class GuidedEngine(GuidedModel):
         self._note(request)
         await self._silence.keep()
         await asyncio.sleep(float(self._script.get("latency_s", 0.0)))
+        if item_id == self._script.get("kills"):
+            raise EngineDeadError(f"scripted death of {item_id}")
         self._fail_the_first_time(item_id)
         level = self._choose_level(request.prompt.messages[-1]["content"], item_id)
         return Completion(f"It is so. <rating>{LEVELS[level]}</rating>", "stop", 5)

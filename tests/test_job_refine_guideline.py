@@ -178,6 +178,23 @@ def test_an_engine_that_dies_is_replaced(tmp_path, corpus):
     assert Folder(run).read_json("refinement.json")["winner"] == "rubric-0"
 
 
+def test_an_item_that_kills_engines_is_quarantined_by_all_guidelines_and_the_others_are_rated(tmp_path, corpus):
+    run = str(tmp_path / "run")
+    items = Folder(corpus).read_table("items/shard-00000.parquet").to_pylist()
+    killer = next(row["item_id"] for row in items if row["split"] == "validation")
+    config = write_refine_config(tmp_path, corpus, "none", run, kills=killer, latency_s=0.01)
+    assert run_refine(config, make_candidates(0.9)) == 0
+    folder = Folder(run)
+    assert folder.read_json("refinement.json")["winner"] == "rubric-0"
+    parts = [folder.read_table(f"ratings/{name}") for name in (folder / "ratings").list_files()]
+    ratings = [row for part in parts for row in part.to_pylist()]
+    assert {row["item_id"] for row in ratings if row["outcome"] != "rated"} == {killer}
+    quarantined = [row for row in ratings if row["item_id"] == killer]
+    assert [row["outcome"] for row in quarantined] == ["quarantined"] * 4
+    assert len({(row["text"], row["rater"]) for row in quarantined}) == 4
+    assert all(f"killed the engine twice: scripted death of {killer}" in row["error"] for row in quarantined)
+
+
 @pytest.mark.chaos
 def test_silent_engines_of_generator_and_raters_are_replaced(tmp_path, corpus):
     traces, run = make_traces(tmp_path, corpus, str(tmp_path / "traces")), str(tmp_path / "run")

@@ -16,10 +16,13 @@ pytestmark = pytest.mark.slow
 
 
 class Doubler:
-    """Doubles numbers, and does as the batch says: ("exit", FILE) ends its process, once where FILE is given."""
+    """Doubles numbers, and does as the batch says: ("exit", FILE) ends its process, once where FILE is given.
 
-    def __init__(self, fault: str = "") -> None:
-        self.loop = start_loop()
+    A list of numbers is doubled by number. -1 is the end of the engine, -2 of the process.
+    """
+
+    def __init__(self, fault: str = "", log: str = "") -> None:
+        self.loop, self.log = start_loop(), log
         if fault == "start":
             raise EngineStartError("no such model")
         if fault == "exit":
@@ -30,6 +33,15 @@ class Doubler:
     def work(self, batch: Any) -> Any:
         if isinstance(batch, int):
             return os.getpid(), 2 * batch
+        if isinstance(batch, list):
+            with open(self.log, "a") as file:
+                file.write(f"{os.getpid()} {batch}\n")
+            time.sleep(0.2)
+            if -2 in batch:
+                os._exit(1)
+            if -1 in batch:
+                raise EngineDeadError("the engine is gone")
+            return [2 * number for number in batch]
         kind, once = batch
         if kind == "fails":
             raise ValueError("the worker's own error")
@@ -44,12 +56,19 @@ class Doubler:
             time.sleep(600)
         raise EngineDeadError("the engine is gone")
 
+    def refuse(self, batch: list[int], reason: str) -> list[str]:
+        return [f"{number}: {reason}" for number in batch]
+
     def close(self) -> None:
         pass
 
 
 def make_pool(arguments: tuple[Any, ...] = (), wait_s: float = 60.0, **engine: Any) -> EnginePool:
     return EnginePool("raters", Doubler, arguments, EngineConfig(num_cpus=0.1, **engine), wait_s)
+
+
+def take_apart(batch: list[int]) -> list[list[int]]:
+    return [[number] for number in batch]
 
 
 def test_every_batch_comes_back_once_with_its_result_from_an_engine_that_stays_up(ray_session):
@@ -83,6 +102,31 @@ def test_an_engine_that_dies_is_replaced_and_its_batches_are_done_again(tmp_path
 def test_a_batch_that_kills_every_engine_ends_the_stage_by_the_name_of_its_pool(ray_session):
     with make_pool(max_deaths=2) as pool, pytest.raises(UserError, match="raters: engines died 3 times over one batch"):
         list(pool.run([("dies", "")]))
+
+
+@pytest.mark.parametrize(("killer", "deaths", "reason"), [(-1, 2, "the engine is gone"), (-2, 4, "actor died")])
+@pytest.mark.parametrize("max_replicas", [1, 2])
+def test_what_kills_engines_is_found_and_refused_and_all_else_is_done(
+    tmp_path, ray_session, killer, deaths, reason, max_replicas
+):
+    """A process that is gone may have gone with its machine: two must be, before anything is suspected."""
+    log = tmp_path / "log"
+    batches = [[n, n + 1, n + 2] for n in range(0, 60, 3)]
+    batches[4][1] = killer
+    engine = EngineConfig(num_cpus=0.1, max_replicas=max_replicas)
+    with EnginePool("raters", Doubler, ("", str(log)), engine, 60.0, split=take_apart) as pool:
+        results = [result for _, result in pool.run(batches)]
+
+    assert pool.num_deaths == deaths
+    flat = [one for result in results for one in result]
+    (refused,) = [one for one in flat if isinstance(one, str)]
+    assert refused.startswith(f"{killer}: killed the engine twice: ")
+    assert reason in refused
+    doubled = sorted(one for one in flat if not isinstance(one, str))
+    assert doubled == sorted(2 * n for batch in batches for n in batch if n >= 0)
+    # Alone on its engine: what that had in work before has ended, or it is another process.
+    lines = [line.split(maxsplit=1) for line in log.read_text().splitlines()]
+    assert sum(line == f"[{killer}]" for _, line in lines) == deaths - (1 if killer == -1 else 2)
 
 
 def test_an_error_of_a_worker_is_raised_as_it_is(ray_session):

@@ -11,7 +11,7 @@ from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, EngineDeadError, ModelConfig
 from judgetrace.refining.calls import Call
 from judgetrace.refining.candidate_config import GeneratorConfig
-from judgetrace.refining.generator_worker import GeneratorWorker
+from judgetrace.refining.generator_worker import GeneratorWorker, split_calls
 from tests.loopback import Reply, chat_answer, error_answer
 from tests.test_endpoint_engine import asked_of, serving
 
@@ -31,6 +31,17 @@ def test_calls_are_answered_in_their_order_and_one_that_does_not_fit_is_quaranti
     assert [row["outcome"] for row in found.rows].count("answered") == 8
     assert found.rows[2]["outcome"] == "quarantined"
     assert found.engine_s > 0
+
+
+def test_a_call_that_kills_engines_is_quarantined_with_the_reason() -> None:
+    batches = split_calls(CALLS[:3])
+    assert [list(batch) for batch in batches] == [[pair] for pair in CALLS[:3]]
+    (row,) = make_worker().refuse(batches[1], "killed the engine twice: it is gone").rows
+    (asked,) = make_worker().work(batches[1]).rows
+
+    assert row.keys() == asked.keys()
+    told = {"outcome": "quarantined", "text": None, "error": "killed the engine twice: it is gone", "output_tokens": 0}
+    assert row == asked | told | {"prompt_tokens": 0}
 
 
 def test_an_engine_that_is_alive_and_silent_is_given_up_by_all_batches_in_flight(tmp_path) -> None:

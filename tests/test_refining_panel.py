@@ -27,6 +27,7 @@ from judgetrace.refining.rater_worker import RaterSpec, RaterWorker
 from judgetrace.run_folder import RunFolder
 from judgetrace.scale import Scale, ScaleConfig
 from judgetrace.storage import Folder
+from judgetrace.suspects import KILLED_TWICE
 from tests.trace_tables import make_items
 
 SCALE = Scale(values=("1", "2", "3", "4", "5"))
@@ -94,6 +95,32 @@ def test_nothing_is_asked_twice_by_this_call_or_the_next(tmp_path) -> None:
     assert set(read_journal(journal).values()) == {2}
     assert len(read_journal(journal)) == 60
     assert (again.read_numbers(BAD, ITEMS) == panel.read_numbers(BAD, ITEMS)).all()
+
+
+class SparingPool(LocalPool):
+    """Finds that the first item kills engines, whichever guideline asks about it."""
+
+    def run(
+        self, batches: Iterable[Any], should_stop: Callable[[], bool] = lambda: False, drain_s: float = 0.0
+    ) -> Iterator[tuple[Any, Any]]:
+        for one in (one for batch in batches for one in batch.split()):
+            kills = one.rows[0] is ITEMS[0]
+            yield one, self.worker.refuse(one, f"{KILLED_TWICE}: gone") if kills else self.worker.work(one)
+
+
+def test_an_item_that_killed_a_raters_engines_is_not_asked_about_by_another_guideline(tmp_path) -> None:
+    panel = make_panel(tmp_path, journal=str(tmp_path / "journal"))
+    panel.raters = (Rater("a", "fa", SparingPool()), panel.raters[1])
+    panel.rate("race", [(GOOD, ITEMS[:6])])
+    again = make_panel(tmp_path, journal=str(tmp_path / "journal"))
+    again.rate("race", [(BAD, ITEMS[:6])])
+
+    # The other rater's engines have outlived it.
+    asked = Counter(line.split("\t")[2] for line in (tmp_path / "journal").read_text().splitlines())
+    assert asked == {row["item_id"]: 2 if row is ITEMS[0] else 3 for row in ITEMS[:6]}
+    assert np.isnan(again.read_numbers(BAD, ITEMS[:6])).tolist() == [[True] + [False] * 5, [False] * 6]
+    killers = [row for row in again.find_rows([(BAD, ITEMS[:1])]) if row["rater"] == "fa"]
+    assert [(row["outcome"], row["output_tokens"]) for row in killers] == [("quarantined", 0)]
 
 
 def test_failed_ratings_stop_the_run_until_the_third_takes_them_for_missing(tmp_path) -> None:

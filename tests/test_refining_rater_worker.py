@@ -65,6 +65,19 @@ def test_an_item_that_does_not_fit_is_quarantined() -> None:
     assert [row["outcome"] for row in rows] == ["quarantined"] * 2
 
 
+def test_an_item_that_kills_engines_is_quarantined_with_the_reason_and_not_asked_about(tmp_path) -> None:
+    worker = make_worker(journal=str(tmp_path / "journal"))
+    batches = RatingBatch("t", "quality 1.0", ITEMS[:3]).split()
+    assert [(batch.text, batch.guideline, [row["item_id"] for row in batch.rows]) for batch in batches] == [
+        ("t", "quality 1.0", [row["item_id"]]) for row in ITEMS[:3]
+    ]
+    (row,) = worker.refuse(batches[1], "killed the engine twice: it is gone").rows
+
+    assert (row["item_id"], row["outcome"]) == (ITEMS[1]["item_id"], "quarantined")
+    assert "killed the engine twice: it is gone" in row["error"]
+    assert not (tmp_path / "journal").exists()
+
+
 def test_a_dead_engine_ends_the_batch(tmp_path) -> None:
     worker = make_worker(dies_once=str(tmp_path / "died"), dies_after=3)
     with pytest.raises(EngineDeadError):

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -20,7 +18,9 @@ from judgetrace.config import UserError
 from judgetrace.console import say
 from judgetrace.engine import EngineConfig, EngineDeadError, EngineStartError
 from judgetrace.loop_guard import guard_loop
+from judgetrace.refining.batch_queue import BatchQueue, Job
 from judgetrace.session import StageWatch
+from judgetrace.suspects import KILLED_TWICE
 from judgetrace.unit_run import needs_of
 
 BATCHES_AT_ONCE = 4
@@ -43,14 +43,11 @@ class Worker(Protocol):
     def work(self, batch: Any) -> Any:
         """Do a batch. Raises EngineDeadError where the engine is gone: the batch is done again by another."""
 
+    def refuse(self, batch: Any, reason: str) -> Any:
+        """Make the result of a batch of one that can't be asked, since it kills engines."""
+
     def close(self) -> None:
         """End the engine."""
-
-
-@dataclass(eq=False)
-class _Job(Generic[Batch]):
-    batch: Batch
-    num_deaths: int = 0
 
 
 @dataclass(eq=False)
@@ -62,6 +59,7 @@ class _Member:
     """The call that ends as soon as the actor has its place."""
     starting: Any
     num_jobs: int = 0
+    died_of: BaseException | None = None
 
 
 class WorkerActor:
@@ -81,6 +79,10 @@ class WorkerActor:
     def work(self, batch: Any) -> Any:
         """Do a batch."""
         return self._worker.work(batch)
+
+    def refuse(self, batch: Any, reason: str) -> Any:
+        """Make the result of a batch that can't be asked."""
+        return self._worker.refuse(batch, reason)
 
     def close(self) -> None:
         """End the engine."""
@@ -102,8 +104,11 @@ class EnginePool:
         arguments: tuple[Any, ...],
         engine: EngineConfig,
         wait_s: float,
+        *,
+        split: Callable[[Any], Sequence[Any]] = lambda batch: [batch],
     ):
-        self.name, self._engine, self._wait_s = name, engine, wait_s
+        """`split` makes batches of one each out of a batch: to find what kills engines."""
+        self.name, self.split, self._engine, self._wait_s = name, split, engine, wait_s
         self._making = (make_worker, arguments, engine.silent_s)
         self._members: list[_Member] = []
         self._deaths_at_start = 0
@@ -149,7 +154,8 @@ class EnginePool:
         """Have batches done; yields each with its result, as they end. One stage at a time.
 
         `should_stop` is asked every second. Once it says so, no further batch is begun, those in flight have `drain_s`
-        seconds to end, and the rest is left undone. An engine that dies is replaced, and its batches are done again.
+        seconds to end, and the rest is left undone. An engine that dies is replaced, and its batches are done again,
+        whole or in parts; what kills engines alone gets the result that Worker.refuse makes (batch_queue.py).
         Raises UserError where no engine can start, where resources don't come in time, and for a batch that too many
         engines died over; any other error of a worker as it is.
         """
@@ -231,7 +237,7 @@ class EnginePool:
         say(f"{self.name}: an engine died; another one takes its place")
         self._ask_for(1)
 
-    def check_deaths(self, job: _Job[Any], error: BaseException) -> None:
+    def check_deaths(self, job: Job[Any], error: BaseException) -> None:
         """Raise UserError for a batch that too many engines died over."""
         if job.num_deaths > self._engine.max_deaths:
             raise UserError(
@@ -251,15 +257,11 @@ class _Stage(Generic[Batch]):
         drain_s: float,
         watch: StageWatch,
     ):
-        self._pool, self._batches, self._should_stop, self._drain_s, self._watch = (
-            pool,
-            batches,
-            should_stop,
-            drain_s,
-            watch,
-        )
-        self._waiting: deque[_Job[Batch]] = deque()
-        self._in_flight: dict[Any, tuple[_Member, _Job[Batch]]] = {}
+        self._pool, self._should_stop, self._drain_s, self._watch = pool, should_stop, drain_s, watch
+        self._queue = BatchQueue(batches, pool.split)
+        self._in_flight: dict[Any, tuple[_Member, Job[Batch]]] = {}
+        self._reserved: _Member | None = None
+        """The engine that is kept for batches that must be alone."""
         self._stopped_at: float | None = None
         self._moved_at = time.monotonic()
 
@@ -284,24 +286,43 @@ class _Stage(Generic[Batch]):
             self._stopped_at = time.monotonic()
         if self._stopped_at is not None:
             return not self._in_flight or time.monotonic() - self._stopped_at > self._drain_s
-        return not self._in_flight and not self._has_jobs()
-
-    def _has_jobs(self) -> bool:
-        """Whether a batch waits; the next one is read where none does."""
-        if not self._waiting:
-            self._waiting.extend(_Job(batch) for batch in islice(self._batches, 1))
-        return bool(self._waiting)
+        return not self._in_flight and not self._queue.has_suspects and not self._queue.has_jobs()
 
     def _hand_out(self) -> None:
         """Fill the engines that are up, those with the fewest batches first."""
-        while self._stopped_at is None and self._has_jobs():
-            ready = [member for member in self._pool.list_ready() if member.num_jobs < self._pool.batches_at_once]
+        if self._stopped_at is not None:
+            return
+        self._hand_out_suspect()
+        while self._queue.has_jobs():
+            members = [member for member in self._pool.list_ready() if member is not self._reserved]
+            ready = [member for member in members if member.num_jobs < self._pool.batches_at_once]
             if not ready:
                 return
-            member, job = min(ready, key=lambda some: some.num_jobs), self._waiting.popleft()
-            member.num_jobs += 1
-            self._in_flight[member.actor.work.remote(job.batch)] = (member, job)
-            self._pool.grow()
+            self._begin(min(ready, key=_count_jobs), self._queue.take())
+
+    def _hand_out_suspect(self) -> None:
+        """Keep an engine for what must be alone; it gets one once it has nothing else to do."""
+        ready = self._pool.list_ready()
+        if self._reserved not in ready:
+            self._reserved = None
+        if self._reserved is None and self._queue.has_suspects and ready:
+            self._reserved = min(ready, key=_count_jobs)
+        if self._reserved is None or self._reserved.num_jobs:
+            return
+        if self._queue.has_suspects:
+            self._begin(self._reserved, self._queue.take_suspect())
+        else:
+            self._reserved = None
+
+    def _begin(self, member: _Member, job: Job[Batch]) -> None:
+        actor, death = member.actor, job.convicted_by
+        if death is None:
+            call = actor.work.remote(job.batch)
+        else:
+            call = actor.refuse.remote(job.batch, f"{KILLED_TWICE}: {death}"[:500])
+        member.num_jobs += 1
+        self._in_flight[call] = (member, job)
+        self._pool.grow()
 
     def _finish(self, call: Any) -> Iterator[tuple[Batch, Any]]:
         import ray
@@ -315,9 +336,10 @@ class _Stage(Generic[Batch]):
             cause = error.cause if isinstance(error, RayTaskError) else error
             if isinstance(error, RayTaskError) and not isinstance(cause, EngineDeadError):
                 raise cause from error
-            job.num_deaths += 1
-            self._pool.check_deaths(job, cause)
-            self._waiting.append(job)
+            # Once it is replaced its other calls only say that its process is gone.
+            member.died_of = member.died_of or cause
+            self._queue.note_death(job, member, member.died_of)
+            self._pool.check_deaths(job, member.died_of)
             self._pool.replace(member)
             return
         yield job.batch, result
@@ -337,3 +359,7 @@ class _Stage(Generic[Batch]):
         self._watch.note(placed, f"engines: {placed} starting" if placed else "")
         if self._watch.expired:
             raise self._watch.give_up()
+
+
+def _count_jobs(member: _Member) -> int:
+    return member.num_jobs

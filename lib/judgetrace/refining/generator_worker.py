@@ -53,6 +53,11 @@ class GeneratorWorker:
         rows = run_on(self.loop, self._answer_all(batch))
         return AnsweredBatch(rows, self._name, self._busy_s)
 
+    def refuse(self, batch: Sequence[tuple[str, Call]], reason: str) -> AnsweredBatch:
+        """Make the rows of calls that can't be asked."""
+        rows = [_make_row(call_id, call) | {"outcome": "quarantined", "error": reason} for call_id, call in batch]
+        return AnsweredBatch(rows, self._name, self._busy_s)
+
     def close(self) -> None:
         """End the engine."""
         self._engine.close()
@@ -83,8 +88,7 @@ class GeneratorWorker:
         return list(answers.result())
 
     async def _answer(self, call_id: str, call: Call, prompt: Prompt) -> dict[str, Any]:
-        row = {"call_id": call_id, "kind": call.kind, "prompt_tokens": 0, "output_tokens": 0}
-        row |= dict.fromkeys(("text", "thinking", "error"))
+        row = _make_row(call_id, call)
         if call.begun:
             prompt = self._engine.continue_prompt(prompt, call.begun)
         limit = self._engine.max_model_tokens
@@ -146,6 +150,16 @@ class GeneratorWorker:
             return row | {"outcome": "truncated" if found.finish_reason == "length" else "answered", "text": ""}
         outcome = "truncated" if found.finish_reason == "length" else "answered"
         return row | {"outcome": outcome, "text": call.begun + text}
+
+
+def split_calls(batch: Sequence[tuple[str, Call]]) -> list[Sequence[tuple[str, Call]]]:
+    """Make batches of one call each."""
+    return [[pair] for pair in batch]
+
+
+def _make_row(call_id: str, call: Call) -> dict[str, Any]:
+    row = {"call_id": call_id, "kind": call.kind, "prompt_tokens": 0, "output_tokens": 0}
+    return row | dict.fromkeys(("text", "thinking", "error"))
 
 
 def split_thinking(found: Completion, form: str) -> tuple[str | None, str | None]:

@@ -24,6 +24,7 @@ from judgetrace.refining.pool_results import gather_results
 from judgetrace.refining.rater_worker import RatedBatch, RatingBatch
 from judgetrace.scale import Scale
 from judgetrace.schema import UNIT_KEY
+from judgetrace.suspects import KILLED_TWICE
 
 MIN_ANSWERED = 10
 
@@ -70,6 +71,8 @@ class RaterPanel:
 
         Raises StoppedEarlyError where the run is to end, and where ratings failed that the next run may get.
         """
+        for rater in self.raters:
+            self._spare_engines(rater, wanted)
         asked = [self._make_batches(rater, wanted) for rater in self.raters]
         self._watch.begin(stage, sum(len(batch.rows) for batches in asked for batch in batches))
         if any(asked):
@@ -79,6 +82,24 @@ class RaterPanel:
                     rater.pool.warm_up()
             self._ask(asked)
         self._check_failures(wanted)
+
+    def _spare_engines(self, rater: Rater, wanted: Sequence[tuple[Shown, Sequence[Mapping[str, Any]]]]) -> None:
+        """Record an item that killed a rater's engines by one guideline as quarantined by the others, unasked."""
+        killers = {
+            _find_unit(known): known
+            for known in self._log.rows
+            if known["rater"] == rater.fingerprint and KILLED_TWICE in (known["error"] or "")
+        }
+        no_tokens = {"prompt_tokens": 0, "output_tokens": 0}
+        spared = [
+            {**killers[_find_unit(row)], "text": shown.text, **no_tokens}
+            for shown, rows in wanted
+            for row in (rows if killers else ())
+            if _find_unit(row) in killers and self._log.lacks(*_make_key(shown, rater, row))
+        ]
+        if spared:
+            self._pending.add(spared)
+            self._pending.commit()
 
     def _make_batches(
         self, rater: Rater, wanted: Sequence[tuple[Shown, Sequence[Mapping[str, Any]]]]
@@ -143,8 +164,8 @@ class RaterPanel:
 
     def list_texts(self, rows: Sequence[Mapping[str, Any]]) -> set[str]:
         """List the fingerprints of all guidelines under which some of these items have been asked about, ever."""
-        units = {tuple(row[name] for name in UNIT_KEY) for row in rows}
-        return {known["text"] for known in self._log.rows if tuple(known[name] for name in UNIT_KEY) in units}
+        units = {_find_unit(row) for row in rows}
+        return {known["text"] for known in self._log.rows if _find_unit(known) in units}
 
     def read_numbers(self, shown: Shown, rows: Sequence[Mapping[str, Any]], as_levels: bool = False) -> np.ndarray:
         """Read the ratings [R, N] of items in the scale's numbers; NaN where a rater gave none.
@@ -166,7 +187,11 @@ class RaterPanel:
 
 
 def _make_key(shown: Shown, rater: Rater, row: Mapping[str, Any]) -> tuple[str, ...]:
-    return (shown.text, rater.fingerprint, *(row[name] for name in UNIT_KEY))
+    return (shown.text, rater.fingerprint, *_find_unit(row))
+
+
+def _find_unit(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(row[name] for name in UNIT_KEY)
 
 
 def _sum_draws(row: Mapping[str, Any]) -> dict[str, Any]:

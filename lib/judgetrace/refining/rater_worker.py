@@ -63,6 +63,10 @@ class RatingBatch:
     rows: Sequence[Mapping[str, Any]]
     """Rows of schema.ITEMS."""
 
+    def split(self) -> list[RatingBatch]:
+        """Make batches of one item each."""
+        return [replace(self, rows=[row]) for row in self.rows]
+
 
 @dataclass(frozen=True)
 class RatedBatch:
@@ -120,6 +124,11 @@ class RaterWorker:
         rows = run_on(self.loop, self._rate(batch))
         return RatedBatch(rows, self._name, self._scheduler.busy_s)
 
+    def refuse(self, batch: RatingBatch, reason: str) -> RatedBatch:
+        """Make the rows of items that can't be rated."""
+        rows = run_on(self.loop, self._rate(batch, reason))
+        return RatedBatch(rows, self._name, self._scheduler.busy_s)
+
     def close(self) -> None:
         """End the engine."""
         self._engine.close()
@@ -146,7 +155,8 @@ class RaterWorker:
         )
         self._watching = asyncio.create_task(watching)
 
-    async def _rate(self, batch: RatingBatch) -> list[dict[str, Any]]:
+    async def _rate(self, batch: RatingBatch, refused: str | None = None) -> list[dict[str, Any]]:
+        """Rate a batch; `refused` is why none of its items is to be asked about."""
         spec, decider = self._spec, self._spec.decider
         self._num_batches += 1
         engine = TaggedEngine(self._engine, str(self._num_batches))
@@ -161,6 +171,8 @@ class RaterWorker:
         )
         sampler = DrawSampler(engine, spec.thinking, decider)
         units = await asyncio.to_thread(asker.ask, batch.rows)
+        if refused is not None:
+            units = [replace(unit, refused=refused) for unit in units]
         works = [UnitWork(UnitSampling(decider.sampling), (unit, sampler), one_at_a_time=False) for unit in units]
         await asyncio.gather(*(self._scheduler.submit(work) for work in works if _find_unit(work).refused is None))
         return [decider.decide(_find_unit(work), work.sampling) for work in works]
