@@ -100,6 +100,25 @@ def test_layers_that_the_base_does_not_have_and_bases_that_cannot_be_made_are_re
         read_inputs(tmp_path, corpus, traces, broken)
 
 
+def test_longer_sequences_than_the_base_has_positions_for_are_refused(tmp_path, corpus, traces, model):
+    assert read_inputs(tmp_path, corpus, traces, model, "--data.max_tokens=512").config.data.max_tokens == 512
+    with pytest.raises(UserError, match=r"data\.max_tokens = 513: .* takes 512 tokens, by the max_position_embeddings"):
+        read_inputs(tmp_path, corpus, traces, model, "--data.max_tokens=513")
+
+
+def test_plain_thinking_is_refused_where_the_chat_template_has_opened_a_tag(tmp_path, corpus, traces, model):
+    thinker = shutil.copytree(model, tmp_path / "thinker")
+    template = thinker / "chat_template.jinja"
+    asks = "{% if add_generation_prompt and thinks | default(true) %}<think>\n{% endif %}"
+    template.write_text(template.read_text() + asks)
+
+    with pytest.raises(UserError, match=r"ends a prompt with <think>: .*\nexpected: thinking\.format = 'tags'"):
+        read_inputs(tmp_path, corpus, traces, thinker)
+    assert read_inputs(tmp_path, corpus, traces, thinker, "--thinking.format=tags").encoding.form == "tags"
+    closed = 'prompt.chat_template_args={"thinks": false}'
+    assert read_inputs(tmp_path, corpus, traces, thinker, f"--{closed}").encoding.form == "plain"
+
+
 def test_traces_of_another_corpus_are_refused(tmp_path, corpus, model):
     traces = write_traces(corpus, str(tmp_path / "traces"))
     Folder(traces).write_json("contract.json", {"corpus": "another"})

@@ -15,9 +15,11 @@ from judgetrace.corpus import name_shard
 from judgetrace.fingerprints import fingerprint_model, hash_text
 from judgetrace.guideline import parse_guideline
 from judgetrace.ledger import current_shard_files
+from judgetrace.model_context import read_context
 from judgetrace.run_inputs import RunInputs
 from judgetrace.storage import Folder
 from judgetrace.teachable import check_verification
+from judgetrace.tokenization import render_chats
 from judgetrace.trace_shards import list_trace_shards
 from judgetrace.traces import check_trace_corpus
 from judgetrace.training.config import TrainRaterConfig
@@ -47,6 +49,8 @@ class TrainInputs:
         self.fingerprint = fingerprint_model(config.model)
         self.tokenizer = load_tokenizer(config.model.path, config.model.revision)
         self._check_base()
+        self._check_context()
+        self._check_form()
         self.shards = list_trace_shards(config.traces)
         if not self.shards:
             raise UserError(
@@ -72,6 +76,28 @@ class TrainInputs:
                 f"model.path = {config.model.path}{modules}: can't be trained: {type(error).__name__}: {error}\n"
                 "expected: a causal language model that transformers knows, and names of its layers"
             ) from error
+
+    def _check_context(self) -> None:
+        """Raise UserError for sequences that are longer than the base's positions go."""
+        wanted, context = self.config.data.max_tokens, read_context(self.config.model)
+        if context is not None and wanted > context:
+            raise UserError(
+                f"data.max_tokens = {wanted}: {self.config.model.path} takes {context} tokens, by the "
+                f"max_position_embeddings of its config\nexpected: at most {context}; longer examples are left out, "
+                "and counted"
+            )
+
+    def _check_form(self) -> None:
+        """Raise UserError for plain thinking where the chat template has opened a tag that it would never close."""
+        opened, _ = self.config.thinking.marks
+        turns = [[{"role": "user", "content": "?"}]]
+        (prompt,) = render_chats(self.tokenizer, turns, self.config.prompt.chat_template_args)
+        if self.encoding.form == "plain" and prompt.rstrip().endswith(opened):
+            raise UserError(
+                f"thinking.format = 'plain': the chat template of {self.config.model.path} ends a prompt with {opened}:"
+                " the rating would be learned as a part of the thinking\nexpected: thinking.format = 'tags', as this "
+                "base writes; or prompt.chat_template_args with which its template opens no thinking"
+            )
 
     def _check_scales(self) -> None:
         nominal = self.corpus.scale.list_nominal()
