@@ -84,6 +84,13 @@ def test_a_corpus_that_grew_is_gone_on_with_and_training_on_it_starts_afresh() -
     assert (verdicts["agreement.all"].what, verdicts["agreement.all"].folder) == ("goes on", "agreement/all")
 
 
+@pytest.mark.parametrize("earlier", [300, None])
+def test_a_lower_limit_is_refused_since_what_is_beyond_it_is_there(earlier: int | None) -> None:
+    record = complete(STAGES[1], counted={"seed": 0, "limit": earlier})
+    infer = judge(STAGES[1], {"seed": 0, "limit": 200}, record, OUTPUTS)
+    assert (infer.what, infer.why) == ("changed", f"limit: was {earlier}, is now 200")
+
+
 def test_a_higher_limit_and_more_source_files_go_on_in_the_folder() -> None:
     infer = judge(STAGES[1], {"seed": 0, "limit": 300}, complete(STAGES[1], counted={"seed": 0, "limit": 200}), OUTPUTS)
     files = {"source.paths (their files)": "a", "source.paths": ["x"]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,7 +12,6 @@ from judgetrace.guideline import Guideline
 from judgetrace.prompts import PromptRenderer
 from judgetrace.refining.generation_plan import plan_generation, show_prompt
 from judgetrace.refining.inputs import RefineInputs
-from judgetrace.refining.looks import plan_looks
 
 CHARS_PER_TOKEN = 4
 
@@ -23,7 +21,7 @@ class RatingPlan:
     """How many ratings a run asks, by all raters together."""
 
     at_least: int
-    """Where one candidate leads after the first look, and none of the validation split's other half is needed."""
+    """Where no candidate is sound: the test split by the original."""
     at_most: int
     """Where the race goes through all items, with all candidates."""
 
@@ -32,14 +30,9 @@ def plan_ratings(inputs: RefineInputs, num_candidates: int) -> RatingPlan:
     """Plan the ratings of so many sound candidates, the original included."""
     raters = len(inputs.config.raters)
     items = {part: len(rows) for part, rows in inputs.items.rows.items()}
-    groups = inputs.items.count_groups("race")
-    if num_candidates < 2 or not groups:
-        return RatingPlan(raters * items["test"], raters * items["test"])
-    race = inputs.config.race
-    first = plan_looks(groups, race.first_look, race.growth)[0]
-    share = first / groups
-    at_least = num_candidates * math.ceil(items["race"] * share) + items["test"]
-    at_most = num_candidates * items["race"] + 2 * items["confirm"] + 2 * items["test"]
+    at_least = at_most = items["test"]
+    if num_candidates > 1 and items["race"]:
+        at_most = num_candidates * items["race"] + 2 * items["confirm"] + 2 * items["test"]
     return RatingPlan(raters * at_least, raters * at_most)
 
 

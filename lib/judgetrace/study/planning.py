@@ -65,15 +65,25 @@ def judge(
         return Verdict("goes on", record.folder, f"it {record.state}" + (f": {record.why}" if record.why else ""))
     # An earlier version may have counted what nothing depends on.
     earlier = {key: value for key, value in record.counted.items() if kind.counts(key)}
-    return _judge_complete(stage, record, list_changes(earlier, counted), grown, has_evidence)
+    return _judge_complete(stage, record, earlier, counted, grown=grown, has_evidence=has_evidence)
 
 
 def _judge_complete(
-    stage: Stage, record: Record, changed: Mapping[str, str], grown: Sequence[str], has_evidence: bool
+    stage: Stage,
+    record: Record,
+    earlier: Mapping[str, Any],
+    counted: Mapping[str, Any],
+    *,
+    grown: Sequence[str],
+    has_evidence: bool,
 ) -> Verdict:
-    """Judge a stage that is complete and whose inputs are the same, or grew."""
-    kind = KINDS[stage.kind]
-    hard = [text for key, text in changed.items() if not kind.may_grow(key)]
+    """Judge a stage that is complete and whose inputs are the same, or grew.
+
+    A limit that is lower than it was is refused: what was made beyond it is there, and would be read.
+    """
+    kind, changed = KINDS[stage.kind], list_changes(earlier, counted)
+    is_lower = _is_less(earlier.get("limit"), counted.get("limit"))
+    hard = [text for key, text in changed.items() if not kind.may_grow(key) or (key == "limit" and is_lower)]
     if hard and not kind.in_place:
         return Verdict("changed", record.folder, "; ".join(hard))
     why = [*changed.values(), *(f"{name}: has more" for name in grown)]
@@ -93,6 +103,11 @@ def list_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str
     """List the keys of a config that changed, each with a text for people."""
     keys = sorted(key for key in {*earlier, *now} if _differs(key, earlier, now))
     return {key: f"{key}: was {earlier.get(key)!r}, is now {now.get(key)!r}" for key in keys}
+
+
+def _is_less(was: int | None, now: int | None) -> bool:
+    """Whether a limit is lower than it was; None is no limit."""
+    return now is not None and (was is None or now < was)
 
 
 def _differs(key: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
