@@ -55,7 +55,8 @@ bench: $(DEV_STAMP) ## Run the benchmarks but rater_gain, which takes hours; eac
 	done
 
 FAULTS := $(patsubst %,tests/test_%.py,engine_faults job_faults job_node_faults job_real_engine real_engine_faults \
-    job_store_faults store_faults kill_steps corrupt_files poison_rows poison_stages full_disks suspects watchdog \
+    job_store_faults store_faults kill_steps corrupt_files poison_rows poison_stages full_disks suspects shard_deaths \
+    unit_worker run_failures watchdog stage_watch refining_batch_queue refining_engine_pool \
     loop_guard flight_recorder reaper second_store spot_notice agreement_faults training_faults job_train_faults)
 
 chaos: $(DEV_STAMP) ## Run all tests of faults, and the other long ones: whole clusters, forecasts against runs

@@ -113,6 +113,8 @@ class LocalCluster:
         )
         # The operator sets the mode beside the token; a launcher's own line does.
         environment = self.environment | ({"RAY_AUTH_MODE": "token"} if where.startswith("ray") else {})
+        # Each machine fetches models for itself.
+        environment |= {"JUDGETRACE_CACHE": str(self.folder / f"cache-{where}")}
         with (self.folder / f"{where}.log").open("wb") as log:
             process = subprocess.Popen(
                 ["bash", "-c", f"{line} --block --disable-usage-stats"],

@@ -14,16 +14,21 @@ from pathlib import Path
 
 import pytest
 
+from jobs import infer_traces
 from judgetrace.config import STOPPED_EARLY_STATUS
+from judgetrace.run_folder import RunFolder
 from judgetrace.storage import Folder, StoreError
 from tests import lone_worker
 from tests.oracle import accepted_set, check_run
+from tests.refine_runs import make_traces, prepare_labels, write_refine_config
 from tests.test_job_faults import started_job, wait_until
 from tests.test_job_infer_traces import prepare, write_config
+from tests.train_runs import read_losses
 
 pytestmark = pytest.mark.timeout(400)
 
 DISK_BYTES = 2 << 20
+SMALL_STORE = f"--cluster.object_store_bytes={80 * 2**20}"
 
 
 @pytest.fixture
@@ -86,17 +91,25 @@ def test_output_to_a_full_disk_ends_the_job_with_a_message(tmp_path, corpus):
     assert "No space left on device" in done.stderr
 
 
-def run_on_its_own_ray(config: str, log: Path, *more: str) -> int:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, corpus) -> set[tuple]:
+    """What a run over the corpus accepts."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert infer_traces.main([write_config(folder, corpus, str(folder / "run"))]) == 0
+    return accepted_set(check_run(str(folder / "run"), corpus))
+
+
+def run_on_its_own_ray(config: str, log: Path, *more: str, job: str = "infer_traces", timeout_s: float = 60) -> int:
     # Ended, with its message, within a minute; or complete: a hundred units take seconds.
-    command = [sys.executable, "-m", "jobs.infer_traces", config, "--cluster.address=local", "--cluster.num_cpus=2"]
+    command = [sys.executable, "-m", f"jobs.{job}", config, "--cluster.address=local", "--cluster.num_cpus=2"]
     with log.open("wb") as file:
         return subprocess.run(
-            [*command, *more], stdout=file, stderr=subprocess.STDOUT, timeout=60, check=False
+            [*command, *more], stdout=file, stderr=subprocess.STDOUT, timeout=timeout_s, check=False
         ).returncode
 
 
 @pytest.mark.chaos
-def test_a_job_whose_disk_fills_up_says_so_and_goes_on(tmp_path, corpus, small_disk):
+def test_a_job_whose_disk_fills_up_says_so_and_goes_on(tmp_path, corpus, undisturbed, small_disk):
     run, log = str(small_disk / "run"), tmp_path / "log"
     ballast = fill(small_disk, 48 << 10)
     config = write_config(tmp_path, corpus, run, latency_s=0.1)
@@ -107,19 +120,54 @@ def test_a_job_whose_disk_fills_up_says_so_and_goes_on(tmp_path, corpus, small_d
     assert "Traceback" not in told
     ballast.unlink()
     assert run_on_its_own_ray(config, log) == 0, log.read_text()
-    check_run(run, corpus)
+    assert accepted_set(check_run(run, corpus)) == undisturbed
 
 
 @pytest.mark.chaos
-def test_an_object_store_of_80_mb_is_enough(tmp_path, corpus):
+def test_a_job_whose_log_is_full_works_on(tmp_path, corpus, undisturbed):
+    run = str(tmp_path / "run")
+    config = write_config(tmp_path, corpus, run, latency_s=0.02)
+    with open("/dev/full", "wb") as full, (tmp_path / "out").open("wb") as out:
+        command = [sys.executable, "-m", "jobs.infer_traces", config, "--cluster.address=local"]
+        command += ["--cluster.num_cpus=2", "--limits.max_seconds=1"]
+        subprocess.run(command, stdout=out, stderr=full, timeout=60, check=False)
+        # It was ended early, which nobody could be told but by its state.
+        states = RunFolder(Folder(run)).read_states().values()
+        assert [state["state"] for state in states] == ["limits.max_seconds reached (1 s)"]
+        subprocess.run(command[:-1], stdout=out, stderr=full, timeout=60, check=False)
+    assert accepted_set(check_run(run, corpus)) == undisturbed
+
+
+@pytest.mark.chaos
+def test_an_object_store_of_80_mb_is_enough(tmp_path, corpus, undisturbed):
     run, log = str(tmp_path / "run"), tmp_path / "log"
     config = write_config(tmp_path, corpus, run, latency_s=0.02)
-    assert run_on_its_own_ray(config, log, f"--cluster.object_store_bytes={80 * 2**20}") == 0, log.read_text()
-    check_run(run, corpus)
+    assert run_on_its_own_ray(config, log, SMALL_STORE) == 0, log.read_text()
+    assert accepted_set(check_run(run, corpus)) == undisturbed
 
 
 @pytest.mark.chaos
-def test_a_full_disk_under_rays_logs_and_spills_ends_or_ends_well_but_never_hangs(tmp_path, corpus, small_disk):
+def test_training_needs_no_more_than_an_object_store_of_80_mb(tmp_path, word_runs, undisturbed_training):
+    run, log = str(tmp_path / "run"), tmp_path / "log"
+    config = word_runs.write_config(tmp_path, run)
+    assert run_on_its_own_ray(config, log, SMALL_STORE, job="train_rater", timeout_s=200) == 0, log.read_text()
+    assert read_losses(run) == pytest.approx(read_losses(undisturbed_training, 6), abs=1e-4)
+
+
+@pytest.mark.chaos
+def test_refining_needs_no_more_than_an_object_store_of_80_mb(tmp_path, ray_session):
+    run, log = str(tmp_path / "run"), tmp_path / "log"
+    labels = prepare_labels(tmp_path, str(tmp_path / "corpus"))
+    traces = make_traces(tmp_path, labels, str(tmp_path / "traces"))
+    config = write_refine_config(tmp_path, labels, traces, run, generator={"qualities": [0.9]})
+    assert run_on_its_own_ray(config, log, SMALL_STORE, job="refine_guideline", timeout_s=200) == 0, log.read_text()
+    assert Folder(run).read_json("refinement.json")["is_replaced"]
+
+
+@pytest.mark.chaos
+def test_a_full_disk_under_rays_logs_and_spills_ends_or_ends_well_but_never_hangs(
+    tmp_path, corpus, undisturbed, small_disk
+):
     """Ray keeps logs, sockets and spilled objects in its temporary folder; the jobs keep nothing there."""
     run, log = str(tmp_path / "run"), tmp_path / "log"
     fill(small_disk, 256 << 10)
@@ -128,14 +176,14 @@ def test_a_full_disk_under_rays_logs_and_spills_ends_or_ends_well_but_never_hang
     status = run_on_its_own_ray(config, log, f"--cluster.temp_dir={small_disk}/ray")
     print(f"Ray's folder full: exit status {status} after {time.monotonic() - began:.0f} s: {log.read_text()[-500:]}")
     if status == 0:
-        check_run(run, corpus)
+        assert accepted_set(check_run(run, corpus)) == undisturbed
     else:
         assert "No space left on device" in log.read_text()
 
 
 @pytest.mark.chaos
 def test_a_job_whose_cpus_others_hold_says_so_within_a_minute_and_goes_on_when_they_are_free(
-    tmp_path, corpus, ray_session, held_cpus
+    tmp_path, corpus, undisturbed, ray_session, held_cpus
 ):
     run, log = str(tmp_path / "run"), tmp_path / "log"
     config = write_config(tmp_path, corpus, run)
@@ -148,4 +196,4 @@ def test_a_job_whose_cpus_others_hold_says_so_within_a_minute_and_goes_on_when_t
         assert "a worker needs 0.5 CPU; free now: " in log.read_text()
         held_cpus()
         assert job.wait(timeout=120) == 0, log.read_text()
-    check_run(run, corpus)
+    assert accepted_set(check_run(run, corpus)) == undisturbed

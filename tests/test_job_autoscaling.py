@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 from judgetrace.storage import Folder
 from tests.cluster_commands import ROOT
@@ -40,7 +41,16 @@ ENGINE_SHAPE = {"CPU": 4, "GPU": 1}
 """Of a node, and of an engine: no second one finds room beside it."""
 
 
-def autoscaling_config(gcs_address: str) -> dict[str, Any]:
+VERSION_2 = {
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+}
+"""The environment of a head with the second version of Ray's autoscaler, which knows nodes by an id of the cloud."""
+
+
+def autoscaling_config(gcs_address: str, version: int) -> dict[str, Any]:
+    by_version = {"launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID} if version == 2 else {}
     return {
         "cluster_name": "fake",
         "max_workers": NUM_ENGINES,
@@ -52,6 +62,7 @@ def autoscaling_config(gcs_address: str) -> dict[str, Any]:
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
             "gcs_address": gcs_address,
+            **by_version,
         },
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
@@ -71,16 +82,17 @@ def autoscaling_config(gcs_address: str) -> dict[str, Any]:
 
 
 @contextmanager
-def autoscaling_cluster() -> Iterator[LocalCluster]:
+def autoscaling_cluster(version: int) -> Iterator[LocalCluster]:
     """Start a head without CPUs whose autoscaler makes engine nodes; ends all of it."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     gcs, dashboard, client, *ports = free_ports(3 + len(PORTS))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    environment |= VERSION_2 if version == 2 else {}
     environment |= {"PATH": f"{Path(sys.executable).parent}:{environment['PATH']}", "HOME": str(folder)}
     local = LocalCluster(folder, environment, gcs, dashboard)
-    (folder / "autoscaling.json").write_text(json.dumps(autoscaling_config(f"127.0.0.1:{gcs}")))
+    (folder / "autoscaling.json").write_text(json.dumps(autoscaling_config(f"127.0.0.1:{gcs}", version)))
     options = {
         "port": gcs,
         "dashboard-port": dashboard,
@@ -158,12 +170,14 @@ def corpus(tmp_path) -> str:
     return str(tmp_path / "corpus")
 
 
-def test_a_job_starts_without_an_engine_node_scales_up_works_on_all_and_down_to_none(tmp_path, corpus):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_job_starts_without_an_engine_node_scales_up_works_on_all_and_down_to_none(tmp_path, corpus, version):
+    """The files for KubeRay and `ray up` of this Ray's version take the second autoscaler, a plain head the first."""
     run, journal = str(tmp_path / "run"), tmp_path / "journal"
     config = write_config(tmp_path, corpus, run, latency_s=0.5, journal=str(journal))
     engine = f"num_cpus = {ENGINE_SHAPE['CPU']}\nnum_gpus = {ENGINE_SHAPE['GPU']}\nmax_replicas = {NUM_ENGINES}\n"
     Path(config).write_text(Path(config).read_text().replace("num_cpus = 0.5\n", engine))
-    with autoscaling_cluster() as cluster:
+    with autoscaling_cluster(version) as cluster:
         assert num_alive(cluster) == (1, 0)
         growth = submit(cluster, config, run, journal)
         print(growth)

@@ -17,6 +17,8 @@ from tests.conftest import S3_ENVIRONMENT
 from tests.test_cluster_commands import num_alive, started_head, wait_until
 from tests.test_vllm_engine import MODEL
 
+WORKERS = ("aws-worker", "raycluster-cpu-on-demand")
+
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3000)]
 
 
@@ -39,15 +41,19 @@ def test_the_demos_study_runs_on_a_cluster_and_leaves_its_report_in_the_store(tm
 
     environment = {name: os.environ[name] for name in (*S3_ENVIRONMENT, "AWS_ENDPOINT_URL")}
     with started_head(environment, "raycluster-head") as cluster:
-        for count, worker in enumerate(("aws-worker", "raycluster-cpu-on-demand"), start=2):
+        for count, worker in enumerate(WORKERS, start=2):
             # A folder of its own, as machines have: they unpack the job's code there.
             cluster.join(worker, num_cpus=1, temp_dir=cluster.folder / f"w{count}")
             wait_until(lambda count=count: num_alive(cluster)[0] == count, 60, worker, cluster.logs)
         assert num_alive(cluster) == (3, 2)
         done = cluster.submit(runtime_env, entrypoint, timeout_s=2700)
+        fetched = [len([*cluster.folder.glob(f"cache-{worker}/**/model.safetensors")]) for worker in WORKERS]
 
     print(done.stdout[-6000:])
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+    # Each node fetched what it loaded: both of them engines, at least the base.
+    print(f"models in the nodes' caches: {fetched}")
+    assert min(fetched) >= 1
     study = Folder(f"{store}/study")
     stages = study.read_json("study.json")["stages"]
     print(json.dumps({stage["stage"]: [stage["state"], stage["seconds"]] for stage in stages}, indent=1))

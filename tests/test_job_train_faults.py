@@ -174,6 +174,16 @@ def test_a_driver_that_was_replaced_stops_without_saving(write_config, tmp_path)
 
 
 @pytest.mark.chaos
+def test_workers_that_end_without_a_word_are_said_to_want_memory_perhaps(write_config, tmp_path):
+    thread = after_first_checkpoint(str(tmp_path / "run"), lambda: kill(our_processes("RayTrainWorker")[0]))
+    with pytest.raises(UserError, match=r"max_failures 0 allows(.|\n)*ended by the system, for memory") as raised:
+        train_rater.main([write_config(tmp_path), "--training.max_steps=4000", "--workers.max_failures=0"])
+    thread.join()
+    assert "Lower training.micro_batch" in str(raised.value)
+    assert "The last checkpoint is intact" in str(raised.value)
+
+
+@pytest.mark.chaos
 def test_a_job_that_cannot_get_its_workers_says_what_it_waits_for(write_config, tmp_path, ray_session):
     import ray
 

@@ -24,6 +24,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 DEEPSPEED = Path(__file__).parents[1] / "cluster/deepspeed"
 
 
+def read_first_validation(run: str) -> dict[str, float | None]:
+    """Read what the untuned base's ratings come to, but for the last digits."""
+    (row,) = [row for row in Folder(run).read_table("metrics.parquet").to_pylist() if row["step"] == 0]
+    found = json.loads(row["validation"])
+    return {name: value if value is None else round(value, 3) for name, value in found.items()}
+
+
 def test_a_run_leaves_a_rater_with_its_card_its_metrics_and_a_manifest(undisturbed_training, capsys):
     run = Folder(undisturbed_training)
     losses = read_losses(undisturbed_training)
@@ -74,6 +81,8 @@ def test_other_zero_stages_and_one_worker_have_the_same_losses(stage, undisturbe
     changes += ["--training.activation_checkpointing"] if stage == 3 else []
     assert train_rater.main([config, *changes]) == 0
     assert read_losses(str(tmp_path / "run")) == pytest.approx(read_losses(undisturbed_training, 6), abs=1e-4)
+    # However the items are shared, all of them are rated, each once.
+    assert read_first_validation(str(tmp_path / "run")) == read_first_validation(undisturbed_training)
 
 
 def test_the_adapter_alone_can_be_what_is_left(undisturbed_training, word_runs, tmp_path):

@@ -25,6 +25,7 @@ from judgetrace.training.checkpoints import STATE
 from judgetrace.training.config import TrainRaterConfig
 from judgetrace.training.examples import weigh_labels
 from judgetrace.training.export import ExportSpec, await_export, describe_base, export_checkpoint
+from judgetrace.training.faults import TRAINING_ADVICE
 from judgetrace.training.feed import READ_CPUS, FeedSpec
 from judgetrace.training.inputs import TrainInputs, TrainPlan
 from judgetrace.training.outcome import Trained, describe_corpus, describe_data, describe_training, print_start
@@ -171,12 +172,14 @@ def _fit(config: TrainRaterConfig, spec: TrainSpec, board: Any) -> Any:
         if fault is not None:
             raise fault.to_error() from error
         kept = "The last checkpoint is intact" if has_checkpoint(run) else "No checkpoint was saved yet"
-        what = (
-            "Ray Train's controller failed"
-            if isinstance(error, ControllerError)
-            else f"training failed more often than workers.max_failures {workers.max_failures} allows; the last error"
-        )
-        raise UserError(f"{what}:\n{error}\n{kept}: when its cause is mended, run the same command again.") from error
+        ends = f"{kept}: when its cause is mended, run the same command again."
+        if isinstance(error, ControllerError):
+            raise UserError(f"Ray Train's controller failed:\n{error}\n{ends}") from error
+        raise UserError(
+            f"training failed more often than workers.max_failures {workers.max_failures} allows; the last error:\n"
+            f"{error}\nA worker that ended without a word of its own may have been ended by the system, for memory. "
+            f"{TRAINING_ADVICE}\n{ends}"
+        ) from error
 
 
 def wrap_filesystem(folder: Folder) -> Any:
