@@ -289,7 +289,7 @@ def choose(rows: list[dict[str, Any]], seeds: tuple[int, ...], per_level: int = 
 
 
 def make_candidate_writer(
-    guideline: str = GUIDELINE, given: dict[str, str] | None = None, **config: Any
+    guideline: str = GUIDELINE, given: dict[str, str] | None = None, held: tuple[str, ...] = (), **config: Any
 ) -> CandidateWriter:
     parts = cut_guideline(parse_guideline(guideline), "")
     return CandidateWriter(
@@ -302,6 +302,7 @@ def make_candidate_writer(
         candidates=CandidatesConfig(**config),
         lint=LintConfig(),
         given=given,
+        held=held,
     )
 
 
@@ -362,6 +363,15 @@ def test_guidelines_that_were_given_are_linted_like_the_others_and_cost_no_call(
     assert found["given-short"].problems[0].startswith("level_missing: 3 of 3")
     assert found["given-same"].problems == ("repeated: the same text as original",)
     assert sum(map(len, journal.rounds)) == found["instructions-0"].num_calls == 1
+
+
+def test_a_given_guideline_that_shows_an_item_it_is_scored_on_is_not_sound() -> None:
+    held = "The quick brown fox jumped over the lazy dog, and then went home to rest."
+    given = {"given-0": f"1: it is bad. 2: it is neither good nor bad. 3: it is good.\nAn example of 3: {held}"}
+    for told, problems in ((held,), ["copied"]), ((), []):
+        writer = make_candidate_writer(given=given, held=told, seeds=(0,), kinds=("instructions",))
+        candidates, _ = writer.write(choose(make_levels(9), (0,)), Journal(answer_all), embed)
+        assert [problem.partition(":")[0] for problem in candidates[1].problems] == problems
 
 
 def test_a_trace_that_several_seeds_chose_is_asked_about_once() -> None:

@@ -59,6 +59,8 @@ class CandidateTask:
     """Run folders of infer_traces."""
     given: Mapping[str, str] = field(default_factory=dict)
     """What guidelines of the user's own tell of the dimension, by candidate."""
+    held: tuple[str, ...] = ()
+    """Texts of the items that candidates are scored on: a guideline of the user's own must not hold them."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def make_writer(task: CandidateTask, sections: CandidateSections) -> CandidateWr
         candidates=sections.candidates,
         lint=sections.lint,
         given=task.given,
+        held=task.held,
     )
 
 

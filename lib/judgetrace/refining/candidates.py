@@ -102,10 +102,11 @@ class CandidateWriter:
         candidates: CandidatesConfig,
         lint: LintConfig,
         given: Mapping[str, str] | None = None,
+        held: Sequence[str] = (),
     ):
         self._parts, self._task, self._prompts, self._counter = parts, task, prompts, counter
         self._selection, self._generator, self._config, self._lint = selection, generator, candidates, lint
-        self._levels, self._given = task.scale.values, given or {}
+        self._levels, self._given, self._held = task.scale.values, given or {}, held
         settings = WriterSettings(
             generator.guideline_tokens,
             generator.thinking_tokens,
@@ -137,10 +138,10 @@ class CandidateWriter:
         return mark_repeated(candidates), pa.concat_tables([CRITIQUES.empty_table(), *tables])
 
     def _take_given(self, chosen: ChosenTraces) -> list[Candidate]:
-        """Lint what the user gave, against the items of all traces that the others are written from."""
-        items = [
-            trace.item for seed in self._config.seeds for trace in chosen.list_traces(seed, self._selection.per_level)
-        ]
+        """Lint what the user gave, against the items that it is scored on and those that others are written from."""
+        per_level = self._selection.per_level
+        traces = (trace for seed in self._config.seeds for trace in chosen.list_traces(seed, per_level))
+        items = [*self._held, *(trace.item for trace in traces)]
         return [
             Candidate(name, GIVEN, None, text, tuple(map(str, lint_text(text, self._task, items, self._lint))))
             for name, text in self._given.items()

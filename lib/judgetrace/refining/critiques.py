@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ CRITIQUES = pa.schema(
 """One row a critique and seed."""
 
 
+def join_fields(fields: str) -> str:
+    """Join all texts of an item; `fields` is the column of that name, a JSON object."""
+    return "\n".join(json.loads(fields).values())
+
+
 @dataclass(frozen=True)
 class ChosenTrace:
     """An accepted trace that was selected."""
@@ -44,7 +50,7 @@ class ChosenTrace:
     unit: UnitKey
     trace: str
     item: str
-    """The item's text, all fields of it: nothing of it may be copied."""
+    """The item's text (join_fields): nothing of it may be copied."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from judgetrace.refining.candidate_run import CandidateSections, CandidateTask, Generated, make_candidates
+from judgetrace.refining.critiques import join_fields
 from judgetrace.refining.driver_watch import DriverWatch
 from judgetrace.refining.inputs import RefineInputs
 from judgetrace.run_folder import Fence, RunFolder
@@ -22,7 +23,13 @@ def make_task(inputs: RefineInputs) -> CandidateTask:
     """Collect what is refined, and from which traces."""
     others = inputs.list_other_names()
     return CandidateTask(
-        inputs.guideline, inputs.dimension, others, inputs.scale, inputs.config.traces, given=inputs.given
+        inputs.guideline,
+        inputs.dimension,
+        others,
+        inputs.scale,
+        inputs.config.traces,
+        given=inputs.given,
+        held=tuple(join_fields(row["fields"]) for rows in inputs.items.rows.values() for row in rows),
     )
 
 

@@ -6,7 +6,6 @@ Which traces may teach at all is `judgetrace.teachable`'s to say, as it is for t
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from judgetrace.config import UserError
-from judgetrace.refining.critiques import ChosenTrace
+from judgetrace.refining.critiques import ChosenTrace, join_fields
 from judgetrace.refining.selection import SELECTED, Selection, merge_selections, pick_accepted, select_traces
 from judgetrace.scale import Scale
 from judgetrace.schema import UNIT_KEY, UnitKey, unit_key
@@ -141,7 +140,7 @@ def read_traces(file: TraceShard, wanted: frozenset[tuple[str, UnitKey]]) -> lis
     columns = [*UNIT_KEY, "outcome", "rating", "trace", "fields"]
     rows = read_columns(Folder(file.run), file.name, columns).to_pylist()
     return [
-        ChosenTrace(row["rating"], unit_key(row), row["trace"] or "", "\n".join(json.loads(row["fields"]).values()))
+        ChosenTrace(row["rating"], unit_key(row), row["trace"] or "", join_fields(row["fields"]))
         for row in rows
         if row["outcome"] == "accepted" and (row["rating"], unit_key(row)) in wanted
     ]
