@@ -16,9 +16,11 @@ What is masked, by MASK:
   ("paragraph 4", "4." at the head of a line, "reviewer #4"), nor part of another number (40, 4.5, 4th, 4%). Before a
   word that counts nothing ("4 because", "3 or 4", "4 reflects"), a dash ("4 - it is rich") or the end of a line it
   stands alone;
+- a Roman number after a word for ratings ("level IV"), and a level about which somebody is vague ("4-ish");
 - numbers spelled out, only after a word for ratings or as "a four": "one" and "two" are common words;
 - the names of levels that are words: everywhere, but single letters and words as common as "yes" and "no" only as an
-  answer (alone in quotes or bold, after a word for ratings, as a whole clause, or as in "I'd say No because").
+  answer (alone in quotes or bold, after a word for ratings, as a whole clause, or as in "I'd say No because", "I lean
+  no", "so yes, it passes", "a clear yes", "it should be Yes").
 The sentences at the end that hold a mask are the verdict and go as a whole, unless nothing else is there.
 """
 
@@ -30,7 +32,7 @@ from functools import lru_cache
 from judgetrace.scale import Scale
 
 MASK = "[removed]"
-RULES_VERSION = 4
+RULES_VERSION = 5
 """Rises when a trace would be stripped otherwise: verdicts of different rules must not mix."""
 _SPELLED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _COMMON_WORDS = frozenset({"yes", "no", "true", "false", "none", "neither", "both", "other", "maybe", "same"})
@@ -96,6 +98,16 @@ _ORDINAL_LEVEL = (
     rf"|point\s+(?:of|on|in)\s+{_SCALE}|of\s+the\s+(?:[^\W\d_]+\s+)?(?:levels|ratings|categories|tiers)\b)"
 )
 _SAID = r"(?:say(?:s|ing)?|said|conclud(?:e|es|ed|ing)|answer(?:s|ed|ing)?|vot(?:e|es|ed|ing)|decid(?:e|es|ed) on)"
+_CONCLUDING = r"(?:so|hence|thus|therefore|overall|ultimately|finally)"
+_LEANING = r"lean(?:s|ed|ing)?"
+_SHOULD_BE = r"(?:should|would|must|could|will|(?:has|ought)\s+to)\s+be(?:\s+an?)?"
+_FIRMNESS = (
+    r"(?:clear|definite|definitive|firm|strong|hard|solid|resounding|simple|straightforward|qualified|tentative|weak|soft"
+    r"|easy|confident|emphatic|overall|final|likely|probable)"
+)
+_ENDS_CLAUSE = r"(?=\s*(?:[.,;:!)]|$|(?:because|since|as|for|from|here|overall|due|given|on)\b))"
+_ROMAN = r"(?-i:II|III|IV|V|VI|VII|VIII|IX)"
+"""Not I: it is a word."""
 _SCORED = r"(?:rat(?:e|es|ed|ing|ings)|scor(?:e|es|ed|ing)|grad(?:e|es|ed|ing))"
 _STARS, _FILLED, _EMPTY = "★☆⭐🌟✩✭✮✰", "●■▮◆♥▰⬤⚫", "○□▯◇♡▱◯⚪"
 _RUN = (
@@ -171,7 +183,8 @@ def names_level(text: str, scale: Scale) -> bool:
     """Whether a stripped trace still names a level: a second look, wider than what is stripped.
 
     Here numbers spelled out count wherever no noun follows them, a level's number within four words of a word for
-    ratings counts whatever follows it, and level names that are no common words do in any form ("goodness" of "good").
+    ratings counts whatever follows it, and level names that are no common words do in any form ("goodness" of "good");
+    of common words one that ends a clause does ("yes" and "no" in stories, too).
     """
     rest = _FORMULA.sub(r"\1", text.replace(MASK, " "))
     if any(_is_level_alone(match, scale) for match in _NUMBER.finditer(rest)):
@@ -234,7 +247,11 @@ def _patterns(scale: Scale) -> tuple[re.Pattern[str], ...]:
         rf"\b{_RATING_VERB}{_BETWEEN}(?P<rating>{_ANY_NUMBER})(?![\w%]){_NOT_COUNTED}",
         rf"(?<![\w.])(?P<rating>{_ANY_NUMBER})(?:\s*-\s*|\s+){_RATING_NOUN}\b",
         rf"\ban?\s+{_DEGREE}(?P<rating>{_ANY_NUMBER})(?![\w%])(?!{_HYPHENATED})(?!{_BLANK}+{_ATTRIBUTE}\b)",
+        rf"\b{_RATING_NOUN}\s+(?P<rating>{_ROMAN})\b(?!{_BLANK}+{_NOUN})",
     ]
+    numbers = _list_numbers(scale)
+    if numbers:
+        patterns.append(rf"(?<![\w.$€£])(?P<rating>{_join(numbers)})-?ish\b(?!{_BLANK}+{_NOUN})")
     plain = [word for word in words if not is_common(word)]
     if plain:
         patterns.append(rf"(?<!\w){_join_names(plain)}(?!\w)")
@@ -242,10 +259,11 @@ def _patterns(scale: Scale) -> tuple[re.Pattern[str], ...]:
     if common:
         names = _join_names(common)
         patterns += [
-            rf"\b{_RATING_VERB}{_BETWEEN}(?P<rating>{names})(?!\w)(?!\s+[^\W\d_])",
+            rf"\b{_RATING_VERB}{_BETWEEN}(?P<rating>{names})(?![\w-])(?!\s+[^\W\d_])",
             rf"(?<!\w)[\"'“‘`*(]+(?P<rating>{names})[\"'”’`*)]+(?!\w)",
-            rf"(?:^|(?<=[.!?:;]\s))(?P<rating>{names})(?=\s*(?:[.,;!]|$))",
-            rf"\b{_SAID}\s+(?P<rating>{names})(?=\s*(?:[.,;:!]|$|(?:because|since|as|for|here|overall|due|given|on)\b))",
+            rf"(?:^|(?<=[.!?:;]\s)|\b{_CONCLUDING}[,:]?\s)(?P<rating>{names})(?=\s*(?:[.,;!]|$))",
+            rf"\b(?:{_SAID}|{_LEANING}|{_SHOULD_BE})\s+(?P<rating>{names}){_ENDS_CLAUSE}",
+            rf"\b(?:an?|my)\s+(?:{_FIRMNESS}\s+)*(?P<rating>{names}){_ENDS_CLAUSE}",
         ]
     return tuple(re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in patterns)
 
@@ -255,20 +273,30 @@ def _wider_patterns(scale: Scale) -> tuple[re.Pattern[str], ...]:
     spelled = [word for number, word in enumerate(_SPELLED) if number != 1 and scale.find_level(number) is not None]
     patterns = [_BESIDE_EXTREME, _EXTREME, _RUN, _CJK_COUNTED]
     patterns.append(rf"(?<!\ba )(?<!\banother )\b{_ORDINAL}[\s-]+(?:level|rating|category|tier|point\s+(?:of|on))\b")
-    numbers = [*map(re.escape, filter(_NUMBER.fullmatch, scale.values)), *spelled]
+    numbers = [*_list_numbers(scale), *spelled]
     if numbers:
         patterns.append(
             rf"\b{_SCORED}\b(?:[^\w.!?]+\w+){{0,3}}[^\w.!?]+{_join(numbers)}(?![\w%])(?!{_HYPHENATED})(?!\.\d)"
         )
     if spelled:
         patterns.append(rf"\b{_join(spelled)}\b{_NOT_COUNTED}")
+    if _list_numbers(scale):
+        patterns.append(rf"(?<![\w.$€£]){_join(_list_numbers(scale))}['’]?s\b(?!{_BLANK}+{_NOUN})")
     patterns += [rf"(?<!\w){_join_names([word])}" for word in _list_words(scale) if not is_common(word)]
+    answers = [word for word in _list_words(scale) if is_common(word) and len(word) > 1]
+    if answers:
+        patterns.append(rf"(?<!\w){_join_names(answers)}(?=[\"'”’*]*\s*(?:[.,;:!)]|$))")
     return tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
 
 
 def _tops(scale: Scale) -> str:
     """Match what a rating is written over: the scale's highest number, and those of usual scales."""
     return "|".join(re.escape(f"{number:g}") for number in {*scale.numbers[-1:], 5.0, 7.0, 10.0, 100.0})
+
+
+def _list_numbers(scale: Scale) -> list[str]:
+    """List the levels that are numbers, as patterns."""
+    return [re.escape(value) for value in scale.values if _NUMBER.fullmatch(value)]
 
 
 def _list_words(scale: Scale) -> list[str]:
