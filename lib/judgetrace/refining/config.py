@@ -89,8 +89,8 @@ class RefineGuidelineConfig(BaseModel):
     """Write clearer guidelines from thinking traces, and find out whether raters agree better with people by one.
 
     Reads CORPUS/items and the traces of runs of infer_traces, writes RUN/guideline.md and what led to it. Run the same
-    command again after any end: it goes on. Asked twice is at most what a killed driver had not committed yet, the
-    answers of ledger.commit_every_s.
+    command again after any end: it goes on. Asked twice is at most what was in batches that had not ended, and what a
+    killed driver had not committed yet, the answers of ledger.commit_every_s.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
