@@ -174,6 +174,15 @@ def test_a_driver_that_was_replaced_stops_without_saving(write_config, tmp_path)
 
 
 @pytest.mark.chaos
+def test_elastic_workers_that_take_every_cpu_are_still_fed(write_config, undisturbed, tmp_path, ray_session):
+    tell_of_new_nodes()
+    changes = ["--workers.num_cpus=1", "--workers.max_workers=2", "--training.max_steps=10"]
+    assert train_rater.main([write_config(tmp_path), *changes]) == 0
+    assert read_losses(str(tmp_path / "run")) == pytest.approx({n: undisturbed[n] for n in range(1, 11)}, abs=1e-4)
+    assert count_workers(list_checkpoints(str(tmp_path / "run"))[-1]) == 2
+
+
+@pytest.mark.chaos
 def test_workers_that_end_without_a_word_are_said_to_want_memory_perhaps(write_config, tmp_path):
     thread = after_first_checkpoint(str(tmp_path / "run"), lambda: kill(our_processes("RayTrainWorker")[0]))
     with pytest.raises(UserError, match=r"max_failures 0 allows(.|\n)*ended by the system, for memory") as raised:

@@ -25,6 +25,7 @@ from judgetrace.training.reading import ReadingSpec, encode_examples, read_examp
 
 READ_CPUS = 0.5
 """CPUs of a task that reads and tokenizes, as Ray counts them."""
+READS_AT_ONCE = 2
 STEP_S = 0.05
 """Between two looks of Ray Data's scheduler at what its tasks have done."""
 EXAMPLES_AT_ONCE = 100_000
@@ -50,6 +51,8 @@ class FeedSpec:
     reading: ReadingSpec
     encoding: EncodingSpec
     order: EpochOrder
+    read_cpus: float = READ_CPUS
+    """CPUs of a task that reads. 0 where workers may be added: they could take the last one, and wait for its examples."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,14 @@ def stream_stretches(spec: FeedSpec, tasks: list[StretchTask], ahead: int) -> It
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        read_rows = dataset.map_batches(read, batch_size=1, num_cpus=READ_CPUS, max_retries=MAX_RETRIES)
+        read_rows = dataset.map_batches(
+            read,
+            batch_size=1,
+            num_cpus=spec.read_cpus,
+            # What takes no CPU is held back by nothing else.
+            concurrency=None if spec.read_cpus else READS_AT_ONCE,
+            max_retries=MAX_RETRIES,
+        )
     try:
         yield from read_rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
     except Exception:

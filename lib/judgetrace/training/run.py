@@ -85,10 +85,11 @@ def check_cluster(config: TrainRaterConfig, started_here: bool) -> None:
     check_resources("train", needs_of(workers), started_here)
     have = ray.cluster_resources().get("CPU", 0.0)
     most = config.most_workers
-    wanted = most * workers.num_cpus + READ_CPUS
+    reading = READ_CPUS if workers.max_workers is None else 0.0
+    wanted = most * workers.num_cpus + reading
     if started_here and wanted > have:
         raise UserError(
-            f"{most} workers of {workers.num_cpus:g} CPU and {READ_CPUS:g} CPU to read traces are "
+            f"{most} workers of {workers.num_cpus:g} CPU and {reading:g} CPU to read traces are "
             f"{wanted:g} CPU; this machine has {have:g}\nLower workers.num_cpus (it may be a fraction) or the number "
             "of workers."
         )
@@ -97,8 +98,9 @@ def check_cluster(config: TrainRaterConfig, started_here: bool) -> None:
 def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, plan: TrainPlan, driver: int) -> Trained:
     """Train, or go on from the newest checkpoint. Raises UserError for a fault that trying again would not mend."""
     config, run = inputs.config, Folder(inputs.config.run)
+    read_cpus = READ_CPUS if config.workers.max_workers is None else 0.0
     spec = TrainSpec(
-        feed=FeedSpec(config.run, tuple(inputs.shards), inputs.reading, inputs.encoding, inputs.order),
+        feed=FeedSpec(config.run, tuple(inputs.shards), inputs.reading, inputs.encoding, inputs.order, read_cpus),
         driver=driver,
         model=config.model,
         adapter=config.adapter,
@@ -116,7 +118,7 @@ def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, p
     count = config.workers.num_workers
     needs = needs_of(config.workers)
     # Without a CPU for reading, workers would wait for their first examples for ever.
-    reading = {"CPU": READ_CPUS}
+    reading = {"CPU": read_cpus} if read_cpus else None
     wait_for_room(f"train_rater with {count} worker(s)", needs, count, config.cluster.wait_s, beside=reading)
     with watch_board(console, config, plan.num_steps, needs) as board:
         result = _fit(config, spec, board)
