@@ -52,6 +52,7 @@ SCHEMAS = json.loads(gzip.decompress(Path(__file__).with_name("kuberay_schemas.j
 """KubeRay's own, Apache-2.0; `source` says of which version, and what is left out."""
 YAML_FILES = sorted(CLUSTER.rglob("*.yaml"))
 SPECS = ray_cluster_specs()
+LOCKED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 SECRET_NAME = re.compile("key|token|secret|password|credential", re.IGNORECASE)
 SECRET_VALUE = re.compile(
     r"AKIA[0-9A-Z]{12}|\bsk-\w{8}|\bhf_\w{8}|-----BEGIN|\b[0-9a-f]{32,}\b|\b(?=[A-Za-z0-9+/]*\d)[A-Za-z0-9+/]{40,}"
@@ -119,13 +120,22 @@ def test_gpus_are_on_spot_nodes_and_all_else_is_on_none_of_them() -> None:
     assert ray_container(gpu)["resources"]["limits"]["nvidia.com/gpu"] == int(gpu["rayStartParams"]["num-gpus"])
 
 
+def test_what_submits_a_job_and_what_scales_are_nobody_too() -> None:
+    submitter = read_yaml("kuberay/rayjob.yaml")["spec"]["submitterPodTemplate"]["spec"]
+    assert submitter["securityContext"]["runAsNonRoot"]
+    assert submitter["securityContext"]["runAsUser"] == 1000
+    assert [container["securityContext"] for container in submitter["containers"]] == [LOCKED]
+    # The autoscaler is a container of the head's pod.
+    assert SPECS["raycluster"]["autoscalerOptions"]["securityContext"] == LOCKED
+
+
 @pytest.mark.parametrize("group", groups(SPECS["raycluster"]), ids=lambda group: group.get("groupName", "head"))
 def test_a_pod_is_probed_bounded_and_nobody(group: Any) -> None:
     pod, container = group["template"]["spec"], ray_container(group)
     assert pod["restartPolicy"] == "Never", "the autoscaler of version 2 replaces pods itself"
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["runAsUser"] == 1000
-    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert container["securityContext"] == LOCKED
     assert set(container["resources"]["requests"]) >= {"cpu", "memory", "ephemeral-storage"}
     assert container["resources"]["requests"] == container["resources"]["limits"]
     for probe in ("readinessProbe", "livenessProbe"):

@@ -20,6 +20,7 @@ from judgetrace.reporting.cost_section import Spent, make_cost
 from judgetrace.reporting.discovery import fill_from_study, find_runs
 from judgetrace.reporting.embedding import CHUNK_RECORDS, encode, pack_records
 from judgetrace.reporting.page import Page, write_page, write_policy
+from judgetrace.reporting.report import describe_browser
 from judgetrace.reporting.run_reading import read_refinement_spent
 from judgetrace.reporting.trace_reading import list_trace_files, read_records, select_items
 from judgetrace.reporting.trace_records import find_noise, list_noisy, make_records
@@ -126,6 +127,24 @@ def test_a_sample_is_seeded_takes_whole_items_and_keeps_to_its_limit(tmp_path: P
         assert all(items.count(item) == 2 for item in items)
         samples.append(found.keys)
     assert samples[0] == samples[1] != samples[2]
+
+
+@pytest.mark.parametrize(
+    ("max_items", "max_megabytes", "says"),
+    [
+        (1000, 20.0, "All 600 units; in a mixed order."),
+        (50, 20.0, r"A sample: \d\d of 600 units; drawn by item with seed 0 \(browser.max_items = 50\)."),
+        (1000, 1e-6, r"A sample: \d+ of 600 units; drawn by item with seed 0 \(browser.max_megabytes = 1e-06\)."),
+    ],
+)
+def test_a_page_that_holds_a_sample_says_of_how_many_it_is(tmp_path: Path, max_items, max_megabytes, says) -> None:
+    files = list_trace_files([("run", write_run(tmp_path / "run", 600))])
+    selection = select_items(files, max_items, 0)
+    found = read_records(files, selection, {}, 100)
+    browser = {"max_items": max_items, "max_megabytes": max_megabytes}
+    config = RenderReportConfig.model_validate({"output": "r.html", "traces": ["run"], "browser": browser})
+    packed = pack_records(found, set(), max_megabytes)
+    assert re.match(says, describe_browser(packed, found, selection.num_units, config))
 
 
 def test_chunks_and_index_hold_all_records_in_one_order(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class FeedSpec:
     encoding: EncodingSpec
     order: EpochOrder
     read_cpus: float = READ_CPUS
-    """CPUs of a task that reads. 0 where workers may be added: they could take the last one, and wait for its examples."""
+    """CPUs of a task that reads. 0 where workers may be added: they could take the last, and wait for its examples."""
 
 
 @dataclass(frozen=True)
