@@ -54,7 +54,7 @@ class Doubler:
         if kind == "blocks":
             self.loop.call_soon_threadsafe(time.sleep, 600)
             time.sleep(600)
-        raise EngineDeadError("the engine is gone")
+        raise EngineDeadError("the engine is gone", from_outside=kind == "ended")
 
     def refuse(self, batch: list[int], reason: str) -> list[str]:
         return [f"{number}: {reason}" for number in batch]
@@ -99,9 +99,9 @@ def test_an_engine_that_dies_is_replaced_and_its_batches_are_done_again(tmp_path
     assert {batch: result for batch, (_, result) in found.items()} == {n: 2 * n for n in range(1, 20)}
 
 
-def test_a_batch_that_kills_every_engine_ends_the_stage_by_the_name_of_its_pool(ray_session):
+def test_engines_that_are_ended_again_and_again_end_the_stage_by_the_name_of_its_pool(ray_session):
     with make_pool(max_deaths=2) as pool, pytest.raises(UserError, match="raters: engines died 3 times over one batch"):
-        list(pool.run([("dies", "")]))
+        list(pool.run([("ended", "")]))
 
 
 @pytest.mark.parametrize(("killer", "deaths", "reason"), [(-1, 2, "the engine is gone"), (-2, 4, "actor died")])
