@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
 from judgetrace.storage import Folder
 from tests.cluster_commands import ROOT
@@ -49,8 +49,15 @@ VERSION_2 = {
 """The environment of a head with the second version of Ray's autoscaler, which knows nodes by an id of the cloud."""
 
 
+OWN_PROVIDER = {
+    "type": "external",
+    "module": f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}",
+}
+"""The same provider by another name: of its own the second version reads defaults, which Ray's package lacks."""
+
+
 def autoscaling_config(gcs_address: str, version: int) -> dict[str, Any]:
-    by_version = {"launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID} if version == 2 else {}
+    by_version = {"launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID} | OWN_PROVIDER if version == 2 else {}
     return {
         "cluster_name": "fake",
         "max_workers": NUM_ENGINES,

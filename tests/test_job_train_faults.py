@@ -101,7 +101,8 @@ def test_a_killed_driver_is_followed_by_one_that_goes_on_from_the_newest_checkpo
     assert Folder(str(tmp_path / "run")).exists("drivers/driver-00001.json")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_job_with_status_3_and_the_same_command_goes_on(
     write_config, undisturbed, tmp_path, ray_session, number
 ):
@@ -119,6 +120,7 @@ def test_a_signal_ends_the_job_with_status_3_and_the_same_command_goes_on(
     assert read_losses(str(tmp_path / "run")) == pytest.approx(undisturbed, abs=1e-4)
 
 
+@pytest.mark.chaos
 def test_a_lost_node_leaves_the_others_to_go_on(write_config, undisturbed, tmp_path, ray_cluster, monkeypatch):
     # After the loss Ray Train waits so long for the node that is gone, by default a minute.
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
@@ -162,6 +164,7 @@ def test_a_lost_node_leaves_the_others_to_go_on(write_config, undisturbed, tmp_p
     assert read_losses(str(tmp_path / "run")) == pytest.approx(undisturbed, abs=1e-4)
 
 
+@pytest.mark.chaos
 def test_a_driver_that_was_replaced_stops_without_saving(write_config, tmp_path):
     from judgetrace.run_folder import RunFolder
 

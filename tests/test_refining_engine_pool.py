@@ -105,7 +105,7 @@ def test_engines_that_are_ended_again_and_again_end_the_stage_by_the_name_of_its
 
 
 @pytest.mark.parametrize(("killer", "deaths", "reason"), [(-1, 2, "the engine is gone"), (-2, 4, "actor died")])
-@pytest.mark.parametrize("max_replicas", [1, 2])
+@pytest.mark.parametrize("max_replicas", [1, pytest.param(2, marks=pytest.mark.chaos)])
 def test_what_kills_engines_is_found_and_refused_and_all_else_is_done(
     tmp_path, ray_session, killer, deaths, reason, max_replicas
 ):
