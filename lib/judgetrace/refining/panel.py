@@ -23,7 +23,7 @@ from judgetrace.refining.part_log import PartLog, PendingRows
 from judgetrace.refining.pool_results import gather_results
 from judgetrace.refining.rater_worker import RatedBatch, RatingBatch
 from judgetrace.scale import Scale
-from judgetrace.schema import UNIT_KEY
+from judgetrace.schema import unit_key
 from judgetrace.suspects import KILLED_TWICE
 
 MIN_ANSWERED = 10
@@ -86,16 +86,16 @@ class RaterPanel:
     def _spare_engines(self, rater: Rater, wanted: Sequence[tuple[Shown, Sequence[Mapping[str, Any]]]]) -> None:
         """Record an item that killed a rater's engines by one guideline as quarantined by the others, unasked."""
         killers = {
-            _find_unit(known): known
+            unit_key(known): known
             for known in self._log.rows
             if known["rater"] == rater.fingerprint and KILLED_TWICE in (known["error"] or "")
         }
         no_tokens = {"prompt_tokens": 0, "output_tokens": 0}
         spared = [
-            {**killers[_find_unit(row)], "text": shown.text, **no_tokens}
+            {**killers[unit_key(row)], "text": shown.text, **no_tokens}
             for shown, rows in wanted
             for row in (rows if killers else ())
-            if _find_unit(row) in killers and self._log.lacks(*_make_key(shown, rater, row))
+            if unit_key(row) in killers and self._log.lacks(*_make_key(shown, rater, row))
         ]
         if spared:
             self._pending.add(spared)
@@ -164,8 +164,8 @@ class RaterPanel:
 
     def list_texts(self, rows: Sequence[Mapping[str, Any]]) -> set[str]:
         """List the fingerprints of all guidelines under which some of these items have been asked about, ever."""
-        units = {_find_unit(row) for row in rows}
-        return {known["text"] for known in self._log.rows if _find_unit(known) in units}
+        units = {unit_key(row) for row in rows}
+        return {known["text"] for known in self._log.rows if unit_key(known) in units}
 
     def read_numbers(self, shown: Shown, rows: Sequence[Mapping[str, Any]], as_levels: bool = False) -> np.ndarray:
         """Read the ratings [R, N] of items in the scale's numbers; NaN where a rater gave none.
@@ -187,11 +187,7 @@ class RaterPanel:
 
 
 def _make_key(shown: Shown, rater: Rater, row: Mapping[str, Any]) -> tuple[str, ...]:
-    return (shown.text, rater.fingerprint, *_find_unit(row))
-
-
-def _find_unit(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(row[name] for name in UNIT_KEY)
+    return (shown.text, rater.fingerprint, *unit_key(row))
 
 
 def _sum_draws(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,11 @@ def weigh_examples(config: TrainRaterConfig, survey: ExampleSurvey) -> tuple[flo
     return tuple(total / count if count else 1.0 for total, count in zip(sums, counts, strict=True))
 
 
+def choose_read_cpus(config: TrainRaterConfig) -> float:
+    """Choose the CPUs of a task that reads; 0 where elastic workers could take what it waits for."""
+    return READ_CPUS if config.workers.max_workers is None else 0.0
+
+
 def check_cluster(config: TrainRaterConfig, started_here: bool) -> None:
     """Check that a node can hold a worker, and that a Ray that can't grow has room for all and for reading."""
     import ray
@@ -85,7 +90,7 @@ def check_cluster(config: TrainRaterConfig, started_here: bool) -> None:
     check_resources("train", needs_of(workers), started_here)
     have = ray.cluster_resources().get("CPU", 0.0)
     most = config.most_workers
-    reading = READ_CPUS if workers.max_workers is None else 0.0
+    reading = choose_read_cpus(config)
     wanted = most * workers.num_cpus + reading
     if started_here and wanted > have:
         raise UserError(
@@ -98,7 +103,7 @@ def check_cluster(config: TrainRaterConfig, started_here: bool) -> None:
 def run_training(console: Console, inputs: TrainInputs, survey: ExampleSurvey, plan: TrainPlan, driver: int) -> Trained:
     """Train, or go on from the newest checkpoint. Raises UserError for a fault that trying again would not mend."""
     config, run = inputs.config, Folder(inputs.config.run)
-    read_cpus = READ_CPUS if config.workers.max_workers is None else 0.0
+    read_cpus = choose_read_cpus(config)
     spec = TrainSpec(
         feed=FeedSpec(config.run, tuple(inputs.shards), inputs.reading, inputs.encoding, inputs.order, read_cpus),
         driver=driver,
