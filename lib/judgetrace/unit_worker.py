@@ -65,6 +65,8 @@ ANSWER_WITHIN_S = 10.0
 """A report without an answer by then has failed: a driver whose node is frozen must not hold up the commits."""
 MAX_PENDING_ROWS = 5000
 COMMIT_TRIES = 3
+TELL_AFTER_S = 0.02
+"""How long draws of watched shards wait for others that the same report may tell of: hundreds may begin in a second."""
 ASKED_AT_ONCE = 128
 QUEUED_SHARE = 8
 """One draw in so many waits in the engine's own queue, so that a slot that falls free is filled in the same step."""
@@ -154,6 +156,9 @@ class UnitWorker:
         """Of watched shards (shard_deaths.py): the driver hears of their draws before they begin."""
         self._num_telling = 0
         """Draws that wait for the driver to hear of them: of these the engine knows nothing yet, or nothing more."""
+        self._telling = asyncio.Lock()
+        self._num_changes = self._num_told = 0
+        """Of the watched draws in flight; how many of them the driver has heard of."""
         self._draining = self._leaving = False
         self._commit_every_s = spec.commit_every_s
         self._num_calls = 0
@@ -415,9 +420,17 @@ class UnitWorker:
                 await self._tell_flights()
 
     async def _tell_flights(self) -> None:
+        """Tell the driver which watched draws are in flight; one report tells of all that changed before it."""
+        self._num_changes += 1
         self._num_telling += 1
+        change = self._num_changes
         try:
-            await self._report_last()
+            async with self._telling:
+                if self._num_told < change:
+                    await asyncio.sleep(TELL_AFTER_S)
+                    told = self._num_changes
+                    await self._report_last()
+                    self._num_told = told
         finally:
             self._num_telling -= 1
 
