@@ -100,5 +100,9 @@ def write_training_run(run: Folder, steps: int = 20) -> None:
         share = step / steps
         figures = {"expected_tau": share / 2, "expected_qwk": share / 3, "expected_mse": 2 - share}
         validation = json.dumps(figures) if step % 5 == 0 else None
-        rows.append({"step": step, "loss": 3 - 2 * share, "seconds": 1.5, "validation": validation})
+        # Before the first step the base is only validated.
+        tokens = 100 if step else None
+        rows.append(
+            {"step": step, "loss": 3 - 2 * share, "num_tokens": tokens, "seconds": 1.5, "validation": validation}
+        )
     run.write_atomic("metrics.parquet", encode_parquet(pa.Table.from_pylist(rows, METRICS)))

@@ -44,7 +44,7 @@ class LocalPool:
             if should_stop():
                 return
             time.sleep(self.seconds)
-            yield batch, self.worker.work(batch)
+            yield from ((batch[place], done) for place, done in self.worker.work(batch))
 
 
 def make_caller(folder: Path, pool: Any, commit_every_s: float, limits: LimitsConfig | None = None) -> Caller:

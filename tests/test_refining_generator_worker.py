@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from judgetrace.endpoint_config import EndpointConfig
 from judgetrace.engine import EngineConfig, EngineDeadError, ModelConfig
 from judgetrace.refining.calls import Call
 from judgetrace.refining.candidate_config import GeneratorConfig
-from judgetrace.refining.generator_worker import GeneratorWorker, split_calls
+from judgetrace.refining.generator_worker import GeneratorWorker
 from tests.loopback import Reply, chat_answer, error_answer
 from tests.test_endpoint_engine import asked_of, serving
 
@@ -23,21 +25,35 @@ def make_worker(**script: object) -> GeneratorWorker:
     return GeneratorWorker(GeneratorConfig(model=ModelConfig(path="none"), engine=engine))
 
 
-def test_calls_are_answered_in_their_order_and_one_that_does_not_fit_is_quarantined() -> None:
-    long = ("long", Call("rubric", (("user", "word " * 20_000),), 0, 50))
-    found = make_worker(latency_s=0.01).work([*CALLS[:2], long, *CALLS[2:]])
+def answer(worker: GeneratorWorker, calls: Sequence[tuple[str, Call]]) -> list[dict[str, Any]]:
+    """Answer calls; returns their rows in their order, each of which came once."""
+    pairs = list(worker.work(calls))
+    found = {place: done.row for place, done in pairs}
+    assert len(pairs) == len(calls)
+    return [found[place] for place in range(len(calls))]
 
-    assert [row["call_id"] for row in found.rows] == ["call-0", "call-1", "long", *(key for key, _ in CALLS[2:])]
-    assert [row["outcome"] for row in found.rows].count("answered") == 8
-    assert found.rows[2]["outcome"] == "quarantined"
-    assert found.engine_s > 0
+
+def test_calls_are_answered_and_one_that_does_not_fit_is_quarantined() -> None:
+    long = ("long", Call("rubric", (("user", "word " * 20_000),), 0, 50))
+    rows = answer(make_worker(latency_s=0.01), [*CALLS[:2], long, *CALLS[2:]])
+
+    assert [row["call_id"] for row in rows] == ["call-0", "call-1", "long", *(key for key, _ in CALLS[2:])]
+    assert [row["outcome"] for row in rows].count("answered") == 8
+    assert rows[2]["outcome"] == "quarantined"
+
+
+def test_answers_come_as_they_end_and_say_how_long_the_engine_has_been_busy() -> None:
+    worker = make_worker(latency_s=0.2)
+    before = time.monotonic()
+    places, seconds = zip(*((place, done.engine_s) for place, done in worker.work(CALLS)), strict=True)
+
+    assert sorted(places) == list(range(8))
+    assert 0 < seconds[-1] <= time.monotonic() - before
 
 
 def test_a_call_that_kills_engines_is_quarantined_with_the_reason() -> None:
-    batches = split_calls(CALLS[:3])
-    assert [list(batch) for batch in batches] == [[pair] for pair in CALLS[:3]]
-    (row,) = make_worker().refuse(batches[1], "killed the engine twice: it is gone").rows
-    (asked,) = make_worker().work(batches[1]).rows
+    row = make_worker().refuse(CALLS[1], "killed the engine twice: it is gone").row
+    (asked,) = answer(make_worker(), CALLS[1:2])
 
     assert row.keys() == asked.keys()
     told = {"outcome": "quarantined", "text": None, "error": "killed the engine twice: it is gone", "output_tokens": 0}
@@ -49,12 +65,12 @@ def test_an_engine_that_is_alive_and_silent_is_given_up_by_all_batches_in_flight
     time.sleep(1.5)  # until its first signs of life have been seen
     began = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
-        failures = [pool.submit(worker.work, batch).exception() for batch in (CALLS[:4], CALLS[4:])]
+        failures = [pool.submit(answer, worker, batch).exception() for batch in (CALLS[:4], CALLS[4:])]
 
     assert [type(failure) for failure in failures] == [EngineDeadError, EngineDeadError]
     assert 4 < time.monotonic() - began < 20
     with pytest.raises(EngineDeadError, match="no sign of life for"):
-        worker.work(CALLS)
+        answer(worker, CALLS)
 
 
 def make_endpoint_worker(server, **config: object) -> GeneratorWorker:
@@ -65,7 +81,7 @@ def make_endpoint_worker(server, **config: object) -> GeneratorWorker:
 def test_an_endpoints_thinking_is_kept_apart_and_its_own_count_of_tokens_counts() -> None:
     with serving(lambda n, asked: Reply(chat_answer("It is so.", reasoning_content="Hm."))) as server:
         worker = make_endpoint_worker(server, thinking="parser")
-        (row,) = worker.work(CALLS[:1]).rows
+        (row,) = answer(worker, CALLS[:1])
         (body,) = asked_of(server)
         worker.close()
 
@@ -75,14 +91,14 @@ def test_an_endpoints_thinking_is_kept_apart_and_its_own_count_of_tokens_counts(
 
 
 def test_an_endpoint_that_fails_fails_the_call_and_one_that_refuses_a_prompt_quarantines_it() -> None:
-    def answer(n, asked):
+    def reply(n, asked):
         if "case 1" in asked.body["messages"][-1]["content"]:
             return error_answer(400, "too long", code="context_length_exceeded")
         return error_answer(500, "broken")
 
-    with serving(answer) as server:
+    with serving(reply) as server:
         worker = make_endpoint_worker(server)
-        rows = worker.work(CALLS[:2]).rows
+        rows = answer(worker, CALLS[:2])
         worker.close()
 
     assert [row["outcome"] for row in rows] == ["failed", "quarantined"]
@@ -95,7 +111,7 @@ def test_a_server_of_vllms_goes_on_from_the_opened_tag() -> None:
     answered["usage"] = {"prompt_tokens": 5, "completion_tokens": 4}
     with serving(lambda n, asked: Reply(answered)) as server:
         worker = make_endpoint_worker(server, dialect="vllm", open_tag=True)
-        (row,) = worker.work([("r", call)]).rows
+        (row,) = answer(worker, [("r", call)])
         (body,) = asked_of(server)
         worker.close()
 

@@ -56,7 +56,7 @@ class LocalPool:
         for batch in batches:
             if should_stop():
                 return
-            yield batch, self.worker.work(batch)
+            yield from ((batch[place], done) for place, done in self.worker.work(batch))
 
 
 def make_panel(folder: Path, limits: LimitsConfig | None = None, prices: Any = None, **script: object) -> RaterPanel:
@@ -103,9 +103,11 @@ class SparingPool(LocalPool):
     def run(
         self, batches: Iterable[Any], should_stop: Callable[[], bool] = lambda: False, drain_s: float = 0.0
     ) -> Iterator[tuple[Any, Any]]:
-        for one in (one for batch in batches for one in batch.split()):
-            kills = one.rows[0] is ITEMS[0]
-            yield one, self.worker.refuse(one, f"{KILLED_TWICE}: gone") if kills else self.worker.work(one)
+        for call in (call for batch in batches for call in batch):
+            if call.row is ITEMS[0]:
+                yield call, self.worker.refuse(call, f"{KILLED_TWICE}: gone")
+            else:
+                yield from ((call, done) for _, done in self.worker.work([call]))
 
 
 def test_an_item_that_killed_a_raters_engines_is_not_asked_about_by_another_guideline(tmp_path) -> None:
@@ -213,7 +215,7 @@ def test_the_error_of_one_pool_ends_the_others_and_is_raised() -> None:
 def test_a_wish_to_stop_ends_all_pools() -> None:
     endless = EndlessPool()
     found = []
-    for number, batch, result in gather_results([(endless, ["y"])], lambda: len(found) > 3, 1.0):
-        found.append((number, batch, result))
+    for number, item, row in gather_results([(endless, ["y"])], lambda: len(found) > 3, 1.0):
+        found.append((number, item, row))
     assert endless.ended
     assert set(found) == {(0, "again", 2)}

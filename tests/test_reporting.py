@@ -21,7 +21,7 @@ from judgetrace.reporting.discovery import fill_from_study, find_runs
 from judgetrace.reporting.embedding import CHUNK_RECORDS, encode, pack_records
 from judgetrace.reporting.page import Page, write_page, write_policy
 from judgetrace.reporting.report import describe_browser
-from judgetrace.reporting.run_reading import read_refinement_spent
+from judgetrace.reporting.run_reading import read_refinement_spent, read_training_run
 from judgetrace.reporting.trace_reading import list_trace_files, read_records, select_items
 from judgetrace.reporting.trace_records import find_noise, list_noisy, make_records
 from judgetrace.reporting.traces_section import NoisyUnit, make_noise
@@ -29,7 +29,7 @@ from judgetrace.run_folder import name_runs
 from judgetrace.scale import ScaleConfig
 from judgetrace.storage import Folder
 from judgetrace.study.sections import write_toml
-from tests.report_runs import LEVELS, make_row, make_table, write_trace_run
+from tests.report_runs import LEVELS, make_row, make_table, write_trace_run, write_training_run
 
 FIVE = ScaleConfig(values=tuple(LEVELS))
 
@@ -112,6 +112,20 @@ def test_costs_add_up_over_runs_as_far_as_they_are_known() -> None:
     (alone, *_) = make_cost(runs[:1], "EUR").blocks
     assert isinstance(alone, Table)
     assert len(alone.rows) == 1
+
+
+def test_the_cost_of_training_is_in_tokens_of_all_steps_as_often_as_they_were_seen(tmp_path: Path) -> None:
+    url = str(tmp_path / "rater")
+    write_training_run(Folder(url), steps=20)
+    _, spent = read_training_run("rater", url)
+    assert spent.trained_tokens == 20 * 100
+    (table, *_) = make_cost([Spent("a", "infer_traces", 10, 5), spent], "").blocks
+    assert isinstance(table, Table)
+    place = table.columns.index("tokens trained on")
+    assert [row[place].text for row in table.cells()] == ["\u2013", "2,000", "2,000"]
+    (without, *_) = make_cost([Spent("a", "infer_traces", 10, 5)], "").blocks
+    assert isinstance(without, Table)
+    assert "tokens trained on" not in without.columns
 
 
 def test_a_sample_is_seeded_takes_whole_items_and_keeps_to_its_limit(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import as_completed
 from typing import Any, TypeVar
 
 from judgetrace.endpoint_config import EndpointConfig
@@ -37,6 +38,26 @@ def start_loop() -> asyncio.AbstractEventLoop:
 def run_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine on another thread's loop; returns its result."""
     return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+
+def run_each_on(
+    loop: asyncio.AbstractEventLoop, works: Sequence[Coroutine[Any, Any, Result]]
+) -> Iterator[tuple[int, Result]]:
+    """Run coroutines at once on another thread's loop; yields (place, result) as they end.
+
+    An error ends the others, and is raised once the results of those that had ended by then are out.
+    """
+    left = {asyncio.run_coroutine_threadsafe(work, loop): place for place, work in enumerate(works)}
+    try:
+        for future in as_completed(list(left)):
+            if future.exception() is not None:
+                ended = [other for other in left if other.done() and other.exception() is None]
+                yield from [(left.pop(other), other.result()) for other in ended]
+            place = left.pop(future)
+            yield place, future.result()
+    finally:
+        for future in left:
+            future.cancel()
 
 
 def load_thinking_engine(

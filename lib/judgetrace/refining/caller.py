@@ -61,10 +61,10 @@ class Caller:
         batches = [missing[start : start + size] for start in range(0, len(missing), size)]
         self._pool.warm_up()
         try:
-            for _, _, result in gather_results([(self._pool, batches)], self._look, self._drain_s):
-                self._watch.note(self._pool.name, result.rows)
-                self._watch.note_engine(self._pool.name, result.worker, result.engine_s)
-                self._pending.add(result.rows)
+            for _, _, done in gather_results([(self._pool, batches)], self._look, self._drain_s):
+                self._watch.note(self._pool.name, [done.row])
+                self._watch.note_engine(self._pool.name, done.worker, done.engine_s)
+                self._pending.add([done.row])
         finally:
             self._pending.commit()
         self._watch.check()

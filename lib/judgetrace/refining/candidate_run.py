@@ -25,7 +25,7 @@ from judgetrace.refining.candidates import Candidate, CandidateWriter, cut_guide
 from judgetrace.refining.driver_watch import DriverWatch
 from judgetrace.refining.embeddings import EMBEDDING_KEY, EMBEDDINGS, embed_texts
 from judgetrace.refining.engine_pool import EnginePool
-from judgetrace.refining.generator_worker import GeneratorWorker, split_calls
+from judgetrace.refining.generator_worker import GeneratorWorker
 from judgetrace.refining.lint import LintConfig, LintTask
 from judgetrace.refining.part_log import PartLog, Row
 from judgetrace.refining.refine_prompts import RefinePrompts, load_templates
@@ -148,7 +148,7 @@ def make_candidates(
         watch.note_embedded(EMBEDDER, rows)
         watch.check()
 
-    with EnginePool(GENERATOR, GeneratorWorker, (resolved,), generator.engine, wait_s, split=split_calls) as pool:
+    with EnginePool(GENERATOR, GeneratorWorker, (resolved,), generator.engine, wait_s) as pool:
         caller = Caller(pool, calls, watch, contract, commit_every_s=commit_every_s, drain_s=drain_s)
         embed = partial(embed_texts, config=sections.embedding, log=vectors, note=note_embedded, wait_s=wait_s)
         return Generated(*writer.write(chosen, caller.ask, embed), supply)

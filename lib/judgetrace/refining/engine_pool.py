@@ -1,7 +1,7 @@
-"""A pool of engines that stay up over many stages: batches in, results out as they come.
+"""A pool of engines that stay up over many stages: batches of items in, their rows out as they come.
 
 Each engine lives in a Ray actor of its own, made from a plain class that needs no Ray. A large model is so loaded once,
-not anew for every stage. Knows nothing of what a batch is.
+not anew for every stage. Knows nothing of what an item is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,17 @@ START_TRIES = 3
 CLOSE_S = 20.0
 NOTICE_S = 55.0
 
-Batch = TypeVar("Batch")
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class DoneRow:
+    """A row that a worker has made."""
+
+    row: dict[str, Any]
+    worker: str
+    engine_s: float
+    """How long its engine has been busy since its start."""
 
 
 class Worker(Protocol):
@@ -40,11 +50,14 @@ class Worker(Protocol):
     loop: asyncio.AbstractEventLoop
     """Where the engine lives; where it stands still for engine.silent_s, the process is ended."""
 
-    def work(self, batch: Any) -> Any:
-        """Do a batch. Raises EngineDeadError where the engine is gone: the batch is done again by another."""
+    def work(self, items: Sequence[Any]) -> Iterator[tuple[int, DoneRow]]:
+        """Do a batch; yields (place, row) as items end.
 
-    def refuse(self, batch: Any, reason: str) -> Any:
-        """Make the result of a batch of one that can't be asked, since it kills engines."""
+        Raises EngineDeadError where the engine is gone: what has not ended is done again by another.
+        """
+
+    def refuse(self, item: Any, reason: str) -> DoneRow:
+        """Make the row of an item that can't be asked, since it kills engines."""
 
     def close(self) -> None:
         """End the engine."""
@@ -76,13 +89,12 @@ class WorkerActor:
         self._worker = self._make_worker(*self._arguments)
         guard_loop(self._worker.loop, self._silent_s)
 
-    def work(self, batch: Any) -> Any:
-        """Do a batch."""
-        return self._worker.work(batch)
-
-    def refuse(self, batch: Any, reason: str) -> Any:
-        """Make the result of a batch that can't be asked."""
-        return self._worker.refuse(batch, reason)
+    def work(self, items: Sequence[Any], refused: str | None) -> Iterator[tuple[int, DoneRow]]:
+        """Do a batch, or refuse its items; yields (place, row) as they end."""
+        if refused is None:
+            yield from self._worker.work(items)
+        else:
+            yield from ((place, self._worker.refuse(item, refused)) for place, item in enumerate(items))
 
     def close(self) -> None:
         """End the engine."""
@@ -104,11 +116,8 @@ class EnginePool:
         arguments: tuple[Any, ...],
         engine: EngineConfig,
         wait_s: float,
-        *,
-        split: Callable[[Any], Sequence[Any]] = lambda batch: [batch],
     ):
-        """`split` makes batches of one each out of a batch: to find what kills engines."""
-        self.name, self.split, self._engine, self._wait_s = name, split, engine, wait_s
+        self.name, self._engine, self._wait_s = name, engine, wait_s
         self._making = (make_worker, arguments, engine.silent_s)
         self._members: list[_Member] = []
         self._deaths_at_start = 0
@@ -143,19 +152,19 @@ class EnginePool:
         """Batches in flight in one engine."""
         return self._engine.shards_at_once or BATCHES_AT_ONCE
 
-    def choose_batch_size(self, num_rows: int) -> int:
-        """Choose how many rows a batch takes: engines' slots stay full, and all engines get some."""
-        shared = num_rows // (self._engine.max_replicas * self.batches_at_once)
+    def choose_batch_size(self, num_items: int) -> int:
+        """Choose how many items a batch takes: engines' slots stay full, and all engines get some."""
+        shared = num_items // (self._engine.max_replicas * self.batches_at_once)
         return max(1, min(2 * self._engine.slots // self.batches_at_once, shared))
 
     def run(
-        self, batches: Iterable[Batch], should_stop: Callable[[], bool] = lambda: False, drain_s: float = 20.0
-    ) -> Iterator[tuple[Batch, Any]]:
-        """Have batches done; yields each with its result, as they end. One stage at a time.
+        self, batches: Iterable[Sequence[Item]], should_stop: Callable[[], bool] = lambda: False, drain_s: float = 20.0
+    ) -> Iterator[tuple[Item, DoneRow]]:
+        """Have batches done; yields each item with its row, as they end. One stage at a time.
 
         `should_stop` is asked every second. Once it says so, no further batch is begun, those in flight have `drain_s`
-        seconds to end, and the rest is left undone. An engine that dies is replaced, and its batches are done again,
-        whole or in parts; what kills engines alone gets the result that Worker.refuse makes (batch_queue.py).
+        seconds to end, and the rest is left undone. An engine that dies is replaced, and what had not ended is done
+        again; what kills engines alone gets the row that Worker.refuse makes (batch_queue.py).
         Raises UserError where no engine can start, where resources don't come in time, and for a batch that too many
         engines died over; any other error of a worker as it is.
         """
@@ -246,27 +255,28 @@ class EnginePool:
             ) from error
 
 
-class _Stage(Generic[Batch]):
+class _Stage(Generic[Item]):
     """One call of EnginePool.run."""
 
     def __init__(
         self,
         pool: EnginePool,
-        batches: Iterator[Batch],
+        batches: Iterator[Sequence[Item]],
         should_stop: Callable[[], bool],
         drain_s: float,
         watch: StageWatch,
     ):
         self._pool, self._should_stop, self._drain_s, self._watch = pool, should_stop, drain_s, watch
-        self._queue = BatchQueue(batches, pool.split)
-        self._in_flight: dict[Any, tuple[_Member, Job[Batch]]] = {}
+        self._queue = BatchQueue(batches)
+        self._in_flight: dict[Any, tuple[_Member, Job[Item]]] = {}
+        """By the stream of their rows."""
         self._reserved: _Member | None = None
         """The engine that is kept for batches that must be alone."""
         self._stopped_at: float | None = None
         self._moved_at = time.monotonic()
 
-    def run(self) -> Iterator[tuple[Batch, Any]]:
-        """Hand out batches and take their results until none is left, or the stage is to stop."""
+    def run(self) -> Iterator[tuple[Item, DoneRow]]:
+        """Hand out batches and take rows until none is left, or the stage is to stop."""
         import ray
 
         while not self._is_over():
@@ -276,7 +286,7 @@ class _Stage(Generic[Batch]):
             for call in ended:
                 self._moved_at = time.monotonic()
                 if call in self._in_flight:
-                    yield from self._finish(call)
+                    yield from self._take_row(call)
                 else:
                     self._pool.note_started(self._pool.list_starting()[call])
             self._check_waiting()
@@ -314,35 +324,46 @@ class _Stage(Generic[Batch]):
         else:
             self._reserved = None
 
-    def _begin(self, member: _Member, job: Job[Batch]) -> None:
-        actor, death = member.actor, job.convicted_by
-        if death is None:
-            call = actor.work.remote(job.batch)
-        else:
-            call = actor.refuse.remote(job.batch, f"{KILLED_TWICE}: {death}"[:500])
+    def _begin(self, member: _Member, job: Job[Item]) -> None:
+        refused = None if job.convicted_by is None else f"{KILLED_TWICE}: {job.convicted_by}"[:500]
+        call = member.actor.work.options(num_returns="streaming").remote(list(job.items.values()), refused)
         member.num_jobs += 1
         self._in_flight[call] = (member, job)
         self._pool.grow()
 
-    def _finish(self, call: Any) -> Iterator[tuple[Batch, Any]]:
+    def _take_row(self, call: Any) -> Iterator[tuple[Item, DoneRow]]:
+        """Take the next row of a call, which is there, or its end."""
         import ray
-        from ray.exceptions import RayError, RayTaskError
+        from ray.exceptions import RayError
 
-        member, job = self._in_flight.pop(call)
-        member.num_jobs -= 1
+        member, job = self._in_flight[call]
         try:
-            result = ray.get(call)
+            place, done = ray.get(next(call))
+        except StopIteration:
+            self._end(call)
         except RayError as error:
-            cause = error.cause if isinstance(error, RayTaskError) else error
-            if isinstance(error, RayTaskError) and not isinstance(cause, EngineDeadError):
-                raise cause from error
-            # Once it is replaced its other calls only say that its process is gone.
-            member.died_of = member.died_of or cause
+            self._end(call)
+            self._note_death(member, job, error)
+        else:
+            yield job.items.pop(place), done
+
+    def _end(self, call: Any) -> None:
+        member, _ = self._in_flight.pop(call)
+        member.num_jobs -= 1
+
+    def _note_death(self, member: _Member, job: Job[Item], error: Exception) -> None:
+        """Have done again what an engine died over; an error of the worker itself is raised as it is."""
+        from ray.exceptions import RayTaskError
+
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(error, RayTaskError) and not isinstance(cause, EngineDeadError):
+            raise cause from error
+        # Once it is replaced its other calls only say that its process is gone.
+        member.died_of = member.died_of or cause
+        self._pool.replace(member)
+        if job.items:
             self._queue.note_death(job, member, member.died_of)
             self._pool.check_deaths(job, member.died_of)
-            self._pool.replace(member)
-            return
-        yield job.batch, result
 
     def _check_waiting(self) -> None:
         """Say what is waited for; raise UserError where no engine got its place in time."""

@@ -1,4 +1,4 @@
-"""One engine that answers calls. Knows no Ray and no store: a batch of calls goes in, its rows come out."""
+"""One engine that answers calls. Knows no Ray and no store: a batch of calls goes in, rows come out as they end."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from judgetrace.engine import (
@@ -20,26 +19,18 @@ from judgetrace.engine import (
     Request,
     RequestFailedError,
 )
-from judgetrace.engine_loop import give_up_when_silent, load_thinking_engine, run_on, start_loop
+from judgetrace.engine_loop import give_up_when_silent, load_thinking_engine, run_each_on, run_on, start_loop
 from judgetrace.parsing import THINK_CLOSE
 from judgetrace.refining.calls import Call
 from judgetrace.refining.candidate_config import GeneratorConfig
+from judgetrace.refining.engine_pool import DoneRow
 
 ENGINE_TRIES = 3
 _THINK_OPEN = re.compile(r"^\s*<think>\s*", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class AnsweredBatch:
-    """Rows of calls.CALLS, one a call, in their order; how long the engine has been busy since its start."""
-
-    rows: list[dict[str, Any]]
-    worker: str
-    engine_s: float
-
-
 class GeneratorWorker:
-    """Takes batches of calls with their ids, returns rows. `work` may be called from several threads."""
+    """Takes calls with their ids, yields rows of calls.CALLS. `work` may be called from several threads."""
 
     def __init__(self, config: GeneratorConfig):
         self._config = config
@@ -48,15 +39,17 @@ class GeneratorWorker:
         self.loop = start_loop()
         self._engine: Engine = run_on(self.loop, self._start())
 
-    def work(self, batch: Sequence[tuple[str, Call]]) -> AnsweredBatch:
-        """Answer a batch. Raises EngineDeadError where the engine is gone."""
-        rows = run_on(self.loop, self._answer_all(batch))
-        return AnsweredBatch(rows, self._name, self._busy_s)
+    def work(self, calls: Sequence[tuple[str, Call]]) -> Iterator[tuple[int, DoneRow]]:
+        """Answer calls; yields (place, row) as they end. Raises EngineDeadError where the engine is gone."""
+        prompts = self._engine.make_prompts([call.conversation() for _, call in calls])
+        answers = [self._answer_or_die(*pair, prompt) for pair, prompt in zip(calls, prompts, strict=True)]
+        for place, row in run_each_on(self.loop, answers):
+            yield place, DoneRow(row, self._name, self._busy_s)
 
-    def refuse(self, batch: Sequence[tuple[str, Call]], reason: str) -> AnsweredBatch:
-        """Make the rows of calls that can't be asked."""
-        rows = [_make_row(call_id, call) | {"outcome": "quarantined", "error": reason} for call_id, call in batch]
-        return AnsweredBatch(rows, self._name, self._busy_s)
+    def refuse(self, call: tuple[str, Call], reason: str) -> DoneRow:
+        """Make the row of a call that can't be asked."""
+        row = _make_row(*call) | {"outcome": "quarantined", "error": reason}
+        return DoneRow(row, self._name, self._busy_s)
 
     def close(self) -> None:
         """End the engine."""
@@ -77,15 +70,14 @@ class GeneratorWorker:
         self._watching = asyncio.create_task(watching)
         return engine
 
-    async def _answer_all(self, batch: Sequence[tuple[str, Call]]) -> list[dict[str, Any]]:
-        conversations = [call.conversation() for _, call in batch]
-        prompts = await asyncio.to_thread(self._engine.make_prompts, conversations)
-        answers = asyncio.gather(*(self._answer(*pair, p) for pair, p in zip(batch, prompts, strict=True)))
-        await asyncio.wait((answers, self._gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answers.done():
-            answers.cancel()
+    async def _answer_or_die(self, call_id: str, call: Call, prompt: Prompt) -> dict[str, Any]:
+        """Answer a call, unless the engine is given up before."""
+        answer = asyncio.ensure_future(self._answer(call_id, call, prompt))
+        await asyncio.wait((answer, self._gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            answer.cancel()
             self._gone.result()
-        return list(answers.result())
+        return answer.result()
 
     async def _answer(self, call_id: str, call: Call, prompt: Prompt) -> dict[str, Any]:
         row = _make_row(call_id, call)
@@ -150,11 +142,6 @@ class GeneratorWorker:
             return row | {"outcome": "truncated" if found.finish_reason == "length" else "answered", "text": ""}
         outcome = "truncated" if found.finish_reason == "length" else "answered"
         return row | {"outcome": outcome, "text": call.begun + text}
-
-
-def split_calls(batch: Sequence[tuple[str, Call]]) -> list[Sequence[tuple[str, Call]]]:
-    """Make batches of one call each."""
-    return [[pair] for pair in batch]
 
 
 def _make_row(call_id: str, call: Call) -> dict[str, Any]:

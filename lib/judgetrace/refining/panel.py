@@ -17,11 +17,11 @@ import numpy as np
 from judgetrace.config import UserError
 from judgetrace.fingerprints import hash_text
 from judgetrace.refining.driver_watch import DriverWatch, StoppedEarlyError
-from judgetrace.refining.engine_pool import EnginePool
+from judgetrace.refining.engine_pool import DoneRow, EnginePool
 from judgetrace.refining.panel_rows import KNOWN_BY
 from judgetrace.refining.part_log import PartLog, PendingRows
 from judgetrace.refining.pool_results import gather_results
-from judgetrace.refining.rater_worker import RatedBatch, RatingBatch
+from judgetrace.refining.rater_worker import RatingCall
 from judgetrace.scale import Scale
 from judgetrace.schema import unit_key
 from judgetrace.suspects import KILLED_TWICE
@@ -74,7 +74,7 @@ class RaterPanel:
         for rater in self.raters:
             self._spare_engines(rater, wanted)
         asked = [self._make_batches(rater, wanted) for rater in self.raters]
-        self._watch.begin(stage, sum(len(batch.rows) for batches in asked for batch in batches))
+        self._watch.begin(stage, sum(len(batch) for batches in asked for batch in batches))
         if any(asked):
             self._watch.check()
             for rater, batches in zip(self.raters, asked, strict=True):
@@ -103,23 +103,23 @@ class RaterPanel:
 
     def _make_batches(
         self, rater: Rater, wanted: Sequence[tuple[Shown, Sequence[Mapping[str, Any]]]]
-    ) -> list[RatingBatch]:
+    ) -> list[list[RatingCall]]:
         """Make batches of what a rater is still to be asked, guideline by guideline: engines keep common beginnings."""
         missing = [
             (shown, [row for row in rows if self._log.lacks(*_make_key(shown, rater, row))]) for shown, rows in wanted
         ]
         size = rater.pool.choose_batch_size(sum(len(rows) for _, rows in missing))
         return [
-            RatingBatch(shown.text, shown.guideline, rows[start : start + size])
+            [RatingCall(shown.text, shown.guideline, row) for row in rows[start : start + size]]
             for shown, rows in missing
             for start in range(0, len(rows), size)
         ]
 
-    def _ask(self, asked: Sequence[Sequence[RatingBatch]]) -> None:
+    def _ask(self, asked: Sequence[Sequence[Sequence[RatingCall]]]) -> None:
         runs = [(rater.pool, batches) for rater, batches in zip(self.raters, asked, strict=True)]
         try:
-            for number, batch, result in gather_results(runs, self._look, self._drain_s):
-                self._take(self.raters[number], batch, result)
+            for number, call, done in gather_results(runs, self._look, self._drain_s):
+                self._take(self.raters[number], call, done)
         finally:
             self._pending.commit()
         self._watch.check()
@@ -128,11 +128,11 @@ class RaterPanel:
         self._pending.commit_when_due()
         return self._watch.look()
 
-    def _take(self, rater: Rater, batch: RatingBatch, result: RatedBatch) -> None:
-        rows = [{"text": batch.text, "rater": rater.fingerprint, **_sum_draws(row)} for row in result.rows]
-        self._watch.note(rater.rater_id, rows)
-        self._watch.note_engine(rater.rater_id, result.worker, result.engine_s)
-        self._pending.add(rows)
+    def _take(self, rater: Rater, call: RatingCall, done: DoneRow) -> None:
+        row = {"text": call.text, "rater": rater.fingerprint, **_sum_draws(done.row)}
+        self._watch.note(rater.rater_id, [row])
+        self._watch.note_engine(rater.rater_id, done.worker, done.engine_s)
+        self._pending.add([row])
 
     def _check_failures(self, wanted: Sequence[tuple[Shown, Sequence[Mapping[str, Any]]]]) -> None:
         failed = [row for row in self.find_rows(wanted) if row["outcome"] == "failed"]

@@ -1,4 +1,4 @@
-"""Results of several pools of engines at once, as they come, in one thread."""
+"""Rows of several pools of engines at once, as they come, in one thread."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ JOIN_S = 30.0
 class Pool(Protocol):
     """What an EnginePool can do."""
 
-    def run(self, batches: Iterable[Any], should_stop: Callable[[], bool], drain_s: float) -> Iterator[tuple[Any, Any]]:
+    def run(
+        self, batches: Iterable[Sequence[Any]], should_stop: Callable[[], bool], drain_s: float
+    ) -> Iterator[tuple[Any, Any]]:
         """Have batches done."""
 
 
 def gather_results(
     runs: Sequence[tuple[Pool, Sequence[Any]]], look: Callable[[], bool], drain_s: float = 20.0
 ) -> Iterator[tuple[int, Any, Any]]:
-    """Have the batches of all runs done at the same time; yields (number of the run, batch, result).
+    """Have the batches of all runs done at the same time; yields (number of the run, item, row).
 
     `look` is called every second, in the thread that iterates; once it says so the pools stop as EnginePool.run tells.
     A pool's error ends the other pools likewise, and is raised when they have ended.
@@ -32,8 +34,8 @@ def gather_results(
 
     def consume(number: int, pool: Pool, batches: Sequence[Any]) -> None:
         try:
-            for batch, result in pool.run(batches, stopping.is_set, drain_s):
-                results.put((number, batch, result))
+            for item, done in pool.run(batches, stopping.is_set, drain_s):
+                results.put((number, item, done))
         except BaseException as error:  # noqa: BLE001 - raised below, in the thread that iterates
             failures.append(error)
             stopping.set()

@@ -1,6 +1,6 @@
 """One engine that rates items by one guideline after another: what rate_items would give, asked by the same parts.
 
-Knows no Ray and no store: a batch goes in, its rows come out.
+Knows no Ray and no store: a batch goes in, its rows come out as they are decided.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,11 +25,19 @@ from judgetrace.engine import (
     PromptRefusedError,
     Request,
 )
-from judgetrace.engine_loop import check_room, give_up_when_silent, load_thinking_engine, run_on, start_loop
+from judgetrace.engine_loop import (
+    check_room,
+    give_up_when_silent,
+    load_thinking_engine,
+    run_each_on,
+    run_on,
+    start_loop,
+)
 from judgetrace.guideline import Guideline
 from judgetrace.parsing import ThinkingConfig
 from judgetrace.prompts import PromptConfig
 from judgetrace.ratings import RatingDecider
+from judgetrace.refining.engine_pool import DoneRow
 from judgetrace.sampling import Draw, UnitSampling
 from judgetrace.scale import ScaleConfig
 from judgetrace.scheduler import DrawScheduler, UnitWork
@@ -53,28 +61,15 @@ class RaterSpec:
 
 
 @dataclass(frozen=True)
-class RatingBatch:
-    """Items to rate by one guideline."""
+class RatingCall:
+    """An item to rate by a guideline."""
 
     text: str
     """Fingerprint of the guideline."""
     guideline: str
     """What the rater is told."""
-    rows: Sequence[Mapping[str, Any]]
-    """Rows of schema.ITEMS."""
-
-    def split(self) -> list[RatingBatch]:
-        """Make batches of one item each."""
-        return [replace(self, rows=[row]) for row in self.rows]
-
-
-@dataclass(frozen=True)
-class RatedBatch:
-    """Rows of schema.RATINGS, one an item, in their order; how long the engine has been busy since its start."""
-
-    rows: list[dict[str, Any]]
-    worker: str
-    engine_s: float
+    row: Mapping[str, Any]
+    """A row of schema.ITEMS."""
 
 
 class TaggedEngine:
@@ -110,7 +105,7 @@ class TaggedEngine:
 
 
 class RaterWorker:
-    """Takes batches, returns ratings. One instance is one engine; `work` may be called from several threads."""
+    """Takes calls, yields rows of schema.RATINGS. One instance is one engine; `work` is called from several threads."""
 
     def __init__(self, spec: RaterSpec):
         self._spec = spec
@@ -119,15 +114,19 @@ class RaterWorker:
         self.loop = start_loop()
         run_on(self.loop, self._start())
 
-    def work(self, batch: RatingBatch) -> RatedBatch:
-        """Rate a batch. Raises EngineDeadError where the engine is gone."""
-        rows = run_on(self.loop, self._rate(batch))
-        return RatedBatch(rows, self._name, self._scheduler.busy_s)
+    def work(self, calls: Sequence[RatingCall]) -> Iterator[tuple[int, DoneRow]]:
+        """Rate items, all by one guideline; yields (place, row) as they end.
 
-    def refuse(self, batch: RatingBatch, reason: str) -> RatedBatch:
-        """Make the rows of items that can't be rated."""
-        rows = run_on(self.loop, self._rate(batch, reason))
-        return RatedBatch(rows, self._name, self._scheduler.busy_s)
+        Raises EngineDeadError where the engine is gone.
+        """
+        works = run_on(self.loop, self._ask(calls))
+        for place, row in run_each_on(self.loop, [self._rate(work) for work in works]):
+            yield place, DoneRow(row, self._name, self._scheduler.busy_s)
+
+    def refuse(self, call: RatingCall, reason: str) -> DoneRow:
+        """Make the row of an item that can't be rated."""
+        (work,) = run_on(self.loop, self._ask([call], reason))
+        return DoneRow(run_on(self.loop, self._rate(work)), self._name, self._scheduler.busy_s)
 
     def close(self) -> None:
         """End the engine."""
@@ -155,8 +154,8 @@ class RaterWorker:
         )
         self._watching = asyncio.create_task(watching)
 
-    async def _rate(self, batch: RatingBatch, refused: str | None = None) -> list[dict[str, Any]]:
-        """Rate a batch; `refused` is why none of its items is to be asked about."""
+    async def _ask(self, calls: Sequence[RatingCall], refused: str | None = None) -> list[UnitWork]:
+        """Make the prompts of items; `refused` is why none of them is to be asked about."""
         spec, decider = self._spec, self._spec.decider
         self._num_batches += 1
         engine = TaggedEngine(self._engine, str(self._num_batches))
@@ -164,18 +163,21 @@ class RaterWorker:
             engine,
             spec.prompt,
             spec.template,
-            Guideline(batch.guideline),
+            Guideline(calls[0].guideline),
             spec.scale,
             max_output_tokens=decider.sampling.max_tokens,
             thinks=spec.thinking.format != "none",
         )
         sampler = DrawSampler(engine, spec.thinking, decider)
-        units = await asyncio.to_thread(asker.ask, batch.rows)
+        units = await asyncio.to_thread(asker.ask, [call.row for call in calls])
         if refused is not None:
             units = [replace(unit, refused=refused) for unit in units]
-        works = [UnitWork(UnitSampling(decider.sampling), (unit, sampler), one_at_a_time=False) for unit in units]
-        await asyncio.gather(*(self._scheduler.submit(work) for work in works if _find_unit(work).refused is None))
-        return [decider.decide(_find_unit(work), work.sampling) for work in works]
+        return [UnitWork(UnitSampling(decider.sampling), (unit, sampler), one_at_a_time=False) for unit in units]
+
+    async def _rate(self, work: UnitWork) -> dict[str, Any]:
+        if _find_unit(work).refused is None:
+            await self._scheduler.submit(work)
+        return self._spec.decider.decide(_find_unit(work), work.sampling)
 
     async def _sample(self, work: UnitWork, index: int, may_be_cancelled: bool) -> Draw:
         unit, sampler = work.payload

@@ -33,7 +33,7 @@ from judgetrace.refining.panel import Rater, RaterPanel, Shown
 from judgetrace.refining.panel_rows import KNOWN_BY, KNOWN_RATINGS
 from judgetrace.refining.part_log import PartLog
 from judgetrace.refining.publishing import print_outcome, write_manifest, write_outputs
-from judgetrace.refining.rater_worker import RaterSpec, RaterWorker, RatingBatch
+from judgetrace.refining.rater_worker import RaterSpec, RaterWorker
 from judgetrace.refining.scores import score_items
 from judgetrace.refining.trace_choice import TraceSupply
 from judgetrace.run_folder import Fence, FencedError, RunFolder
@@ -199,9 +199,7 @@ class RefineRun:
                         if other is not rater and other.endpoint is None and not other.engine.num_gpus
                     ),
                 )
-                pool = EnginePool(
-                    rater.rater, RaterWorker, (spec,), rater.engine, config.cluster.wait_s, split=RatingBatch.split
-                )
+                pool = EnginePool(rater.rater, RaterWorker, (spec,), rater.engine, config.cluster.wait_s)
                 raters.append(Rater(rater.rater, inputs.rater_fingerprint(place), stack.enter_context(pool)))
             ledger = config.ledger
             yield RaterPanel(

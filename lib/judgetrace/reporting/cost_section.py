@@ -27,6 +27,8 @@ class Spent:
     money: float | None = None
     """At an endpoint's stated prices."""
     is_simulated: bool = False
+    trained_tokens: int | None = None
+    """Tokens that a rater learned from, padding left out, each as often as it was seen."""
 
     @property
     def tokens_per_trace(self) -> float | None:
@@ -51,6 +53,7 @@ def make_cost(spent: Sequence[Spent], currency: str) -> Section:
 
 def _tabulate(spent: Sequence[Spent], currency: str) -> Table:
     has_money = any(run.money is not None for run in spent)
+    has_trained = any(run.trained_tokens is not None for run in spent)
     rows: list[Cells] = []
     for run in [*spent, *([_add_up(spent)] if len(spent) > 1 else [])]:
         in_vain = (
@@ -65,13 +68,15 @@ def _tabulate(spent: Sequence[Spent], currency: str) -> Table:
             _count(run.prompt_tokens),
             Cell(_count(run.output_tokens), in_vain),
             per_trace,
+            *([_count(run.trained_tokens)] if has_trained else []),
             Cell(_time(run.engine_s), rate),
             _time(run.seconds),
         ]
         rows.append([*row, "\u2013" if run.money is None else f"{run.money:,.2f}"] if has_money else row)
     money = [f"money ({currency})" if currency else "money"] if has_money else []
-    columns = ["run", "prompt tokens", "output tokens", "output tokens per accepted trace", "engine time", "time"]
-    return Table("What runs have cost", [*columns, *money], rows)
+    trained = ["tokens trained on"] if has_trained else []
+    columns = ["run", "prompt tokens", "output tokens", "output tokens per accepted trace", *trained]
+    return Table("What runs have cost", [*columns, "engine time", "time", *money], rows)
 
 
 def _add_up(spent: Sequence[Spent]) -> Spent:
@@ -81,7 +86,7 @@ def _add_up(spent: Sequence[Spent]) -> Spent:
         known = [value for run in spent if (value := getattr(run, name)) is not None]
         return sum(known) if known else None
 
-    names = ("prompt_tokens", "output_tokens", "overshoot_tokens", "engine_s", "seconds", "money")
+    names = ("prompt_tokens", "output_tokens", "overshoot_tokens", "trained_tokens", "engine_s", "seconds", "money")
     return Spent("together", "", **{name: total(name) for name in names})
 
 

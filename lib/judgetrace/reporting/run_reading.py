@@ -154,8 +154,9 @@ def read_training_run(name: str, url: str) -> tuple[TrainingRun, Spent]:
         raise UserError(f"training: {url}: no metrics.parquet there\nexpected: run folders of train_rater")
     metrics = folder.read_table("metrics.parquet").to_pylist()
     manifest = folder.read_json("manifest.json") if folder.exists("manifest.json") else {}
-    seconds = manifest.get("training", {}).get("seconds") or sum(row.get("seconds") or 0.0 for row in metrics)
-    return TrainingRun(name, metrics, manifest), Spent(name, "train_rater", seconds=seconds)
+    # Each step's are there once, however often it was gone back to.
+    tokens, seconds = (sum(row.get(what) or 0 for row in metrics) for what in ("num_tokens", "seconds"))
+    return TrainingRun(name, metrics, manifest), Spent(name, "train_rater", trained_tokens=tokens, seconds=seconds)
 
 
 def read_agreement(url: str, comparisons: Sequence[ComparisonConfig], simulated: frozenset[str]) -> AgreementInput:
