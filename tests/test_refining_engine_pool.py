@@ -50,6 +50,8 @@ class Doubler:
             Path(once).touch()
         elif once:
             return "done again"
+        # What ended before it is to reach the driver first.
+        time.sleep(0.5)
         if kind == "exit":
             os._exit(1)
         if kind == "blocks":

@@ -82,15 +82,15 @@ class CallLedgerConfig(BaseModel):
     model_config = STRICT
 
     commit_every_s: float = Field(default=5.0, gt=0, description="What engines answered is committed at most so late.")
-    drain_s: float = Field(default=20.0, ge=0, description="Time for batches in flight to end when the job is to stop.")
+    drain_s: float = Field(default=20.0, ge=0, description="Time for calls in flight to end when the job is to stop.")
 
 
 class RefineGuidelineConfig(BaseModel):
     """Write clearer guidelines from thinking traces, and find out whether raters agree better with people by one.
 
     Reads CORPUS/items and the traces of runs of infer_traces, writes RUN/guideline.md and what led to it. Run the same
-    command again after any end: it goes on. Asked twice is at most what was in batches that had not ended, and what a
-    killed driver had not committed yet, the answers of ledger.commit_every_s.
+    command again after any end: it goes on. Asked twice is at most what was in flight, and what a killed driver had not
+    committed yet, the answers of ledger.commit_every_s.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())

@@ -45,8 +45,8 @@ def make_cost(spent: Sequence[Spent], currency: str) -> Section:
     if any(run.is_simulated for run in spent):
         made.append(blocks.Prose("Simulated: the engine was no model; its tokens and seconds are made up.", quiet=True))
     lead = (
-        "Only recorded tokens are counted. Engine seconds add over engines; the time from start to end is the job's "
-        "own, restarts added."
+        "Only recorded tokens are counted, of the runs that are shown: not those of a stage that was done anew. Engine "
+        "seconds add over engines; the time from start to end is the job's own, restarts added."
     )
     return Section("cost", "Cost", lead, made, any(run.is_simulated for run in spent))
 
