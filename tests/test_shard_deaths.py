@@ -163,3 +163,14 @@ def test_a_draw_that_waits_for_the_driver_is_no_silence_of_the_engine(tmp_path, 
         link.is_slow = False
         assert pending.result(timeout=60) == [40]
     assert looks[0]()[0] == 0
+
+
+def test_one_report_tells_of_all_watched_draws_that_begin_or_end_meanwhile(tmp_path, corpus):  # noqa: F811
+    """A report takes a part of a second of the driver's process; an engine may begin thousands of draws in one."""
+    worker, link, _ = watching_worker(tmp_path, corpus, [], tmp_path / "journal")
+    assert call(worker, 0) == [40]
+    told = [flights for flights in link.flights if flights]
+    num_draws = len({draw for flights in told for draw in flights})
+    # Each draw begins and ends; without company that would be two reports each.
+    assert len(link.flights) < num_draws
+    assert max(len(flights) for flights in told) > 1
