@@ -127,3 +127,9 @@ def with_options(command: str, drop: tuple[str, ...] = (), **options: object) ->
     given = {f"--{name.replace('_', '-')}": str(value) for name, value in options.items()}
     kept = [argument for argument in arguments if argument.split("=")[0] not in (*given, *drop)]
     return f"{before}exec ray start {' '.join([*kept, *(f'{name}={value}' for name, value in given.items())])}"
+
+
+def readme_job_lines() -> list[list[str]]:
+    """Return the arguments of the README's `ray job` command lines."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    return [shlex.split(line, comments=True)[2:] for line in text.splitlines() if line.startswith("ray job ")]

@@ -34,6 +34,7 @@ from tests.cluster_commands import (
     probe,
     ray_cluster_specs,
     read_yaml,
+    readme_job_lines,
     start_commands,
     with_options,
 )
@@ -250,6 +251,38 @@ def test_an_entrypoint_finds_its_code_on_the_cluster(cluster: LocalCluster, sour
     done = cluster.submit(runtime_env, [*shlex.split(entrypoint()), "--help"], timeout_s=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"usage: .*infer_traces", done.stdout), done.stdout
+
+
+def test_the_readmes_lines_submit_a_job_follow_it_ask_after_it_and_stop_it(cluster: LocalCluster) -> None:
+    lines = {command: arguments for command, *arguments in readme_job_lines()}
+    own_job = ["python", "-c", "import judgetrace, time; print('it runs', flush=True); time.sleep(600)"]
+    lines["submit"] = [*lines["submit"][: lines["submit"].index("--") + 1], *own_job]
+
+    def start(command: str) -> subprocess.Popen[str]:
+        here = [word.replace("http://HEAD:8265", f"http://127.0.0.1:{cluster.dashboard}") for word in lines[command]]
+        return subprocess.Popen(
+            ["ray", "job", command, *here],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=cluster.environment | {"RAY_AUTH_MODE": "token"},
+            cwd=ROOT,
+        )
+
+    def run(command: str) -> str:
+        with start(command) as process:
+            told, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, told
+        return told
+
+    assert "stories-1" in run("submit")
+    with start("logs") as following:
+        assert following.stdout is not None
+        assert any("it runs" in line for line in following.stdout)
+        assert "RUNNING" in run("status")
+        run("stop")
+        wait_until(lambda: "STOPPED" in run("status"), 60, "the job's end", cluster.logs)
+        following.communicate(timeout=60)
 
 
 def test_a_pod_that_is_to_end_drains_its_node_at_once(cluster: LocalCluster) -> None:

@@ -36,6 +36,7 @@ from tests.cluster_commands import (
     ray_cluster_specs,
     ray_container,
     read_yaml,
+    readme_job_lines,
     run_commands,
     split_start,
     start_commands,
@@ -376,12 +377,6 @@ def test_every_command_line_is_run_by_a_test_or_named_as_one_that_is_not() -> No
     for start in NOT_RUN:
         assert any(line.startswith(start) for line in left), start
         assert f"`{start}`" in readme
-
-
-def readme_job_lines() -> list[list[str]]:
-    """Return the arguments of the README's `ray job` command lines."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    return [shlex.split(line, comments=True)[2:] for line in text.splitlines() if line.startswith("ray job ")]
 
 
 @pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")

@@ -63,8 +63,8 @@ def count_parts(folder: Path) -> int:
     return len((Folder(str(folder / "run")) / "calls").list_files(".parquet"))
 
 
-# 12 calls at 50 ms each take .6 s or more.
-@pytest.mark.parametrize(("commit_every_s", "fewest", "most"), [(0.01, 6, 12), (0.25, 2, 4), (3600.0, 1, 1)])
+# 12 calls at 50 ms each take .6 s or more; whether it is time is looked at some ten times a second.
+@pytest.mark.parametrize(("commit_every_s", "fewest", "most"), [(0.01, 4, 12), (0.25, 2, 4), (3600.0, 1, 1)])
 def test_answers_are_committed_as_often_as_the_config_says_and_at_the_end(
     tmp_path: Path, commit_every_s: float, fewest: int, most: int
 ) -> None:

@@ -52,6 +52,8 @@ class Doubler:
             return "done again"
         # What ended before it is to reach the driver first.
         time.sleep(0.5)
+        if kind == "sleeps":
+            time.sleep(600)
         if kind == "exit":
             os._exit(1)
         if kind == "blocks":
@@ -104,6 +106,33 @@ def test_an_engine_that_dies_is_replaced_and_what_had_not_ended_is_done_again(tm
     assert found[1][0] == found[2][0] != found[deadly][0]
     assert found.pop(deadly)[1] == "done again"
     assert {item: row for item, (_, row) in found.items()} == {n: 2 * n for n in range(1, 20)}
+
+
+def test_rows_that_have_come_before_an_engine_dies_are_kept_however_slowly_they_are_taken(tmp_path, ray_session):
+    batches = [[*range(100), ("sleeps", str(tmp_path / "asleep"))], [("dies", str(tmp_path / "dead"))]]
+    found = []
+    with make_pool() as pool:
+        for item, row in pool.run(batches):
+            found.append((item, row))
+            if len(found) == 1:
+                time.sleep(3)
+
+    assert pool.num_deaths == 1
+    assert sorted(item for item, _ in found if isinstance(item, int)) == list(range(100))
+    first, second = ({pid for item, (pid, _) in found if isinstance(item, kind)} for kind in (int, tuple))
+    # Only what had no row is done by the engine that takes its place.
+    assert len(first) == len(second) == 1
+    assert first != second
+    assert len(found) == 102
+
+
+def test_a_stage_that_is_told_to_stop_keeps_what_came_of_a_batch_that_does_not_end(tmp_path, ray_session):
+    found = []
+    with make_pool() as pool:
+        for item, _ in pool.run([[1, 2, 3, ("sleeps", "")]], should_stop=lambda: bool(found), drain_s=0.5):
+            found.append(item)
+
+    assert found == [1, 2, 3]
 
 
 def test_engines_that_are_ended_again_and_again_end_the_stage_by_the_name_of_its_pool(ray_session):

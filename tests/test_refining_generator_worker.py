@@ -48,7 +48,7 @@ def test_answers_come_as_they_end_and_say_how_long_the_engine_has_been_busy() ->
     places, seconds = zip(*((place, done.engine_s) for place, done in worker.work(CALLS)), strict=True)
 
     assert sorted(places) == list(range(8))
-    assert 0 < seconds[-1] <= time.monotonic() - before
+    assert 0.2 <= seconds[0] <= seconds[-1] <= time.monotonic() - before
 
 
 def test_a_call_that_kills_engines_is_quarantined_with_the_reason() -> None:

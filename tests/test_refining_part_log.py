@@ -1,8 +1,8 @@
 import pyarrow as pa
 import pytest
 
-from judgetrace.refining.part_log import PartLog
-from judgetrace.storage import Folder
+from judgetrace.refining.part_log import PartLog, PendingRows
+from judgetrace.storage import Folder, StoreError
 
 SCHEMA = pa.schema([("a", pa.string()), ("b", pa.string()), ("outcome", pa.string()), ("value", pa.int64())])
 
@@ -65,3 +65,22 @@ def test_a_writer_that_may_not_write_writes_nothing(folder) -> None:
     with pytest.raises(PermissionError):
         open_log(folder, refuse).commit([make_row("x", "1", 1)])
     assert folder.list_files() == []
+
+
+def test_rows_whose_commit_failed_are_committed_by_the_next(folder) -> None:
+    faults = [StoreError("the store is away")]
+
+    def check() -> None:
+        if faults:
+            raise faults.pop()
+
+    pending = PendingRows(open_log(folder, check), 3600.0)
+    pending.add([make_row("x", "1", 1)])
+    with pytest.raises(StoreError):
+        pending.commit()
+    pending.add([make_row("x", "2", 2)])
+    pending.commit()
+    pending.commit()
+
+    assert [row["value"] for row in open_log(folder).rows] == [1, 2]
+    assert folder.list_files() == ["part-00000.parquet"]

@@ -45,7 +45,8 @@ def run_each_on(
 ) -> Iterator[tuple[int, Result]]:
     """Run coroutines at once on another thread's loop; yields (place, result) as they end.
 
-    An error ends the others, and is raised once the results of those that had ended by then are out.
+    An error, or whoever stops to iterate, cancels the others; it is raised once the results of those that had ended by
+    then are out.
     """
     left = {asyncio.run_coroutine_threadsafe(work, loop): place for place, work in enumerate(works)}
     try:

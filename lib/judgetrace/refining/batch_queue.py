@@ -1,6 +1,6 @@
 """Batches on their way to engines, and those that engines died over. Pure; knows nothing of what a batch holds.
 
-What had ended before its engine died is out; the rest of its batch waits again. Of an engine that died of its own doing
+What had come before its engine died is out; the rest of its batch waits again. Of an engine that died of its own doing
 every batch in work is suspected, of one that vanished (with its machine, or its container) those that two have vanished
 over. What a suspected batch holds is done one by one, each alone on its engine. What kills an engine so is convicted,
 of a vanished one at the second time, and is not asked again; the other suspects of the same death are then cleared. An
@@ -26,7 +26,7 @@ class Job(Generic[Item]):
     """A batch that is to be done, or what is left of one."""
 
     items: dict[int, Item]
-    """By their places in the batch as it was handed out; those that have ended are taken out."""
+    """By their places in the batch as it was handed out; those whose rows have come are taken out."""
     num_deaths: int = 0
     """Engines that died while it was in work."""
     num_vanished: int = 0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+from judgetrace.accounting import count_error, name_error
 from judgetrace.console import say
 from judgetrace.control import WorkCounts
 from judgetrace.endpoint_config import EndpointConfig
@@ -78,7 +79,7 @@ class DriverWatch:
             counts.prompt_tokens += row["prompt_tokens"] or 0
             counts.output_tokens += row["output_tokens"] or 0
             if row["error"]:
-                counts.errors[f"{row['outcome']}: {row['error']}"[:200]] += 1
+                count_error(counts.errors, name_error(row["outcome"], row["error"]))
             self.progress = (self.progress[0] + 1, self.progress[1])
 
     def note_embedded(self, embedder: str, rows: Iterable[Mapping[str, Any]]) -> None:

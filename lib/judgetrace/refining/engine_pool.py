@@ -163,7 +163,7 @@ class EnginePool:
         """Have batches done; yields each item with its row, as they end. One stage at a time.
 
         `should_stop` is asked every second. Once it says so, no further batch is begun, those in flight have `drain_s`
-        seconds to end, and the rest is left undone. An engine that dies is replaced, and what had not ended is done
+        seconds to end, and the rest is left undone. An engine that dies is replaced, and what had not come is done
         again; what kills engines alone gets the row that Worker.refuse makes (batch_queue.py).
         Raises UserError where no engine can start, where resources don't come in time, and for a batch that too many
         engines died over; any other error of a worker as it is.
@@ -282,14 +282,17 @@ class _Stage(Generic[Item]):
         while not self._is_over():
             self._pool.warm_up()
             self._hand_out()
-            ended, _ = ray.wait([*self._in_flight, *self._pool.list_starting()], num_returns=1, timeout=1.0)
-            for call in ended:
+            calls = [*self._in_flight, *self._pool.list_starting()]
+            ray.wait(calls, num_returns=1, timeout=1.0)
+            # Of one alone it would be the oldest, again and again.
+            for call in ray.wait(calls, num_returns=len(calls), timeout=0)[0]:
                 self._moved_at = time.monotonic()
                 if call in self._in_flight:
                     yield from self._take_row(call)
-                else:
-                    self._pool.note_started(self._pool.list_starting()[call])
+                elif call in (starting := self._pool.list_starting()):
+                    self._pool.note_started(starting[call])
             self._check_waiting()
+        yield from self._take_all(list(self._in_flight))
 
     def _is_over(self) -> bool:
         if self._stopped_at is None and self._should_stop():
@@ -341,11 +344,23 @@ class _Stage(Generic[Item]):
             place, done = ray.get(next(call))
         except StopIteration:
             self._end(call)
+            if job.items:
+                raise RuntimeError(
+                    f"{self._pool.name}: a batch ended without a row of {len(job.items)} items"
+                ) from None
         except RayError as error:
             self._end(call)
+            # Once its process is ended, what has not been taken is lost.
+            yield from self._take_all([other for other, (own, _) in self._in_flight.items() if own is member])
             self._note_death(member, job, error)
         else:
             yield job.items.pop(place), done
+
+    def _take_all(self, calls: Sequence[Any]) -> Iterator[tuple[Item, DoneRow]]:
+        """Take what is there of these calls."""
+        for call in calls:
+            while call in self._in_flight and call.next_ready():
+                yield from self._take_row(call)
 
     def _end(self, call: Any) -> None:
         member, _ = self._in_flight.pop(call)

@@ -44,12 +44,16 @@ class GeneratorWorker:
         prompts = self._engine.make_prompts([call.conversation() for _, call in calls])
         answers = [self._answer_or_die(*pair, prompt) for pair, prompt in zip(calls, prompts, strict=True)]
         for place, row in run_each_on(self.loop, answers):
-            yield place, DoneRow(row, self._name, self._busy_s)
+            yield place, DoneRow(row, self._name, self._count_busy())
 
     def refuse(self, call: tuple[str, Call], reason: str) -> DoneRow:
         """Make the row of a call that can't be asked."""
         row = _make_row(*call) | {"outcome": "quarantined", "error": reason}
-        return DoneRow(row, self._name, self._busy_s)
+        return DoneRow(row, self._name, self._count_busy())
+
+    def _count_busy(self) -> float:
+        """Count the seconds that the engine has had something to do."""
+        return self._busy_s + (time.monotonic() - self._busy_since if self._in_flight else 0.0)
 
     def close(self) -> None:
         """End the engine."""
@@ -73,11 +77,13 @@ class GeneratorWorker:
     async def _answer_or_die(self, call_id: str, call: Call, prompt: Prompt) -> dict[str, Any]:
         """Answer a call, unless the engine is given up before."""
         answer = asyncio.ensure_future(self._answer(call_id, call, prompt))
-        await asyncio.wait((answer, self._gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
+        try:
+            await asyncio.wait((answer, self._gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                self._gone.result()
+            return answer.result()
+        finally:
             answer.cancel()
-            self._gone.result()
-        return answer.result()
 
     async def _answer(self, call_id: str, call: Call, prompt: Prompt) -> dict[str, Any]:
         row = _make_row(call_id, call)

@@ -119,6 +119,6 @@ class PendingRows:
 
     def commit(self) -> None:
         """Commit all."""
-        rows, self._rows = self._rows, []
-        self._log.commit(rows)
+        self._log.commit(self._rows)
+        self._rows = []
         self._committed_at = time.monotonic()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 0.1
 JOIN_S = 30.0
 
 
@@ -25,7 +26,8 @@ def gather_results(
 ) -> Iterator[tuple[int, Any, Any]]:
     """Have the batches of all runs done at the same time; yields (number of the run, item, row).
 
-    `look` is called every second, in the thread that iterates; once it says so the pools stop as EnginePool.run tells.
+    `look` is called some ten times a second, in the thread that iterates; once it says so the pools stop as
+    EnginePool.run tells.
     A pool's error ends the other pools likewise, and is raised when they have ended.
     """
     results: queue.Queue[tuple[int, Any, Any]] = queue.Queue()
@@ -47,10 +49,14 @@ def gather_results(
     ]
     for thread in threads:
         thread.start()
+    looked_at = float("-inf")
     try:
         while any(thread.is_alive() for thread in threads) or not results.empty():
-            if look():
-                stopping.set()
+            # Of a thousand rows a second each would be another look.
+            if time.monotonic() - looked_at >= LOOK_EVERY_S:
+                looked_at = time.monotonic()
+                if look():
+                    stopping.set()
             try:
                 yield results.get(timeout=LOOK_EVERY_S if results.empty() else 0)
             except queue.Empty:

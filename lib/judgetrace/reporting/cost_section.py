@@ -28,7 +28,7 @@ class Spent:
     """At an endpoint's stated prices."""
     is_simulated: bool = False
     trained_tokens: int | None = None
-    """Tokens that a rater learned from, padding left out, each as often as it was seen."""
+    """Tokens that a rater learned from, padding left out; of each step once, however often it was gone back to."""
 
     @property
     def tokens_per_trace(self) -> float | None:
@@ -46,7 +46,8 @@ def make_cost(spent: Sequence[Spent], currency: str) -> Section:
         made.append(blocks.Prose("Simulated: the engine was no model; its tokens and seconds are made up.", quiet=True))
     lead = (
         "Only recorded tokens are counted, of the runs that are shown: not those of a stage that was done anew. Engine "
-        "seconds add over engines; the time from start to end is the job's own, restarts added."
+        "seconds add over engines; the time is the job's own from start to end, restarts added, of training that of "
+        "its steps alone."
     )
     return Section("cost", "Cost", lead, made, any(run.is_simulated for run in spent))
 
