@@ -378,6 +378,7 @@ def test_the_openai_dialect_scores_what_top_tokens_tell_as_the_vllm_dialect_does
     assert [coarse[n] for n in seen] == pytest.approx([exact[n] for n in seen], abs=0.05)
 
 
+@pytest.mark.chaos
 def test_rate_items_asks_a_real_server_that_falters(proxy, tmp_path, ray_session):
     corpus, run = prepare(tmp_path, str(tmp_path / "corpus"), num=30), tmp_path / "run"
     config = tmp_path / "ratings.toml"

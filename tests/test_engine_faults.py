@@ -88,7 +88,7 @@ def test_rows_that_kill_engines_are_quarantined_after_two_deaths_and_all_others_
     assert run_with_killers(tmp_path, corpus, undisturbed, how, ["item-00003", "item-00333"]) <= 4
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_a_row_that_leaves_nothing_of_its_process_is_quarantined_after_five_deaths(tmp_path, corpus, undisturbed):
     """So it is where a container ends whole: to the driver its machine is lost."""
     run, journal, kills = str(tmp_path / "run"), tmp_path / "journal", ["item-00033"]
@@ -111,7 +111,7 @@ def test_any_ten_rows_that_kill_engines_are_found(tmp_path, corpus, undisturbed,
     assert deaths >= len(kills)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_an_engine_that_cannot_start_beside_one_that_draws_tries_again(tmp_path, corpus, undisturbed, capfd):
     run, journal, failed = str(tmp_path / "run"), tmp_path / "journal", tmp_path / "failed"
     script = {"latency_s": 0.5, "journal": str(journal), "fails_beside": str(failed)}
@@ -123,7 +123,7 @@ def test_an_engine_that_cannot_start_beside_one_that_draws_tries_again(tmp_path,
     check_run(run, corpus, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_an_engine_that_hangs_in_its_start_is_replaced(tmp_path, corpus, undisturbed):
     run, hung = str(tmp_path / "run"), tmp_path / "hung"
     config = write_config(tmp_path, corpus, run, hangs_once=str(hung))

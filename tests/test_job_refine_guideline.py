@@ -170,6 +170,7 @@ def test_failed_ratings_end_the_run_undecided_and_are_asked_again(tmp_path, corp
     assert Folder(run).read_json("refinement.json")["winner"] == "rubric-0"
 
 
+@pytest.mark.chaos
 def test_an_engine_that_dies_is_replaced(tmp_path, corpus):
     run = str(tmp_path / "run")
     config = write_refine_config(tmp_path, corpus, "none", run, dies_once=str(tmp_path / "died"), dies_after=30)

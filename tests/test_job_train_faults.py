@@ -82,6 +82,7 @@ def test_a_killed_worker_is_replaced_from_a_checkpoint_on_s3_and_the_losses_are_
     assert "model.safetensors" in (Folder(run) / "rater").list_files()
 
 
+@pytest.mark.chaos
 def test_a_killed_driver_is_followed_by_one_that_goes_on_from_the_newest_checkpoint(
     write_config, undisturbed, tmp_path, ray_session
 ):

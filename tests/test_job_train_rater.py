@@ -72,7 +72,8 @@ def test_another_recipe_is_refused_in_the_same_folder(undisturbed_training, word
         train_rater.main([config, "--training.learning_rate=0.5"])
 
 
-@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.chaos), 3])
+@pytest.mark.chaos
+@pytest.mark.parametrize("stage", [2, 3])
 def test_other_zero_stages_and_one_worker_have_the_same_losses(stage, undisturbed_training, word_runs, tmp_path):
     config = word_runs.write_config(tmp_path, str(tmp_path / "run"))
     workers = 1 if stage == 2 else 2
@@ -85,6 +86,7 @@ def test_other_zero_stages_and_one_worker_have_the_same_losses(stage, undisturbe
     assert read_first_validation(str(tmp_path / "run")) == read_first_validation(undisturbed_training)
 
 
+@pytest.mark.chaos
 def test_the_adapter_alone_can_be_what_is_left(undisturbed_training, word_runs, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
