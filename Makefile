@@ -22,6 +22,9 @@ key = $(shell { cat $(1) pyproject.toml; pwd; } | sha256sum | cut -c1-12)
 CPU_STAMP := .venv/.installed-cpu-$(call key,$(LOCKS)/cpu.lock)
 DEV_STAMP := .venv/.installed-dev-$(call key,$(LOCKS)/cpu.lock $(LOCKS)/dev.lock)
 TORCH ?= $(shell grep '^torch==' $(LOCKS)/cpu.lock)
+# Python compiles a module when it is first imported. All 35,000 files at once, one after the other, take two minutes,
+# and most of them are never imported.
+LAZILY := --no-compile
 
 .PHONY: help setup setup-dev demo test lint bench chaos lock clean
 
@@ -115,7 +118,7 @@ show_progress() {
                 fetched=$$((fetched + 1))
                 if [ $$((fetched % 40)) = 0 ]; then echo "  $$fetched packages fetched"; fi ;;
             Installing\ collected*)
-                echo "  unpacking and compiling them: the longest part" ;;
+                echo "  unpacking them: the longest part" ;;
         esac
     done
 }
@@ -142,15 +145,15 @@ $(CPU_STAMP): $(shell $(sound) || echo FORCE)
 	    }
 	fi
 	echo "Installing the $$(grep -c '^[^#]' $(LOCKS)/cpu.lock) packages of cpu.lock into .venv: 2 to 5 minutes the first time."
-	if ! $(PY) -m pip install --no-deps --quiet $(TORCH) 2>.venv/torch.log; then
+	if ! $(PY) -m pip install $(LAZILY) --no-deps --quiet $(TORCH) 2>.venv/torch.log; then
 	    echo "  $(TORCH) is not on the configured index; trying $(TORCH_CPU_INDEX)"
-	    $(PY) -m pip install --no-deps --quiet --index-url $(TORCH_CPU_INDEX) $(TORCH) || {
+	    $(PY) -m pip install $(LAZILY) --no-deps --quiet --index-url $(TORCH_CPU_INDEX) $(TORCH) || {
 	        echo "error: neither index has $(TORCH); the first said:" >&2
 	        cat .venv/torch.log >&2
 	        exit 1
 	    }
 	fi
-	$(PY) -u -m pip install --no-deps --progress-bar off -r $(LOCKS)/cpu.lock | show_progress
+	$(PY) -u -m pip install $(LAZILY) --no-deps --progress-bar off -r $(LOCKS)/cpu.lock | show_progress
 	$(PY) -m pip install --no-deps --no-build-isolation --quiet --editable .
 	rm .venv/.installing
 	touch $@
@@ -161,7 +164,7 @@ $(DEV_STAMP): $(CPU_STAMP)
 	if [ -e $@ ]; then exit 0; fi
 	touch .venv/.installing
 	echo "Installing the $$(grep -c '^[^#]' $(LOCKS)/dev.lock) packages of dev.lock for tests and checks."
-	$(PY) -u -m pip install --no-deps --progress-bar off -r $(LOCKS)/dev.lock | show_progress
+	$(PY) -u -m pip install $(LAZILY) --no-deps --progress-bar off -r $(LOCKS)/dev.lock | show_progress
 	rm .venv/.installing
 	touch $@
 

@@ -281,7 +281,7 @@ def test_the_readmes_lines_submit_a_job_follow_it_ask_after_it_and_stop_it(clust
         assert any("it runs" in line for line in following.stdout)
         assert "RUNNING" in run("status")
         run("stop")
-        wait_until(lambda: "STOPPED" in run("status"), 60, "the job's end", cluster.logs)
+        wait_until(lambda: "was stopped" in run("status"), 60, "the job's end", cluster.logs)
         following.communicate(timeout=60)
 
 

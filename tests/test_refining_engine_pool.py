@@ -41,6 +41,8 @@ class Doubler:
         if -1 in items:
             raise EngineDeadError("the engine is gone")
         for place, item in enumerate(items):
+            if item == ("skips", ""):
+                continue
             yield place, (os.getpid(), 2 * item if isinstance(item, int) else self.obey(*item))
 
     def obey(self, kind: str, once: str) -> Any:
@@ -162,6 +164,11 @@ def test_what_kills_engines_is_found_and_refused_and_all_else_is_done(
     # Alone on its engine: what that had in work before has ended, or it is another process.
     lines = [line.split(maxsplit=1) for line in log.read_text().splitlines()]
     assert sum(line == f"[{killer}]" for _, line in lines) == deaths - (1 if killer == -1 else 2)
+
+
+def test_an_item_without_a_row_is_no_item_that_is_done(ray_session):
+    with make_pool() as pool, pytest.raises(RuntimeError, match="raters: a batch ended without a row of 1 items"):
+        list(pool.run([[1, ("skips", ""), 2]]))
 
 
 def test_an_error_of_a_worker_is_raised_as_it_is(ray_session):
