@@ -347,6 +347,7 @@ def test_the_key_is_in_no_log(proxy, caplog):
 LEVELS = ("-4", "-3", "0", "1", "4", "10")
 
 
+@pytest.mark.chaos
 def test_levels_have_the_probabilities_that_the_local_engine_gives_them(server, monkeypatch):
     """Both engines run the same model; each continues a thinking and opens the rating tag."""
     monkeypatch.setenv("SMOL_KEY", KEY)

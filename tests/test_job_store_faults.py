@@ -81,7 +81,7 @@ def ends_with_after_a_part(proxy: FaultProxy, fault: str, meanwhile: Plan) -> Pl
     return lambda seen: fault if any("part-00001" in one.path for one in proxy.seen[:-10]) else meanwhile(seen)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_a_job_through_a_throttling_store_that_then_refuses_stops_clearly_and_goes_on(
     tmp_path, s3, corpus, undisturbed, proxy
 ):
@@ -255,7 +255,7 @@ def test_a_job_through_a_failing_store_ends_as_if_undisturbed(tmp_path, s3, corp
     print(f"{fault} {rate}: {dict(proxy.count())}")
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_a_driver_that_wakes_up_after_its_successor_has_ended_the_run_changes_nothing(
     tmp_path, s3, corpus, undisturbed, ray_session
 ):

@@ -25,7 +25,7 @@ from judgetrace.scale import Scale
 from judgetrace.storage import Folder
 from tests.refine_tables import make_levels, write_trace_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[1]
 GUIDELINE = "Rate how good the thing is that a word names: 1 is bad, 2 is neither, 3 is good."
