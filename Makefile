@@ -144,7 +144,7 @@ $(CPU_STAMP): $(shell $(sound) || echo FORCE)
 	        exit 1
 	    }
 	fi
-	echo "Installing the $$(grep -c '^[^#]' $(LOCKS)/cpu.lock) packages of cpu.lock into .venv: 2 to 5 minutes the first time."
+	echo "Installing the $$(grep -c '^[^#]' $(LOCKS)/cpu.lock) packages of cpu.lock into .venv: 2 to 4 minutes the first time."
 	if ! $(PY) -m pip install $(LAZILY) --no-deps --quiet $(TORCH) 2>.venv/torch.log; then
 	    echo "  $(TORCH) is not on the configured index; trying $(TORCH_CPU_INDEX)"
 	    $(PY) -m pip install $(LAZILY) --no-deps --quiet --index-url $(TORCH_CPU_INDEX) $(TORCH) || {
