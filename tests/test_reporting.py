@@ -114,7 +114,7 @@ def test_costs_add_up_over_runs_as_far_as_they_are_known() -> None:
     assert len(alone.rows) == 1
 
 
-def test_the_cost_of_training_is_in_tokens_of_all_steps_as_often_as_they_were_seen(tmp_path: Path) -> None:
+def test_the_cost_of_training_is_in_tokens_of_all_steps(tmp_path: Path) -> None:
     url = str(tmp_path / "rater")
     write_training_run(Folder(url), steps=20)
     _, spent = read_training_run("rater", url)

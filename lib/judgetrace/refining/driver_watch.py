@@ -1,6 +1,6 @@
 """What the driver of refine_guideline keeps an eye on while engines work: counts, budgets, signals, newer drivers.
 
-Nothing that must last is kept here. `look` is called every second or so by whoever waits for engines.
+Nothing that must last is kept here. `look` is called several times a second by whoever waits for engines.
 """
 
 from __future__ import annotations
