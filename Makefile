@@ -22,9 +22,9 @@ key = $(shell { cat $(1) pyproject.toml; pwd; } | sha256sum | cut -c1-12)
 CPU_STAMP := .venv/.installed-cpu-$(call key,$(LOCKS)/cpu.lock)
 DEV_STAMP := .venv/.installed-dev-$(call key,$(LOCKS)/cpu.lock $(LOCKS)/dev.lock)
 TORCH ?= $(shell grep '^torch==' $(LOCKS)/cpu.lock)
-# Python compiles a module when it is first imported. All 35,000 files at once, one after the other, take two minutes,
-# and most of them are never imported.
-LAZILY := --no-compile
+# pip compiles 35,000 files one after the other (two minutes); all cores do it after it. Left to the first import it
+# would never be kept where PYTHONDONTWRITEBYTECODE is set, and each process of an engine would take 20 s more.
+LATER := --no-compile
 
 .PHONY: help setup setup-dev demo test lint bench chaos lock clean
 
@@ -124,6 +124,9 @@ show_progress() {
 }
 endef
 
+# What is not of this version of Python is left as it is; so are the packages' own tests.
+compile = $(PY) -m compileall -qq -j 0 -x '/tests/' .venv/lib || true
+
 # .venv/.installing exists while packages are written: an environment that has it was interrupted, may hold half a
 # package that pip takes for whole, and is made anew. So is one whose Python is gone.
 sound = { [ ! -e .venv/.installing ] && $(PY) -c '' 2>/dev/null; }
@@ -145,16 +148,17 @@ $(CPU_STAMP): $(shell $(sound) || echo FORCE)
 	    }
 	fi
 	echo "Installing the $$(grep -c '^[^#]' $(LOCKS)/cpu.lock) packages of cpu.lock into .venv: 2 to 4 minutes the first time."
-	if ! $(PY) -m pip install $(LAZILY) --no-deps --quiet $(TORCH) 2>.venv/torch.log; then
+	if ! $(PY) -m pip install $(LATER) --no-deps --quiet $(TORCH) 2>.venv/torch.log; then
 	    echo "  $(TORCH) is not on the configured index; trying $(TORCH_CPU_INDEX)"
-	    $(PY) -m pip install $(LAZILY) --no-deps --quiet --index-url $(TORCH_CPU_INDEX) $(TORCH) || {
+	    $(PY) -m pip install $(LATER) --no-deps --quiet --index-url $(TORCH_CPU_INDEX) $(TORCH) || {
 	        echo "error: neither index has $(TORCH); the first said:" >&2
 	        cat .venv/torch.log >&2
 	        exit 1
 	    }
 	fi
-	$(PY) -u -m pip install $(LAZILY) --no-deps --progress-bar off -r $(LOCKS)/cpu.lock | show_progress
+	$(PY) -u -m pip install $(LATER) --no-deps --progress-bar off -r $(LOCKS)/cpu.lock | show_progress
 	$(PY) -m pip install --no-deps --no-build-isolation --quiet --editable .
+	$(compile)
 	rm .venv/.installing
 	touch $@
 
@@ -164,7 +168,8 @@ $(DEV_STAMP): $(CPU_STAMP)
 	if [ -e $@ ]; then exit 0; fi
 	touch .venv/.installing
 	echo "Installing the $$(grep -c '^[^#]' $(LOCKS)/dev.lock) packages of dev.lock for tests and checks."
-	$(PY) -u -m pip install $(LAZILY) --no-deps --progress-bar off -r $(LOCKS)/dev.lock | show_progress
+	$(PY) -u -m pip install $(LATER) --no-deps --progress-bar off -r $(LOCKS)/dev.lock | show_progress
+	$(compile)
 	rm .venv/.installing
 	touch $@
 
