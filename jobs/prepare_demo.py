@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     config = load_config(PrepareDemoConfig, "prepare_demo", arguments)
 
     gguf_file = embedded.find_model_file()
-    print(f"model: {gguf_file.name} -> {config.model_dir} (the first time takes about 20 s)", flush=True)
+    print(f"model: {gguf_file.name} -> {config.model_dir} (20 to 50 s the first time)", flush=True)
     started = time.monotonic()
     converted = embedded.prepare_model(gguf_file, config.model_dir)
     seconds = time.monotonic() - started

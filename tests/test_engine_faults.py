@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from jobs import infer_traces
+from judgetrace.config import UserError
 from judgetrace.run_folder import RunFolder
 from judgetrace.storage import Folder
 from judgetrace.suspects import KILLED_TWICE
@@ -86,6 +87,22 @@ def test_rows_that_kill_engines_are_quarantined_after_two_deaths_and_all_others_
     tmp_path, corpus, undisturbed, how
 ):
     assert run_with_killers(tmp_path, corpus, undisturbed, how, ["item-00003", "item-00333"]) <= 4
+
+
+@pytest.mark.slow
+def test_more_deaths_than_max_deaths_end_the_run_and_the_same_command_goes_on(tmp_path, corpus, undisturbed):
+    """The second death over a shard ends it; what the row has done by then is known to the next call."""
+    run, journal, kills = str(tmp_path / "run"), tmp_path / "journal", ["item-00003"]
+    config = write_config(tmp_path, corpus, run, latency_s=0.05, journal=str(journal), kills=kills)
+    with pytest.raises(
+        UserError, match=r"engines died more often than engine\.max_deaths = 1 over one shard"
+    ) as raised:
+        infer_traces.main([config, "--engine.max_deaths=1"])
+    assert raised.value.exit_status == 3
+    assert [len(pids) for pids in deaths_of(journal).values()] == [2]
+    assert infer_traces.main([config]) == 0
+    assert [len(pids) for pids in deaths_of(journal).values()] == [2]
+    check_run(run, corpus, undisturbed, quarantined=kills)
 
 
 @pytest.mark.chaos

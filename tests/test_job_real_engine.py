@@ -74,12 +74,19 @@ def num_committed(run: Path) -> int:
     return sum(ledger.read_table(name, ["item_id"]).num_rows for name in ledger.list_files(".parquet", recursive=True))
 
 
-def test_kill_9_of_engine_worker_and_driver_lose_nothing_and_leave_no_engine_behind(demo, ray_session):
-    run, config, log = demo / "run", str(demo / "traces.toml"), demo / "log"
-    kills = ["VLLM::EngineCore", "MapWorker(MapBatches(UnitActor))"]
+ENGINE, WORKER = "VLLM::EngineCore", "MapWorker(MapBatches(UnitActor))"
+
+
+@pytest.mark.parametrize(
+    ("victims", "is_driver_killed"),
+    [((ENGINE,), False), pytest.param((ENGINE, WORKER), True, marks=pytest.mark.chaos)],
+    ids=["engine", "engine-worker-driver"],
+)
+def test_kill_9_loses_nothing_and_leaves_no_engine_behind(demo, tmp_path, ray_session, victims, is_driver_killed):
+    run, config, log = tmp_path / "run", str(demo / "traces.toml"), tmp_path / "log"
     seen = 0
-    with started_job(config, ray_session, log) as job:
-        for title in kills:
+    with started_job(config, ray_session, log, f"--run={run}") as job:
+        for title in victims:
             wait_until(f"more committed units, before {title} is killed", lambda: num_committed(run) > seen, 200)  # noqa: B023
             seen = num_committed(run)
             # A worker whose engine died has just committed, too: its successor may not be there yet.
@@ -87,12 +94,22 @@ def test_kill_9_of_engine_worker_and_driver_lose_nothing_and_leave_no_engine_beh
             victim = our_processes(title)[0]
             os.kill(victim.pid, signal.SIGKILL)
             wait_until(f"{title} to end", lambda: not victim.is_running(), 30)  # noqa: B023
-        wait_until("more committed units, before the driver is killed", lambda: num_committed(run) > seen, 200)
-        os.kill(job.pid, signal.SIGKILL)
-    wait_until("the engines of the killed driver to end", lambda: not our_processes("VLLM::"), 60)
-    with started_job(config, ray_session, log) as job:
-        assert job.wait(timeout=300) == 0, log.read_text()[-3000:]
-    rows = check_run(str(run), str(demo / "study/prepare"), is_complete=False)
+        wait_until("more committed units than before the last kill", lambda: num_committed(run) > seen, 200)
+        if is_driver_killed:
+            os.kill(job.pid, signal.SIGKILL)
+        else:
+            assert job.wait(timeout=300) == 0, log.read_text()[-3000:]
+    if is_driver_killed:
+        wait_until("the engines of the killed driver to end", lambda: not our_processes("VLLM::"), 60)
+        with started_job(config, ray_session, log, f"--run={run}") as job:
+            assert job.wait(timeout=300) == 0, log.read_text()[-3000:]
+    wait_until("the engines of the finished job to end", lambda: not our_processes("VLLM::"), 60)
+    check_real_run(run, str(demo / "study/prepare"), log)
+
+
+def check_real_run(run: Path, corpus: str, log: Path) -> None:
+    """Assert that the run is whole, and that its ratings are what the engine was held to."""
+    rows = check_run(str(run), corpus, is_complete=False)
     assert len(rows) == NUM_UNITS
     draws = [draw for row in rows for draw in row["draws"]]
     rated = [draw for draw in draws if draw["rating"] is not None]

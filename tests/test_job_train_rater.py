@@ -17,6 +17,7 @@ from judgetrace.training.checkpoints import STATE
 from judgetrace.training.progress import Progress
 from judgetrace.training.standing import read_standing
 from tests import scripted_scores
+from tests.plain_training import read_batches, train_plainly
 from tests.train_runs import LONG_STEPS, list_checkpoints, make_tiny_model, read_losses, write_traces
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -47,6 +48,20 @@ def test_a_run_leaves_a_rater_with_its_card_its_metrics_and_a_manifest(undisturb
     validated = [row for row in run.read_table("metrics.parquet").to_pylist() if row["validation"]]
     assert [row["step"] for row in validated] == [0, 5, 10, 15, 20, 25]
     assert 0 <= json.loads(validated[-1]["validation"])["expected_coverage"] <= 1
+
+
+def test_losses_and_gradients_are_those_of_a_plain_loop_over_the_same_batches(
+    undisturbed_training, word_runs, tmp_path
+):
+    """Two workers that each accumulate two micro-batches; the norm, unlike the losses under AdamW, tells the scale."""
+    batches = read_batches(word_runs.write_long_config(tmp_path, undisturbed_training), 3, num_cpus=0.5)
+    assert [len(batch) for batch in batches] == [8, 8, 8]
+    plain = train_plainly(batches, word_runs.model, learning_rate=1e-3, warmup_steps=2)
+    rows = Folder(undisturbed_training).read_table("metrics.parquet").to_pylist()
+    for step, expected in enumerate(plain, start=1):
+        (row,) = [row for row in rows if row["step"] == step]
+        assert row["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+        assert row["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-3)
 
 
 def test_the_rater_holds_the_base_with_the_trained_adapter_merged_in(undisturbed_training, word_runs):

@@ -111,8 +111,9 @@ def convert_model(gguf_file: Path, folder: Path) -> None:
     values = loaded.config.to_dict()
     for name in ("quantization_config", "_model_name_or_path", "_name_or_path"):
         values.pop(name, None)
-    model = AutoModelForCausalLM.from_config(type(loaded.config)(**values), dtype=torch.bfloat16)
-    model.load_state_dict(loaded.state_dict())
+    with torch.device("meta"):  # no weights are drawn that the next line would replace
+        model = AutoModelForCausalLM.from_config(type(loaded.config)(**values), dtype=torch.bfloat16)
+    model.load_state_dict(loaded.state_dict(), assign=True)
     model.tie_weights()
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)

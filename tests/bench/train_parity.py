@@ -1,9 +1,8 @@
 """Parity: the loss curve of train_rater against a plain loop's, and after a kill against an undisturbed run's.
 
 The job trains the embedded model on synthetic traces: 2 workers, ZeRO-1, gradients accumulated, fp32; an adapter, or
-all weights with --full-weights 1. The plain loop takes the same batches (a WorkerFeed of rank 0 in a world of 1) and
-shares nothing else with the job: one process, transformers' model and peft's adapter, an example at a time without any
-padding, cross-entropy of the answer's tokens by hand, torch's AdamW and clipping. An epoch ends within the steps.
+all weights with --full-weights 1. The plain loop (tests/plain_training.py) takes the same batches and shares nothing
+else with the job. An epoch ends within the steps.
 A third run has its driver's process group killed (SIGKILL) as soon as the checkpoint of a step is complete, and is
 started again by the same command. Curves are read from RUN/metrics.parquet.
 
@@ -26,6 +25,7 @@ from tests.bench import harness
 from tests.bench.harness import say
 from tests.bench.job_process import JobProcess
 from tests.bench.trace_store import prepare_corpus, training_config, write_store
+from tests.plain_training import read_batches, train_plainly
 
 FULL = {
     "steps": 20,
@@ -98,66 +98,6 @@ def run_killed(folder: Path, temp: Path, options: Any) -> dict[str, Any]:
     return {"killed_at_step": step, "resumed_at_step": min(redone) - 1, "survivors": list(survivors)}
 
 
-def read_batches(config: Path, num_steps: int) -> list[list[Any]]:
-    """Read the steps of a run as one worker of one would see them."""
-    import ray
-
-    from judgetrace.config import load_config
-    from judgetrace.training.config import TrainRaterConfig
-    from judgetrace.training.feed import FeedSpec, WorkerFeed
-    from judgetrace.training.inputs import TrainInputs
-
-    inputs = TrainInputs(load_config(TrainRaterConfig, "train_rater", [str(config)]))
-    spec = FeedSpec(inputs.config.run, tuple(inputs.shards), inputs.reading, inputs.encoding, inputs.order)
-
-    def read() -> list[list[tuple[list[int], int]]]:
-        steps = WorkerFeed(spec, 0, 1).steps(0, num_steps)
-        return [[(example.tokens.tolist(), example.num_prompt) for example in step] for step in steps]
-
-    with harness.own_ray():
-        return ray.get(ray.remote(num_cpus=FEED_CPUS)(read).remote())
-
-
-def train_plainly(batches: Sequence[Sequence[tuple[list[int], int]]], options: Any) -> list[dict[str, float]]:
-    """Train in this process; returns loss and gradient norm of each step. `batches` hold (tokens, prompt tokens)."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(str(harness.MODEL), dtype=torch.float32)
-    if not options.full_weights:
-        model = wrap_in_adapter(model, options.seed)
-    model.train()
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=options.learning_rate, weight_decay=0.01)
-    curve = []
-    for number, batch in enumerate(batches, start=1):
-        num_learned = sum(len(tokens) - num_prompt for tokens, num_prompt in batch)
-        total = 0.0
-        for tokens, num_prompt in batch:
-            ids = torch.tensor([tokens])
-            log_probabilities = model(input_ids=ids).logits[0, num_prompt - 1 : -1].log_softmax(dim=-1)
-            loss = -log_probabilities.gather(1, ids[0, num_prompt:, None]).sum() / num_learned
-            loss.backward()
-            total += loss.item()
-        norm = torch.nn.utils.clip_grad_norm_(learned, 1.0).item()
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * min(1.0, number / max(1, options.warmup_steps))
-        optimizer.step()
-        optimizer.zero_grad()
-        curve.append({"loss": total, "grad_norm": norm})
-        say(f"plain step {number}: loss {total:.5f}")
-    return curve
-
-
-def wrap_in_adapter(model: Any, seed: int) -> Any:
-    """Wrap a model in the adapter that the job has by default: rank 16, alpha 32, on all linear layers."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(seed)
-    return get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
-
-
 def largest_difference(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], key: str) -> float:
     return max(abs(one[key] - other[key]) for one, other in zip(first, second, strict=True))
 
@@ -179,7 +119,17 @@ def main(arguments: list[str]) -> None:
         killed = run_killed(folder, Path(temp), options)
     calm, resumed = read_curve(folder / "calm"), read_curve(folder / "killed")
     began = time.monotonic()
-    plain = train_plainly(read_batches(config, options.steps), options)
+    with harness.own_ray():
+        batches = read_batches(str(config), options.steps, FEED_CPUS)
+    plain = train_plainly(
+        batches,
+        harness.MODEL,
+        learning_rate=options.learning_rate,
+        warmup_steps=options.warmup_steps,
+        seed=options.seed,
+        full_weights=bool(options.full_weights),
+        tell=say,
+    )
     figures = {
         "max_abs_diff": largest_difference(calm, plain, "loss"),
         "resume_abs_diff": largest_difference(calm, resumed, "loss"),
