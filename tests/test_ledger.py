@@ -170,8 +170,8 @@ class RacedFolder(Folder):
     def __truediv__(self, name: str) -> Folder:
         return RacedFolder(f"{self.url}/{name}")
 
-    def list_files(self, suffix: str = "", recursive: bool = False) -> list[str]:
-        names = super().list_files(suffix, recursive)
+    def list_files(self, suffix: str = "", recursive: bool = False, prefix: str = "") -> list[str]:
+        names = super().list_files(suffix, recursive, prefix)
         if self.url.endswith("/traces") and not names:
             rows = table_of(accepted(0), exhausted(1), exhausted(2), accepted(3))
             ShardLedger(Folder(self.url.removesuffix("/traces")), 0, TRACE_PRODUCT).publish(ITEMS, rows)

@@ -57,6 +57,24 @@ def test_listing_shows_new_files_and_no_temporary_ones(folder: Folder) -> None:
     assert folder.list_files() == ["a.parquet"]
 
 
+def test_files_that_begin_alike_are_listed_without_those_below(folder: Folder) -> None:
+    assert folder.list_files(prefix="shard-00001.") == []
+    names = ["shard-00001.parquet", "shard-00001.partial-00002.parquet", "shard-00001.txt"]
+    for name in (*names, "shard-00010.parquet", "shard-000010.parquet", "a", "shard-00001.d/b.parquet"):
+        folder.write_atomic(name, b"x")
+    assert folder.list_files(prefix="shard-00001.") == names
+    assert folder.list_files(".parquet", prefix="shard-00001.") == names[:2]
+
+
+def test_a_store_is_asked_for_none_but_the_files_that_begin_alike(s3: str) -> None:
+    folder, asked = Folder(f"{s3}/many"), []
+    folder.write_atomic("shard-00001.parquet", b"x")
+    events = folder.filesystem.s3.meta.events
+    events.register("before-parameter-build.s3.ListObjectsV2", lambda params, **_: asked.append(params["Prefix"]))
+    assert folder.list_files(prefix="shard-00001.") == ["shard-00001.parquet"]
+    assert asked == ["many/shard-00001."]
+
+
 def test_a_table_is_read_back_whole_or_by_columns_and_row_groups(folder: Folder) -> None:
     table = pa.table({"a": [1, 2, 3], "b": ["x", "y", None]})
     folder.write_atomic("t.parquet", encode_parquet(table, {"made by": "a test"}))

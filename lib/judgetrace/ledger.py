@@ -166,8 +166,9 @@ def join_decisions(items: pa.Table, decisions: pa.Table, published: pa.Schema) -
 
 def list_shard_files(published: Folder, shard: int | None = None) -> list[str]:
     """List the files in a folder of published shards, or those of one shard."""
-    names = [name for name in published.list_files(".parquet") if _SHARD_FILE.match(name)]
-    return names if shard is None else [name for name in names if _shard_of(name)[0] == shard]
+    # A run may have a hundred thousand shards, and each asks for its own as it ends.
+    prefix = "" if shard is None else f"shard-{shard:05d}."
+    return [name for name in published.list_files(".parquet", prefix=prefix) if _SHARD_FILE.match(name)]
 
 
 def current_shard_files(published: Folder) -> dict[int, str]:

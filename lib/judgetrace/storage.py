@@ -124,20 +124,25 @@ class Folder:
         with naming(f"{self.url}/{name}", "looked up"):
             return bool(self.filesystem.exists(self.path(name)))
 
-    def list_files(self, suffix: str = "", recursive: bool = False) -> list[str]:
+    def list_files(self, suffix: str = "", recursive: bool = False, prefix: str = "") -> list[str]:
         """List file names below this folder, sorted; a folder that does not exist has none.
 
-        Unfinished temporary files (names that begin with a dot) are left out. Raises StoreError.
+        With `prefix`, those of this folder itself that begin with it: an object store is asked for no others, however
+        many there are. Unfinished temporary files (names that begin with a dot) are left out. Raises StoreError.
         """
         root = self.path() + "/"
         # By default fsspec takes a folder whose listing fails for an empty one.
-        options = {} if recursive else {"maxdepth": 1, "on_error": "raise"}
+        options: dict[str, Any] = {} if recursive else {"maxdepth": 1, "on_error": "raise"}
+        if prefix and "s3" in self.filesystem.protocol:
+            options = {"prefix": prefix}
         try:
             with naming(self.url, "listed"):
                 found = self.filesystem.find(root, **options)
         except FileNotFoundError:
             return []
         names = (name.removeprefix(root) for name in found)
+        if prefix:
+            names = (name for name in names if name.startswith(prefix) and "/" not in name)
         return sorted(n for n in names if n.endswith(suffix) and not n.rsplit("/", 1)[-1].startswith("."))
 
     def read_bytes(self, name: str) -> bytes:
