@@ -20,6 +20,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[1]
 NUM_UNITS = 48
+# What their processes are titled.
+ENGINE, WORKER = "VLLM::EngineCore", "MapWorker(MapBatches(UnitActor))"
 CONFIG = """
 corpus = "{folder}/study/prepare"
 run = "{folder}/run"
@@ -72,9 +74,6 @@ def our_processes(title: str) -> list[psutil.Process]:
 def num_committed(run: Path) -> int:
     ledger = Folder(str(run / "ledger"))
     return sum(ledger.read_table(name, ["item_id"]).num_rows for name in ledger.list_files(".parquet", recursive=True))
-
-
-ENGINE, WORKER = "VLLM::EngineCore", "MapWorker(MapBatches(UnitActor))"
 
 
 @pytest.mark.parametrize(

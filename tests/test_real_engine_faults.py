@@ -20,15 +20,14 @@ from judgetrace.storage import Folder
 from judgetrace.suspects import find_suspects
 from tests.oracle import check_run
 from tests.test_job_faults import started_job, wait_until
-from tests.test_job_real_engine import NUM_UNITS, ROOT, num_committed, our_processes
+from tests.test_job_real_engine import ENGINE, NUM_UNITS, ROOT, num_committed, our_processes
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
-CORE = "VLLM::EngineCore"
 
 
 def wait_for_core(others: set[int]) -> psutil.Process:
-    wait_until("a new engine core", lambda: [p for p in our_processes(CORE) if p.pid not in others], 120)
-    return next(p for p in our_processes(CORE) if p.pid not in others)
+    wait_until("a new engine core", lambda: [p for p in our_processes(ENGINE) if p.pid not in others], 120)
+    return next(p for p in our_processes(ENGINE) if p.pid not in others)
 
 
 def wait_for_commits(run: Path, more_than: int) -> int:
